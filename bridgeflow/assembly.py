@@ -1,0 +1,128 @@
+"""The objects that a recipe describes: modalities with their fitted codecs, the task, the bridge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from bridgeflow.bridge import Bridge
+from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.modality import Item, Modality, Progress
+from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.task import Task
+
+SIDES = ("source", "target")
+MOST_FITTED = 4096
+"""Examples that a codec is fitted to when training fits it."""
+
+
+@dataclass
+class Assembly:
+    """A task with its two modalities, ready to read, encode and decode."""
+
+    recipe: ResolvedRecipe
+    task: Task
+
+    @property
+    def source(self) -> Modality:
+        """Where the flow starts."""
+        return self.task.from_modality
+
+    @property
+    def target(self) -> Modality:
+        """Where the flow ends."""
+        return self.task.to_modality
+
+    def modality(self, side: str) -> Modality:
+        """The modality of a side, 'source' or 'target'."""
+        return self.source if side == "source" else self.target
+
+    def to(self, device: torch.device | str) -> Assembly:
+        """Both modalities moved to a device."""
+        self.source.to(device)
+        self.target.to(device)
+        return self
+
+    def build_bridge(self) -> Bridge:
+        """A bridge with fresh weights for these modalities' latents.
+
+        Raises UsageError where the recipe's parts do not fit one another.
+        """
+        try:
+            return Bridge(self.recipe.recipe, self.recipe.network, self.source.latent, self.target.latent)
+        except ValueError as error:
+            raise UsageError(f"recipe {self.recipe.name!r}: {error}") from error
+
+
+def assemble(recipe: ResolvedRecipe, codecs: Mapping[str, Path] | None = None) -> Assembly:
+    """The task and its modalities, with fitted codecs restored: those given, by side, else those that the recipe
+    names."""
+    source = recipe.source(recipe.source_options)
+    target = recipe.target(recipe.target_options)
+    assembly = Assembly(recipe, recipe.task(recipe.options, source, target))
+    given: Mapping[str, Path] = {side: Path(folder) for side, folder in recipe.recipe.codecs.items()}
+    for side, folder in (given if codecs is None else codecs).items():
+        restore_codec(assembly.modality(side), folder)
+    share_codec(assembly)
+    return assembly
+
+
+def share_codec(assembly: Assembly) -> None:
+    """Gives the source the target's fitted codec where both are set to the same one."""
+    source, target = assembly.source, assembly.target
+    codec = getattr(target.options, "codec", None)
+    same = codec is not None and getattr(source.options, "codec", None) == codec
+    if source.needs_fit and not target.needs_fit and same:
+        source.restore(target.fitted_state(), target.fitted_facts())
+
+
+def fit_codecs(
+    assembly: Assembly, pairs: Iterable[tuple[Item, Item]], progress: Progress | None = None
+) -> dict[str, dict[str, float]]:
+    """Fits whatever codec still needs it, to the items of those pairs; figures by side."""
+    figures: dict[str, dict[str, float]] = {}
+    if not (assembly.source.needs_fit or assembly.target.needs_fit):
+        return figures
+    items = list(pairs)
+    for side, place in (("target", 1), ("source", 0)):
+        share_codec(assembly)
+        modality = assembly.modality(side)
+        if modality.needs_fit:
+            figures[side] = modality.fit([pair[place] for pair in items], progress)
+    return figures
+
+
+def save_codec(modality: Modality, folder: Path, about: Mapping[str, Any]) -> None:
+    """Writes a fitted codec as state.safetensors and codec.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in modality.fitted_state().items()}
+    save_file(state, folder / "state.safetensors")
+    facts = {**about, "options": modality.options.model_dump(mode="json"), "facts": modality.fitted_facts()}
+    (folder / "codec.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def restore_codec(modality: Modality, folder: Path) -> None:
+    """Takes a fitted codec from a folder that `save_codec` wrote.
+
+    Raises BridgeflowError when the folder holds none or one fitted with other codec options.
+    """
+    try:
+        described = json.loads((folder / "codec.json").read_text(encoding="utf-8"))
+        state = load_file(folder / "state.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise BridgeflowError(f"{str(folder)!r} holds no fitted codec ({error}): make one with bridgeflow fit.") from error
+    options = modality.options.model_dump(mode="json")
+    fitted_for = described.get("options", {})
+    if fitted_for.get("codec") != options.get("codec"):
+        raise BridgeflowError(
+            f"the codec in {str(folder)!r} was fitted with codec {fitted_for.get('codec')}, but the recipe asks for "
+            f"{options.get('codec')}: fit one with these options, or take those over into the recipe."
+        )
+    modality.restore(state, described.get("facts", {}))

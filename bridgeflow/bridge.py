@@ -1,0 +1,214 @@
+"""The bridge: source encoder, velocity network and path joined into training losses and sampling.
+
+Source: CrossFlow (arXiv 2412.15213). The flow starts from the encoded source instead of from noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from bridgeflow.flow.coupling import PairedCoupling, draw_null_rows
+from bridgeflow.flow.guidance import Guidance, NoGuidance
+from bridgeflow.flow.losses import EncodingSettings, KLSettings, contrastive_loss, flow_loss, kl_loss, masked_mean
+from bridgeflow.flow.path import Path
+from bridgeflow.flow.schedule import TimeSchedule
+from bridgeflow.flow.solver import Observer, Solver
+from bridgeflow.modality import Latent, LatentSpec
+from bridgeflow.nn.source import (
+    DirectSourceSettings,
+    Encoded,
+    SourceEncoder,
+    SourceEncoderSettings,
+    TokenEncoder,
+    TokenEncoderSettings,
+)
+from bridgeflow.nn.velocity import NetworkSettings, VelocityNet
+from bridgeflow.randomness import Randomness
+from bridgeflow.settings import Settings
+
+
+class BridgeSettings(Settings):
+    """Everything about the bridge but the network's size."""
+
+    source_encoder: SourceEncoderSettings = DirectSourceSettings()
+    """How the source becomes z0."""
+    path: Path = Path()
+    """The path between z0 and z1."""
+    time: TimeSchedule = TimeSchedule()
+    """Times in training and the solver's grid."""
+    encoding: EncodingSettings = EncodingSettings()
+    """Loss that keeps a learned source informative."""
+    kl: KLSettings = KLSettings()
+    """Loss that holds a variational source's scale."""
+    null_rate: float = Field(default=0.1, ge=0, le=1)
+    """Share of rows that learn the unconditional velocity, for guidance by the indicator (0.10 in the paper)."""
+
+
+@dataclass
+class Losses:
+    """total: scalar to minimise. terms: each named loss before its weight. health: figures of the source.
+    All are means over the batch, detached but for the total."""
+
+    total: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    health: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Bridge(nn.Module):
+    """Carries source latents to target latents."""
+
+    def __init__(
+        self, settings: BridgeSettings, network: NetworkSettings, source: LatentSpec, target: LatentSpec
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.target_spec = target
+        self.coupling = PairedCoupling()
+        self.source_encoder: SourceEncoder = settings.source_encoder.build(source, target)
+        context = self.source_encoder.context
+        self.network: VelocityNet = network.build(target, context)
+        self.null_context = nn.Parameter(torch.zeros(1, 1, context.shape[-1])) if context is not None else None
+        self._build_encoding(settings.encoding, source, target)
+
+    def _build_encoding(self, encoding: EncodingSettings, source: LatentSpec, target: LatentSpec) -> None:
+        self.tower: TokenEncoder | None = None
+        self.logit_scale: nn.Parameter | None = None
+        if encoding.kind == "none" or encoding.weight == 0:
+            return
+        encoder = self.settings.source_encoder
+        if not isinstance(encoder, TokenEncoderSettings):
+            raise ValueError(
+                f"encoding.kind={encoding.kind} needs a learned source encoder, not '{encoder.name}': "
+                "set encoding.kind=none or source_encoder.name=variational."
+            )
+        size = {"width": encoder.width, "heads": encoder.heads, "depth": max(1, encoder.depth // 2)}
+        if encoding.kind == "reconstruction":
+            swapped = TokenEncoderSettings(patch=encoder.target_patch, target_patch=encoder.patch, **size)
+            self.tower = TokenEncoder(target, source, swapped)
+            return
+        seen = source if encoding.kind == "intra" else target
+        patch = encoder.patch if encoding.kind == "intra" else encoder.target_patch
+        tower = TokenEncoderSettings(patch=patch, target_patch=encoder.target_patch, **size)
+        self.tower = TokenEncoder(seen, target, tower)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / encoding.temperature)))
+
+    # -- training ----------------------------------------------------------------------------------------
+
+    def forward(self, source: Latent, target: Latent, generator: torch.Generator | None = None) -> Losses:
+        """Losses of a batch of B pairs.
+
+        The flow loss is a mean over the target's real values and over the batch; the KL term is reduced over
+        dimensions as `kl.reduction` says and then averaged over the batch; the encoding loss is a mean.
+        """
+        settings = self.settings
+        device = target.mean.device
+        encoded = self.source_encoder(source, generator)
+        z0, z1 = encoded.z0, target.sample(generator)
+        null = draw_null_rows(len(z1), settings.null_rate, generator).to(device)
+        coupled = self.coupling.couple(z1, null)
+        mask = target.mask
+        if mask is not None:
+            mask = self.coupling.couple(mask, null)
+        t = settings.time.sample(len(z1), generator).to(device)
+        z_t = settings.path.interpolate(z0, coupled, t)
+        velocity = self._velocity(encoded, z_t, t, null)
+        per_row = flow_loss(velocity, settings.path.velocity(z0, coupled), mask)
+        flow = (settings.time.loss_weight(t) * per_row).mean()
+
+        terms = {"flow": flow}
+        total = flow
+        if self.tower is not None:
+            terms["encoding"] = self._encoding_loss(self.tower, source, z0, z1)
+            total = total + settings.encoding.weight * terms["encoding"]
+        if encoded.mu is not None and encoded.logvar is not None and settings.kl.weight > 0:
+            terms["kl"] = kl_loss(encoded.mu, encoded.logvar, settings.kl.form, settings.kl.reduction).mean()
+            total = total + settings.kl.weight * terms["kl"]
+        return Losses(total, {name: term.detach() for name, term in terms.items()}, source_health(encoded))
+
+    def _encoding_loss(self, tower: TokenEncoder, source: Latent, z0: Tensor, z1: Tensor) -> Tensor:
+        name = self.settings.encoding.kind
+        if name == "reconstruction":
+            (features,) = tower(z0)
+            return masked_mean((features - source.mean.float()).square(), source.mask).mean()
+        assert self.logit_scale is not None
+        (seen,) = tower(source.mean, source.mask) if name == "intra" else tower(z1)
+        return contrastive_loss(z0, seen, self.logit_scale.exp().clamp(max=100))
+
+    def _velocity(self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor) -> Tensor:
+        if encoded.context is None or self.null_context is None:
+            return self.network(z, t, null)
+        context, real = encoded.context, encoded.context_mask
+        if len(z) != len(context):
+            repeats = len(z) // len(context)
+            context = context.repeat(repeats, *([1] * (context.ndim - 1)))
+            real = None if real is None else real.repeat(repeats, 1)
+        if real is None:
+            real = torch.ones(context.shape[:2], dtype=torch.bool, device=z.device)
+        context = torch.cat([self.null_context.expand(len(context), -1, -1).to(context.dtype), context], dim=1)
+        real = torch.cat([real.new_ones(len(real), 1), real & ~null[:, None]], dim=1)
+        return self.network(z, t, null, context, real)
+
+    # -- sampling ----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, source: Latent, generator: Randomness = None, sample: bool = True) -> Encoded:
+        """z0 of a batch, as sampling starts from it."""
+        return self.source_encoder(source, generator, sample)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        encoded: Encoded,
+        solver: Solver,
+        steps: int,
+        guidance: Guidance | None = None,
+        observer: Observer | None = None,
+        on_step: Callable[[float], None] | None = None,
+    ) -> Tensor:
+        """Target latents (B, *shape) from encoded sources, in `steps` steps of the solver.
+
+        `observer(t, z)` sees every state; `on_step(t)` is called at each evaluation of the network.
+        """
+        guide = guidance or NoGuidance()
+
+        def velocity(z: Tensor, t: float) -> Tensor:
+            if on_step is not None:
+                on_step(t)
+            return guide(lambda z, t, null: self._velocity(encoded, z, t, null), z, t)
+
+        return solver.integrate(velocity, encoded.z0, self.settings.time.solver_grid(steps), observer)
+
+
+def source_health(encoded: Encoded) -> dict[str, Tensor]:
+    """z0_std: over everything; sigma: mean standard deviation of a variational source; mu_batch_std: of mu over
+    the batch, averaged over dimensions. A learned source whose scale shrinks gives the target away: the flow
+    loss then falls while nothing is learned."""
+    health = {"z0_std": encoded.z0.detach().float().std()}
+    if encoded.logvar is not None:
+        health["sigma"] = (0.5 * encoded.logvar.detach().float()).exp().mean()
+    if encoded.mu is not None and len(encoded.mu) > 1:
+        health["mu_batch_std"] = encoded.mu.detach().float().std(0).mean()
+    return health
+
+
+def collapse_warning(health: dict[str, float], learned: bool) -> str | None:
+    """A sentence when a learned source has collapsed, else None."""
+    if not learned:
+        return None
+    if health.get("z0_std", 1.0) < 0.3:
+        return (
+            f"the learned source has collapsed in scale (z0 std {health['z0_std']:.2f}, expected about 1): the flow "
+            "loss no longer means anything; raise kl.weight (kl.reduction=sum) or set source_encoder.mean_norm=batch."
+        )
+    if health.get("mu_batch_std", 1.0) < 0.05:
+        return (
+            f"the learned source hardly depends on its input (std of mu over the batch {health['mu_batch_std']:.3f}): "
+            "set encoding.kind=cross, or lower kl.weight, or set source_encoder.mean_norm=batch."
+        )
+    return None

@@ -1,0 +1,60 @@
+"""`bridgeflow data`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from bridgeflow.cli.options import data_options, find_task, json_option, parse_columns, task_option
+
+
+@click.group()
+def data() -> None:
+    """Look at data before training does."""
+
+
+@data.command(epilog="Example:\n\n\b\n  bridgeflow data check --task depth --data folder:scans")
+@task_option()
+@data_options
+@click.option("--limit", type=click.IntRange(min=1), help="Rows to read at most.")
+@json_option
+def check(task: str, data: str | None, columns: tuple[str, ...], limit: int | None, as_json: bool) -> int:
+    """Read every row as the task would, and name what is missing or cannot be read."""
+    declared = find_task(task)
+    from bridgeflow import recipe as recipes
+    from bridgeflow.assembly import assemble
+    from bridgeflow.cli.train import _default_recipe
+    from bridgeflow.console import Progress
+    from bridgeflow.data.check import check_rows
+    from bridgeflow.data.rows import Rows, Split
+    from bridgeflow.training.start import open_rows
+
+    console = Progress()
+    resolved = recipes.load(_default_recipe(declared, task, data), (), data, parse_columns(columns))
+    assembly = assemble(resolved)
+    facts: dict[str, object] = {}
+    broken: list[str] = []
+    splits: tuple[Split, ...] = ("train", "held_out")
+    for split in splits:
+        rows = open_rows(resolved, split, console)
+        if isinstance(rows, Rows) and len(rows) == 0:
+            continue
+        checked = check_rows(
+            rows, assembly.task, resolved.recipe.columns, limit,
+            lambda done, total, split=split: console(done, total, f"reading {split} rows", "rows"),  # type: ignore[misc]
+        )
+        console.clear()
+        facts[split] = {"data": rows.description, "columns": rows.columns, "rows": checked.rows, "broken": checked.broken}
+        broken += checked.broken
+        if not as_json:
+            good = checked.rows - len(checked.broken)
+            print(f"{split:<9} {rows.description}: {good:,} of {checked.rows:,} rows read can be used")
+    if as_json:
+        print(json.dumps(facts, indent=1))
+    else:
+        for sentence in broken[:50]:
+            print(f"  {sentence}")
+        if len(broken) > 50:
+            print(f"  and {len(broken) - 50:,} more; --json lists them all")
+    return 1 if broken else 0

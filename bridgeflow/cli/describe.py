@@ -1,0 +1,44 @@
+"""A plugin's description and options, for `plugins info`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from pydantic import BaseModel
+
+from bridgeflow.registry import Plugin
+
+
+def describe_plugin(plugin: Plugin) -> dict[str, Any]:
+    """Facts of a plugin as JSON values. Loads it; raises BridgeflowError where that fails."""
+    facts: dict[str, Any] = {
+        "kind": plugin.kind,
+        "name": plugin.name,
+        "distribution": f"{plugin.distribution} {plugin.version}",
+        "object": plugin.value,
+    }
+    options: list[dict[str, Any]] = []
+    if plugin.kind != "recipe":
+        loaded = plugin.load()
+        summary = getattr(loaded, "summary", "") or (inspect.getdoc(loaded) or "").partition("\n")[0]
+        facts["about"] = summary
+        for side in ("source", "target"):
+            if plugin.kind == "task":
+                facts[side] = getattr(loaded, side).name
+        if plugin.kind == "task":
+            facts["columns"] = ", ".join(f"{name} ({meaning})" for name, meaning in loaded.columns.items())
+            facts["default recipe"] = loaded.default_recipe
+        model = loaded if isinstance(loaded, type) and issubclass(loaded, BaseModel) else getattr(loaded, "Options", None)
+        if model is not None:
+            options = _options(model)
+    return {**facts, "options": options}
+
+
+def _options(model: type[BaseModel]) -> list[dict[str, Any]]:
+    described = []
+    for key, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True) if not field.is_required() else None
+        value = default.model_dump(mode="json") if isinstance(default, BaseModel) else default
+        described.append({"key": key, "default": value, "help": " ".join((field.description or "").split())})
+    return described

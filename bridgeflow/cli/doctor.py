@@ -1,0 +1,55 @@
+"""`bridgeflow doctor`."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import click
+
+from bridgeflow.cli.options import json_option
+
+LIBRARIES = ("torch", "torchvision", "accelerate", "transformers", "diffusers", "timm", "datasets", "pydantic")
+
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> int:
+    """Check this installation and machine: libraries, devices, number types, cache, every plugin."""
+    import torch
+
+    from bridgeflow import __version__, registry
+    from bridgeflow.errors import BridgeflowError
+    from bridgeflow.training.precision import choose_precision
+
+    facts: dict[str, object] = {"bridgeflow": __version__, "python": platform.python_version()}
+    problems: list[str] = []
+    for library in LIBRARIES:
+        try:
+            facts[library] = version(library)
+        except PackageNotFoundError:
+            problems.append(f"{library} is not installed: pip install {library}.")
+    facts["cpu cores"] = os.cpu_count() or 1
+    facts["torch threads"] = torch.get_num_threads()
+    facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    facts["precision chosen by auto"] = choose_precision("auto", device)
+    plugins = registry.installed()
+    for plugin in plugins:
+        if plugin.kind == "recipe":
+            continue
+        try:
+            plugin.load()
+        except BridgeflowError as error:
+            problems.append(str(error))
+    facts["plugins"] = len(plugins)
+    if as_json:
+        print(json.dumps({**facts, "problems": problems}, indent=1))
+    else:
+        for name, value in facts.items():
+            shown = ", ".join(value) or "none" if isinstance(value, list) else value
+            print(f"{name:<26} {shown}")
+        print("\n".join(problems) if problems else "everything is in order")
+    return 1 if problems else 0

@@ -1,0 +1,141 @@
+"""`bridgeflow tasks|recipes|plugins`: what is installed, read from metadata alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bridgeflow.cli.options import json_option
+
+
+def _print(rows: list[dict[str, str]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    if not rows:
+        print("none installed")
+        return
+    widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
+    for row in [{key: key for key in widths}, *rows]:
+        print("  ".join(f"{row[key]:<{width}}" for key, width in widths.items()).rstrip())
+
+
+@click.group()
+def tasks() -> None:
+    """See the installed tasks."""
+
+
+@tasks.command("list")
+@json_option
+def list_tasks(as_json: bool) -> None:
+    """Every task, its recipes and who offers it."""
+    from bridgeflow import registry
+
+    found: dict[str, list[str]] = {}
+    for _, folder in registry.recipe_folders():
+        for file in sorted(Path(folder).glob("*/**/*.yaml")):
+            name = file.relative_to(folder).with_suffix("").as_posix()
+            found.setdefault(name.partition("/")[0], []).append(name)
+    rows = [
+        {"task": p.name, "recipes": ", ".join(found.get(p.name, [])), "distribution": f"{p.distribution} {p.version}"}
+        for p in registry.installed("task")
+    ]
+    _print(rows, as_json)
+
+
+@click.group()
+def recipes() -> None:
+    """See the installed recipes."""
+
+
+@recipes.command("list")
+@click.option("--task", metavar="NAME", help="Recipes of one task.")
+@json_option
+def list_recipes(task: str | None, as_json: bool) -> None:
+    """Every recipe, with a line on what it is for."""
+    from bridgeflow import registry
+
+    rows = []
+    for plugin, folder in registry.recipe_folders():
+        for file in sorted(Path(folder).glob("*/**/*.yaml")):
+            name = file.relative_to(folder).with_suffix("").as_posix()
+            if task is None or name.startswith(f"{task}/"):
+                with file.open(encoding="utf-8") as lines:
+                    about = lines.readline().strip().removeprefix("#").strip()
+                rows.append({"recipe": name, "about": about, "distribution": f"{plugin.distribution} {plugin.version}"})
+    _print(rows, as_json)
+
+
+@recipes.command("show")
+@click.argument("name")
+@click.option("--resolved", is_flag=True, help="With every default written out.")
+@json_option
+def show_recipe(name: str, resolved: bool, as_json: bool) -> None:
+    """A recipe as YAML, with what it extends laid under it."""
+    from bridgeflow import layers
+
+    tree: dict[str, Any] = layers.read(name)
+    if resolved:
+        from bridgeflow import recipe
+
+        tree = recipe.resolve(tree, name).tree()
+    if as_json:
+        print(json.dumps(tree, indent=1, ensure_ascii=False))
+        return
+    import yaml
+
+    print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), end="")
+
+
+@click.group()
+def plugins() -> None:
+    """See the installed plugins and who offers them."""
+
+
+@plugins.command("list")
+@click.option("--kind", metavar="KIND", help="modality, task, recipe, dataset, network or importer.")
+@json_option
+def list_plugins(kind: str | None, as_json: bool) -> None:
+    """Every plugin with its kind, distribution and version; nothing is imported."""
+    from bridgeflow import registry
+
+    if kind is not None and kind not in registry.GROUPS:
+        raise click.UsageError(f"no kind {kind!r}: one of {', '.join(registry.GROUPS)} is expected.")
+    rows = [
+        {"kind": p.kind, "name": p.name, "distribution": p.distribution, "version": p.version, "object": p.value}
+        for p in registry.installed(kind)
+    ]
+    _print(rows, as_json)
+
+
+@plugins.command("info")
+@click.argument("name")
+@click.option("--kind", metavar="KIND", help="Kind, where several plugins share the name.")
+@json_option
+def plugin_info(name: str, kind: str | None, as_json: bool) -> None:
+    """One plugin: what it is, who offers it, and its options."""
+    from bridgeflow import registry
+    from bridgeflow.cli.describe import describe_plugin
+    from bridgeflow.errors import unknown_name
+
+    kinds = [kind] if kind is not None else list(registry.GROUPS)
+    matching = [p for k in kinds for p in registry.installed(k) if name in (p.name, f"{p.distribution}:{p.name}")]
+    if not matching:
+        raise unknown_name(kind or "plugin", name, {p.name for k in kinds for p in registry.installed(k)})
+    facts = [describe_plugin(plugin) for plugin in matching]
+    if as_json:
+        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        return
+    for number, fact in enumerate(facts):
+        if number:
+            print()
+        for key, value in fact.items():
+            if key != "options":
+                print(f"{key:<14} {value}")
+        for option in fact["options"]:
+            print(f"  {option['key']} = {json.dumps(option['default'])}")
+            if option["help"]:
+                print(f"      {option['help']}")

@@ -1,0 +1,126 @@
+"""The entry of the command line. It imports click and nothing heavier."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from bridgeflow import __version__
+
+COMMANDS = {
+    "train": ("bridgeflow.cli.train:train", "Train a bridge on the embedded data or your own."),
+    "run": ("bridgeflow.cli.run:run", "Carry files, folders, text or lines on stdin to results."),
+    "eval": ("bridgeflow.cli.evaluate:evaluate", "Score a checkpoint on held-out data."),
+    "fit": ("bridgeflow.cli.fit:fit", "Fit the codec of a modality to data."),
+    "data": ("bridgeflow.cli.data:data", "Look at data before training does."),
+    "tasks": ("bridgeflow.cli.listings:tasks", "See the installed tasks."),
+    "recipes": ("bridgeflow.cli.listings:recipes", "See the installed recipes."),
+    "plugins": ("bridgeflow.cli.listings:plugins", "See the installed plugins and who offers them."),
+    "inspect": ("bridgeflow.cli.inspect:inspect", "Tell what a checkpoint holds."),
+    "doctor": ("bridgeflow.cli.doctor:doctor", "Check this installation and machine."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they run; its help needs none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Suggests the nearest command for an unknown one."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"no command {args[0]!r}.{hint} Commands: {', '.join(COMMANDS)}.")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the table without importing a command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="bridgeflow")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """One flow-matching engine that carries any source modality to any target modality.
+
+    \b
+    bridgeflow train --task depth
+    bridgeflow run --task depth photo.jpg
+    """
+    ctx.obj = {"debug": debug}
+
+
+def main() -> NoReturn:
+    """Runs the command line: a user's mistake is one sentence and an exit code, never a traceback."""
+    sys.exit(invoke(sys.argv[1:]))
+
+
+def invoke(arguments: list[str]) -> int:
+    """The exit code of a command line: 0 done, 1 failed, 2 wrong usage."""
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    try:
+        result = cli.main(args=arguments, prog_name="bridgeflow", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Abort:
+        print("bridgeflow: stopped.", file=sys.stderr)
+        return 130
+    except click.ClickException as error:
+        if debug:
+            raise
+        context = getattr(error, "ctx", None)
+        hint = f" See: {context.command_path} --help." if context is not None else ""
+        print(f"bridgeflow: {error.format_message().rstrip('.')}.{hint}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("bridgeflow: stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        from bridgeflow.errors import BridgeflowError
+
+        if debug:
+            raise
+        if isinstance(error, BridgeflowError):
+            print(f"bridgeflow: {error}", file=sys.stderr)
+            return error.exit_code
+        if isinstance(error, OSError) and error.filename:
+            print(f"bridgeflow: {error.filename}: {error.strerror}.", file=sys.stderr)
+            return 1
+        first = str(error).splitlines()[0] if str(error) else "no message"
+        print(
+            f"bridgeflow: something unforeseen went wrong ({type(error).__name__}: {first}); "
+            "run it again with --debug and report what it shows.",
+            file=sys.stderr,
+        )
+        return 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+Command = Callable[..., Any]
+
+
+def task_option(required: bool = True) -> Callable[[Command], Command]:
+    """`--task NAME`."""
+    return click.option("--task", required=required, metavar="NAME", help="Task, as in 'bridgeflow tasks list'.")
+
+
+def data_options(command: Command) -> Command:
+    """`--data` and `--columns`."""
+    command = click.option(
+        "--columns", multiple=True, metavar="NEEDED=OWN", help="The data's own name of a column; may be repeated."
+    )(command)
+    return click.option(
+        "--data", metavar="DATA", help="Data set: blocks, folder:PATH, hf:NAME[:CONFIG], or a plugin's."
+    )(command)
+
+
+device_option = click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; a GPU by default where there is one.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+
+def parse_columns(values: tuple[str, ...]) -> dict[str, str]:
+    """`NEEDED=OWN` pairs, separated by commas or given several times."""
+    renames: dict[str, str] = {}
+    for value in ",".join(values).split(",") if values else ():
+        needed, equals, own = value.partition("=")
+        if not equals or not needed.strip() or not own.strip():
+            raise click.UsageError(f"--columns {value!r} is not of the form NEEDED=OWN, such as text=caption.")
+        renames[needed.strip()] = own.strip()
+    return renames
+
+
+def find_task(name: str) -> Any:
+    """The task of a name. Raises UsageError with the nearest one that is installed."""
+    from bridgeflow import registry
+
+    return registry.load("task", name)

@@ -1,0 +1,145 @@
+"""`bridgeflow train`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from bridgeflow.cli.options import data_options, device_option, find_task, json_option, parse_columns, task_option
+
+
+@click.command(
+    epilog="Examples:\n\n\b\n"
+    "  bridgeflow train --task depth\n"
+    "  bridgeflow train --task superres --data folder:photos --recipe superres/folder\n"
+    "  bridgeflow train --task t2i training.steps=4000 optimizer.learning_rate=5e-4\n"
+    "  bridgeflow train --task depth --resume\n"
+    "  accelerate launch -m bridgeflow train --task depth"
+)
+@task_option()
+@click.option("--recipe", metavar="NAME|FILE", help="Recipe, as in 'bridgeflow recipes list', or a YAML file.")
+@data_options
+@click.option("-o", "--output", metavar="DIR", help="Folder of the run; runs/TASK-RECIPE-NN by default.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --output, or with the task's latest.")
+@click.option("--dry-run", is_flag=True, help="Try a few steps, tell shapes, sizes, memory and speed; write nothing.")
+@device_option
+@json_option
+@click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VALUE]...")
+def train(
+    task: str,
+    recipe: str | None,
+    data: str | None,
+    columns: tuple[str, ...],
+    output: str | None,
+    resume: bool,
+    dry_run: bool,
+    device: str | None,
+    as_json: bool,
+    overrides: tuple[str, ...],
+) -> int:
+    """Train a bridge.
+
+    No recipe means the task's embedded default, or its recipe for folders where --data folder:PATH is given.
+    A key is overridden as key.path=value; 'bridgeflow recipes show NAME' lists the keys.
+    """
+    declared = find_task(task)
+    from bridgeflow import recipe as recipes
+    from bridgeflow.console import Progress
+    from bridgeflow.training import start
+
+    console = Progress()
+    renames = parse_columns(columns)
+    checkpoint = None
+    if resume:
+        checkpoint = start.find_resumable(task, output)
+        resolved = _resumed(checkpoint, recipe, data, overrides)
+        console.say(f"going on from step {checkpoint.step:,} of {checkpoint.folder.parents[1]}")
+    else:
+        name = recipe or _default_recipe(declared, task, data)
+        resolved = recipes.load(name, overrides, data, renames)
+    if resolved.recipe.task != task:
+        raise click.UsageError(f"recipe {resolved.name!r} belongs to task {resolved.recipe.task!r}, not to {task!r}.")
+    if dry_run:
+        facts = start.dry_run(resolved, device, console)
+        console.clear()
+        _print_dry_run(facts, as_json)
+        return 0
+    run = start.train(resolved, output, checkpoint, device, console)
+    return _finish(run, task, resolved, as_json, console)
+
+
+def _default_recipe(declared: Any, task: str, data: str | None) -> str:
+    from bridgeflow import layers
+
+    if data is not None and not data.startswith("blocks"):
+        own = f"{task}/folder"
+        if own in layers.recipe_names(task):
+            return own
+    return str(declared.default_recipe)
+
+
+def _resumed(checkpoint: Any, recipe: str | None, data: str | None, overrides: tuple[str, ...]) -> Any:
+    from bridgeflow import layers
+    from bridgeflow import recipe as recipes
+
+    if recipe is not None:
+        raise click.UsageError("--resume goes on with the run's own recipe: leave --recipe out.")
+    for assignment in overrides:
+        if not assignment.startswith(("training.", "sampling.", "data.")):
+            raise click.UsageError(
+                f"--resume keeps the model as it is: {assignment!r} cannot change, only training., sampling. and data. keys."
+            )
+    resolved = checkpoint.recipe()
+    tree = resolved.tree()
+    if data is not None:
+        tree = layers.merge(tree, {"data": recipes.data_section(data)})
+    for assignment in overrides:
+        tree = layers.override(tree, assignment)
+    return recipes.resolve(tree, resolved.name)
+
+
+def _finish(run: Any, task: str, resolved: Any, as_json: bool, console: Any) -> int:
+    from bridgeflow.cli.tables import print_report
+    from bridgeflow.console import duration
+
+    outcome = run.outcome
+    if outcome.unreadable:
+        console.say(f"{len(outcome.unreadable)} rows could not be read and were passed over; see them with: bridgeflow data check")
+    if outcome.interrupted is not None:
+        console.say(
+            f"stopped by {outcome.interrupted} at step {outcome.step:,}; saved in {outcome.checkpoint}\n"
+            f"go on with: bridgeflow train --task {task} --resume --output {run.folder}"
+        )
+        return 130 if outcome.interrupted == "SIGINT" else 143
+    facts = {
+        "run": str(run.folder),
+        "checkpoint": str(outcome.checkpoint),
+        "steps": outcome.step,
+        "seconds": round(outcome.seconds, 1),
+        "evaluation": run.report.json() if run.report else None,
+    }
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return 0
+    if run.report is not None:
+        print_report(run.report)
+    argument = '"a small red cube"' if resolved.source.textual else "IMAGE"
+    console.say(f"done in {duration(outcome.seconds)}   {run.folder}   next: bridgeflow run --task {task} {argument}")
+    sys.stdout.flush()
+    return 0
+
+
+def _print_dry_run(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    import yaml
+
+    print(yaml.safe_dump(facts["recipe"], sort_keys=False, allow_unicode=True))
+    for name, value in facts.items():
+        if name != "recipe":
+            shown = f"{value:,}" if isinstance(value, int) else value
+            print(f"{name.replace('_', ' '):<28} {shown}")

@@ -1,0 +1,96 @@
+"""What a person sees while something takes long: on stderr, one line that moves, or a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+
+QUIET_SECONDS = 10.0
+"""Seconds between lines where the output is no terminal."""
+
+
+def duration(seconds: float) -> str:
+    """'0:42', '12:05', '3:10:00'."""
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+
+
+class Progress:
+    """Shows how far something is, at what rate, and how long it still takes. Use as a context manager."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.live = self.console.is_terminal and not quiet
+        self.quiet = quiet
+        self._shown = 0.0
+        self._what = ""
+        self._started = 0.0
+        self._first = 0
+        self._open = False
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.clear()
+
+    def __call__(self, done: int, total: int, what: str, unit: str = "", detail: str = "") -> None:
+        """Reports `done` of `total`; may be called as often as one likes."""
+        now = time.monotonic()
+        if what != self._what or done < self._first:
+            self.clear()
+            self._what, self._started, self._first = what, now, done
+            self._shown = 0.0 if self.live else now
+        elapsed = now - self._started
+        rate = (done - self._first) / elapsed if elapsed > 0 else 0.0
+        wait = 0.1 if self.live else QUIET_SECONDS
+        finished = done >= total and elapsed > 2
+        if self.quiet or (now - self._shown < wait and not finished):
+            return
+        self._shown = now
+        left = f"  {duration((total - done) / rate)} left" if rate > 0 and done < total else ""
+        pace = f"  {rate:,.0f} {unit}/s" if unit and rate > 0 else ""
+        self._line(f"{what}  {done:,}/{total:,}{detail}{pace}{left}")
+
+    def status(self, text: str) -> None:
+        """Shows a line that the next one replaces; where the output is no terminal, one line now and then."""
+        now = time.monotonic()
+        if self.quiet or (not self.live and now - self._shown < QUIET_SECONDS):
+            return
+        self._shown = now
+        self._line(text)
+
+    def say(self, text: str) -> None:
+        """Writes a line that stays."""
+        self.clear()
+        if not self.quiet:
+            self.console.print(escape(text))
+
+    def warn(self, text: str) -> None:
+        """Writes a warning that stays, quiet or not."""
+        self.clear()
+        self.console.print(f"[yellow]warning:[/yellow] {escape(text)}")
+
+    def clear(self) -> None:
+        """Ends the moving line."""
+        if self._open:
+            sys.stderr.write("\r\x1b[2K")
+            sys.stderr.flush()
+            self._open = False
+
+    def _line(self, text: str) -> None:
+        if self.live:
+            width = self.console.width - 1
+            sys.stderr.write("\r\x1b[2K" + text[:width])
+            sys.stderr.flush()
+            self._open = True
+        else:
+            self.console.print(escape(text))

@@ -1,0 +1,1 @@
+"""Rows of data: generic readers, columns, sampling order, checks."""

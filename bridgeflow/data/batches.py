@@ -1,0 +1,208 @@
+"""From rows to batches: the order of training, reading ahead, and rows that cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from bridgeflow.data.rows import Rows, Stream
+from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.modality import Item
+from bridgeflow.randomness import generator, seed_of
+from bridgeflow.task import Task
+
+MOST_TRIES = 64
+"""Rows tried in a row's stead before reading gives up."""
+
+
+@dataclass
+class Batch:
+    """Tensors of both sides as `collate` made them, and a sentence for each row that could not be read."""
+
+    source: dict[str, Tensor]
+    target: dict[str, Tensor]
+    failures: list[str] = field(default_factory=list)
+
+
+def check_columns(task: type[Task], task_name: str, columns: Sequence[str], renames: Mapping[str, str], data: str) -> None:
+    """Raises UsageError when the data lack a column that the task needs."""
+    for column, meaning in task.columns.items():
+        wanted = renames.get(column, column)
+        if wanted not in columns:
+            raise UsageError(
+                f"task {task_name!r} needs a column {wanted!r} ({meaning}), but {data} has {', '.join(columns) or 'none'}: "
+                f"add it, or name the one that holds it with --columns {column}=NAME."
+            )
+    for column in renames:
+        if column not in task.columns:
+            raise UsageError(
+                f"--columns names {column!r}, which task {task_name!r} does not need: it needs {', '.join(task.columns)}."
+            )
+
+
+def named(row: Mapping[str, Any], renames: Mapping[str, str]) -> dict[str, Any]:
+    """The row with the task's names for its columns."""
+    return {**row, **{column: row.get(own) for column, own in renames.items()}}
+
+
+def describe_row(row: Mapping[str, Any], index: int) -> str:
+    """What a person would call the row: its file, else its number."""
+    for value in row.values():
+        if hasattr(value, "as_posix"):
+            return str(value)
+        if isinstance(value, dict) and value.get("path"):
+            return str(value["path"])
+    return f"row {index}"
+
+
+def read_pair(
+    task: Task, row: Mapping[str, Any], renames: Mapping[str, str], index: int, seed: int
+) -> tuple[Item, Item]:
+    """The two items of a row. Raises BridgeflowError naming the row, whatever went wrong in reading it."""
+    complete = named(row, renames)
+    for column in task.columns:
+        if complete.get(column) is None:
+            raise BridgeflowError(f"{describe_row(row, index)}: the column {renames.get(column, column)!r} is empty.")
+    try:
+        return task.pair(complete, np.random.default_rng(seed))
+    except BridgeflowError as error:
+        sentence = str(error)
+        place = describe_row(row, index)
+        raise BridgeflowError(sentence if place in sentence else f"{place}: {sentence}") from error
+
+
+class EpochOrder:
+    """The order of rows: each epoch is a permutation of its own, derived from (seed, epoch)."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count = count
+        self.seed = seed
+        self._epoch = -1
+        self._order: Tensor = torch.empty(0, dtype=torch.long)
+
+    def __getitem__(self, position: int) -> int:
+        """The row that stands at a position of the endless sequence."""
+        epoch, place = divmod(position, self.count)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = torch.randperm(self.count, generator=generator(self.seed, "epoch", epoch))
+        return int(self._order[place])
+
+
+class Pairs(Dataset[tuple[Item, Item, list[str]]]):
+    """The endless sequence of pairs of a data set of known length."""
+
+    def __init__(self, rows: Rows, task: Task, renames: Mapping[str, str], seed: int) -> None:
+        self.rows = rows
+        self.task = task
+        self.renames = renames
+        self.seed = seed
+        self.order = EpochOrder(len(rows), seed)
+
+    def __getitem__(self, position: int) -> tuple[Item, Item, list[str]]:
+        """The pair at a position, and a sentence for each row passed over on the way to it."""
+        index = self.order[position]
+        failures: list[str] = []
+        for _ in range(min(MOST_TRIES, len(self.rows))):
+            try:
+                row = self.rows[index]
+                pair = read_pair(self.task, row, self.renames, index, seed_of(self.seed, "pair", position))
+                return (*pair, failures)
+            except BridgeflowError as error:
+                failures.append(str(error))
+                index = (index + 1) % len(self.rows)
+        raise BridgeflowError(
+            f"{len(failures)} rows one after another cannot be read, the last because: {failures[-1]} "
+            "See them all with: bridgeflow data check."
+        )
+
+
+class _Positions:
+    """The positions of each batch of this process, from a first micro-step on, without end."""
+
+    def __init__(self, first: int, batch_size: int, rank: int, world: int) -> None:
+        self.first, self.batch_size, self.rank, self.world = first, batch_size, rank, world
+
+    def __iter__(self) -> Iterator[list[int]]:
+        step = self.first
+        while True:
+            start = (step * self.world + self.rank) * self.batch_size
+            yield list(range(start, start + self.batch_size))
+            step += 1
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Puts pairs into a batch by the two modalities' own `collate`."""
+
+    task: Task
+
+    def __call__(self, pairs: Sequence[tuple[Item, Item, list[str]]]) -> Batch:
+        """A batch of len(pairs) rows."""
+        return Batch(
+            self.task.from_modality.collate([pair[0] for pair in pairs]),
+            self.task.to_modality.collate([pair[1] for pair in pairs]),
+            [failure for pair in pairs for failure in pair[2]],
+        )
+
+
+def batches(
+    rows: Rows | Stream,
+    task: Task,
+    renames: Mapping[str, str],
+    batch_size: int,
+    seed: int,
+    first: int = 0,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Batch]:
+    """Batches without end from the `first`-th on; the n-th is the same whenever it is reached."""
+    if isinstance(rows, Rows):
+        if len(rows) == 0:
+            raise BridgeflowError(f"{rows.description}: nothing to train on.")
+        loader = DataLoader(
+            Pairs(rows, task, renames, seed),
+            batch_sampler=_Positions(first, batch_size, rank, world),  # type: ignore[arg-type]
+            collate_fn=Collate(task),
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+        )
+        yield from loader
+    else:
+        yield from _streamed(rows, task, renames, batch_size, seed, first, rank, world)
+
+
+def _streamed(
+    rows: Stream, task: Task, renames: Mapping[str, str], batch_size: int, seed: int, first: int, rank: int, world: int
+) -> Iterator[Batch]:
+    collate = Collate(task)
+    pairs: list[tuple[Item, Item, list[str]]] = []
+    failures: list[str] = []
+    position, epoch, skip = 0, 0, first * batch_size * world
+    while True:
+        read = 0
+        for row in rows.rows_from(0, epoch):
+            read += 1
+            try:
+                pair = read_pair(task, row, renames, position, seed_of(seed, "pair", position)) if position >= skip else None
+            except BridgeflowError as error:
+                failures.append(str(error))
+                continue
+            if pair is not None and (position // batch_size) % world == rank:
+                pairs.append((*pair, failures))
+                failures = []
+            position += 1
+            if len(pairs) == batch_size:
+                yield collate(pairs)
+                pairs = []
+        if read == 0 or position == 0:
+            why = f": {failures[-1]}" if failures else "."
+            raise BridgeflowError(f"{rows.description} gives no row that can be read{why}")
+        epoch += 1

@@ -1,0 +1,45 @@
+"""Reads every row as training would, and names what is missing or cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+
+from bridgeflow.data.batches import read_pair
+from bridgeflow.data.rows import Rows, Stream
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.task import Task
+
+
+@dataclass
+class Checked:
+    """rows: how many were read; broken: a sentence for each that cannot be used."""
+
+    rows: int = 0
+    broken: list[str] = field(default_factory=list)
+
+
+def check_rows(
+    rows: Rows | Stream,
+    task: Task,
+    renames: dict[str, str],
+    limit: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Checked:
+    """Pairs and collates every row (or the first `limit`), one by one."""
+    checked = Checked()
+    total = len(rows) if isinstance(rows, Rows) else (limit or 0)
+    count = total if limit is None or not isinstance(rows, Rows) else min(limit, total)
+    stream = islice(rows.rows_from(0, 0), limit) if isinstance(rows, Stream) else (rows[i] for i in range(count))
+    for index, row in enumerate(stream):
+        try:
+            source, target = read_pair(task, row, renames, index, index)
+            task.from_modality.collate([source])
+            task.to_modality.collate([target])
+        except BridgeflowError as error:
+            checked.broken.append(str(error))
+        checked.rows += 1
+        if on_progress is not None:
+            on_progress(checked.rows, max(total, checked.rows))
+    return checked

@@ -1,0 +1,62 @@
+"""The contract of a data set: rows that a task's `pair` reads."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from bridgeflow.errors import UsageError
+from bridgeflow.modality import Progress
+from bridgeflow.settings import Settings
+
+Split = Literal["train", "held_out"]
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """A data set of known length: `rows[i]` is a mapping from column to value.
+
+    Reading a broken row raises BridgeflowError with the row's name; the loop counts it and goes on.
+    """
+
+    columns: tuple[str, ...]
+    fingerprint: str
+    """Changes when the rows would."""
+    description: str
+    """A few words for the person who waits: '16,384 scenes', '212 photographs in ./photos'."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """A data set of unknown length, read in order."""
+
+    columns: tuple[str, ...]
+    fingerprint: str
+    description: str
+
+    def rows_from(self, position: int, epoch: int) -> Iterator[dict[str, Any]]:
+        """Rows of an epoch from a position on, the same ones every time."""
+        ...
+
+
+class DataSettings(Settings, ABC):
+    """Base class of a data set's settings, found under the entry point group `bridgeflow.datasets`.
+
+    `--data NAME` builds it without arguments, `--data NAME:LOCATION` through `at`.
+    """
+
+    summary: ClassVar[str] = ""
+
+    @classmethod
+    def at(cls, location: str) -> dict[str, Any]:
+        """The settings that `NAME:LOCATION` means, as keys of a recipe's `data`."""
+        raise UsageError(f"this data set takes no location, but was given {location!r}.")
+
+    @abstractmethod
+    def open(self, split: Split, progress: Progress | None = None) -> Rows | Stream:
+        """The rows of a split. Training and held-out rows share no example."""

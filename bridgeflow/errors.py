@@ -1,0 +1,31 @@
+"""What a user did that cannot work, said in one sentence.
+
+A message names the thing, what was expected and how to mend it. The command line prints it without a
+traceback and exits with `exit_code`; a program that uses the library catches `BridgeflowError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BridgeflowError(Exception):
+    """Something failed for a reason the user can mend: a file, a value, a plugin."""
+
+    exit_code = 1
+
+
+class UsageError(BridgeflowError):
+    """What was asked for does not exist or does not fit: a name, an option, a key."""
+
+    exit_code = 2
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that is not there, with the nearest one that is."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    listed = ", ".join(names) if names else "none"
+    return UsageError(f"no {kind} {name!r}.{hint} Installed: {listed}.")

@@ -1,0 +1,1 @@
+"""How good results are: a task's own metrics over held-out rows."""

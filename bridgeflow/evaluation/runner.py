@@ -1,0 +1,108 @@
+"""Scores a pipeline on held-out rows, beside a trivial baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from PIL.Image import Image
+
+from bridgeflow.data.batches import named, read_pair
+from bridgeflow.data.rows import Rows, Stream
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.inference import Pipeline
+from bridgeflow.modality import Item
+from bridgeflow.pictures import comparison
+from bridgeflow.randomness import seed_of
+from bridgeflow.task import Task
+
+SHOWN = 8
+"""Examples in the picture of a report."""
+BASELINE_EXAMPLES = 512
+"""Training examples that a baseline may look at."""
+
+
+@dataclass
+class Report:
+    """figures: metric -> value. baseline: the same for a trivial method called baseline_name, where the task has
+    one. picture: source, truth and result of the first examples."""
+
+    count: int
+    evaluations: int
+    figures: dict[str, float]
+    baseline_name: str | None = None
+    baseline: dict[str, float] = field(default_factory=dict)
+    picture: Image | None = None
+    unreadable: list[str] = field(default_factory=list)
+
+    def json(self) -> dict[str, Any]:
+        """The figures as JSON values."""
+        return {
+            "examples": self.count,
+            "network_evaluations": self.evaluations,
+            "figures": self.figures,
+            "baseline": {"name": self.baseline_name, "figures": self.baseline} if self.baseline_name else None,
+            "unreadable": self.unreadable,
+        }
+
+
+@dataclass
+class Examples:
+    """Items of rows as a task pairs them."""
+
+    sources: list[Item] = field(default_factory=list)
+    truths: list[Item] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+
+def read_examples(rows: Rows | Stream, task: Task, renames: Mapping[str, str], count: int) -> Examples:
+    """The first `count` rows, read; those that cannot be read are named and passed over."""
+    examples = Examples()
+    iterator = (rows[i] for i in range(min(count, len(rows)))) if isinstance(rows, Rows) else rows.rows_from(0, 0)
+    for index, row in enumerate(islice(iterator, count)):
+        try:
+            source, truth = read_pair(task, row, renames, index, seed_of("evaluation", index))
+        except BridgeflowError as error:
+            examples.unreadable.append(str(error))
+            continue
+        examples.sources.append(source)
+        examples.truths.append(truth)
+        examples.rows.append(named(row, renames))
+    return examples
+
+
+def evaluate(
+    pipeline: Pipeline,
+    held_out: Rows | Stream,
+    training: Rows | Stream | None,
+    count: int,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Figures of the pipeline on the first `count` held-out rows; the baseline learns from `training` rows."""
+    task = pipeline.assembly.task
+    renames = pipeline.assembly.recipe.recipe.columns
+    examples = read_examples(held_out, task, renames, count)
+    if not examples.sources:
+        raise BridgeflowError(f"no held-out row of {held_out.description} can be read: check with bridgeflow data check.")
+    seeds = [seed_of(seed, index) for index in range(len(examples.sources))]
+    results = [own[0] for own in pipeline.carry(examples.sources, seeds=seeds, on_progress=on_progress)]
+    report = Report(
+        len(results),
+        pipeline.evaluations,
+        task.metrics(results, examples.truths, examples.sources, examples.rows),
+        unreadable=examples.unreadable,
+    )
+    learned = read_examples(training, task, renames, BASELINE_EXAMPLES).truths if training is not None else []
+    trivial = task.baseline(examples.truths, examples.sources, learned)
+    if trivial is not None:
+        report.baseline_name = trivial[0]
+        report.baseline = task.metrics(trivial[1], examples.truths, examples.sources, examples.rows)
+    source, target = pipeline.assembly.source, pipeline.assembly.target
+    report.picture = comparison(
+        source, target, examples.sources[:SHOWN], examples.truths[:SHOWN], results[:SHOWN], ("source", "truth", "prediction")
+    )
+    return report

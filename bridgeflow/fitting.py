@@ -1,0 +1,89 @@
+"""Fitting the codec of one modality to a data set, apart from training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bridgeflow import layers, recipe, registry
+from bridgeflow.assembly import save_codec
+from bridgeflow.console import Progress
+from bridgeflow.data.batches import describe_row
+from bridgeflow.data.rows import DataSettings, Rows
+from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.modality import Item, Modality
+from bridgeflow.randomness import seed_of
+
+
+@dataclass
+class Fitted:
+    """figures: how well the codec reconstructs; unreadable: a sentence for each row passed over."""
+
+    examples: int
+    figures: dict[str, float]
+    unreadable: list[str] = field(default_factory=list)
+
+
+def fit_codec(
+    name: str,
+    data: str,
+    overrides: Sequence[str],
+    column: str | None,
+    count: int,
+    seed: int,
+    folder: Path,
+    console: Progress,
+) -> Fitted:
+    """Fits a modality's codec to at most `count` training rows and writes it to `folder`.
+
+    Raises UsageError where the modality, its options or the column do not fit, or the folder is in use.
+    """
+    modality = _build(name, overrides)
+    if not modality.needs_fit:
+        raise UsageError(f"modality {name!r} has nothing to fit with these options: set another codec.name.")
+    if (folder / "codec.json").exists():
+        raise UsageError(f"{str(folder)!r} holds a codec already: choose another --output.")
+    section = recipe.data_section(data)
+    settings: type[DataSettings] = registry.load("dataset", section.pop("name"))
+    rows = settings(**section).open("train", lambda done, total, what: console(done, total, what))
+    wanted = column or modality.column
+    if wanted not in rows.columns:
+        raise UsageError(f"{rows.description} has no column {wanted!r}, only {', '.join(rows.columns)}: set --column.")
+    fitted = Fitted(0, {})
+    items: list[Item] = []
+    rng = np.random.default_rng(seed)
+    stream = (rows[i] for i in range(len(rows))) if isinstance(rows, Rows) else rows.rows_from(0, 0)
+    for index, row in enumerate(islice(stream, count)):
+        value = row.get(wanted)
+        if isinstance(value, list | tuple) and value:
+            value = value[int(rng.integers(len(value)))]
+        try:
+            if value is None:
+                raise BridgeflowError(f"{describe_row(row, index)}: the column {wanted!r} is empty.")
+            items.append(modality.read(value))
+        except BridgeflowError as error:
+            fitted.unreadable.append(str(error))
+    if not items:
+        raise BridgeflowError(f"no row of {rows.description} can be read: {(fitted.unreadable or ['it is empty.'])[0]}")
+    torch.manual_seed(seed_of(seed, "fit", name))
+    fitted.figures = modality.fit(items, lambda done, total, what: console(done, total, what))
+    fitted.examples = len(items)
+    save_codec(modality, folder, {"modality": name, "data": rows.description, "figures": fitted.figures})
+    return fitted
+
+
+def _build(name: str, overrides: Sequence[str]) -> Modality:
+    kind: type[Modality] = registry.load("modality", name)
+    tree: layers.Tree = dict(kind.fit_options)
+    for assignment in overrides:
+        tree = layers.override(tree, assignment)
+    mistakes: list[str] = []
+    options = recipe.validated(kind.Options, tree, "", mistakes)
+    if mistakes:
+        raise UsageError(f"the options of modality {name!r} have a mistake: {' '.join(mistakes)}")
+    return kind(options)

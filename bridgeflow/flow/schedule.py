@@ -1,0 +1,75 @@
+"""Where on the path training looks, and where the solver stops: one object for both."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from bridgeflow.settings import Settings
+
+
+class TimeSchedule(Settings):
+    """Density of t in training, the weight of the loss along it, and the solver's grid.
+
+    `shift` moves training times and grid alike, in this one place.
+    """
+
+    density: Literal["uniform", "logit_normal", "power"] = "logit_normal"
+    """`logit_normal`: t = sigmoid(N(mean, std^2)); `power`: t = u^power; `uniform`: t = u."""
+    mean: float = 0.0
+    """Mean of the normal behind `logit_normal`."""
+    std: float = Field(default=1.0, gt=0)
+    """Standard deviation of the normal behind `logit_normal`."""
+    power: float = Field(default=2.0, gt=0)
+    """Exponent of `power`: above 1 looks more at the source (t near 0)."""
+    shift: float = Field(default=1.0, gt=0)
+    """1 - t becomes shift (1 - t) / (1 + (shift - 1)(1 - t)) (Esser et al., arXiv 2403.03206, equation 23,
+    whose time runs from target to source): above 1 spends more of the path near the source."""
+    weight: Literal["none", "source", "target"] = "none"
+    """Weight of the flow loss along t, of mean 1 for uniform t: `source` is 2 (1 - t), `target` is 2 t."""
+    grid: Literal["uniform", "density"] = "uniform"
+    """Solver steps equal in t, or equal in probability under the density."""
+
+    def _shifted(self, t: Tensor) -> Tensor:
+        if self.shift == 1:
+            return t
+        rest = 1 - t
+        return 1 - self.shift * rest / (1 + (self.shift - 1) * rest)
+
+    def _quantile(self, u: Tensor) -> Tensor:
+        if self.density == "uniform":
+            return u
+        if self.density == "power":
+            return u**self.power
+        return torch.sigmoid(self.mean + self.std * math.sqrt(2) * torch.erfinv(2 * u - 1))
+
+    def sample(
+        self, count: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """Training times, shape (count,), float32 in [0, 1]."""
+        if self.density == "logit_normal":
+            normal = torch.randn(count, generator=generator, device=device)
+            return self._shifted(torch.sigmoid(self.mean + self.std * normal))
+        return self._shifted(self._quantile(torch.rand(count, generator=generator, device=device)))
+
+    def loss_weight(self, t: Tensor) -> Tensor:
+        """Weight of each row's flow loss, shape of t."""
+        if self.weight == "source":
+            return 2 * (1 - t)
+        if self.weight == "target":
+            return 2 * t
+        return torch.ones_like(t)
+
+    def solver_grid(self, steps: int) -> Tensor:
+        """steps + 1 rising times from exactly 0 to exactly 1, float64 on the CPU."""
+        if steps < 1:
+            raise ValueError(f"a solver takes at least 1 step, not {steps}")
+        u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+        t = self._quantile(u) if self.grid == "density" else u
+        t = self._shifted(t)
+        t[0], t[-1] = 0.0, 1.0
+        return t

@@ -1,0 +1,201 @@
+"""The contract of a modality: what a plugin author writes so that the engine can carry it.
+
+A modality turns files or values into *items* (whatever the author likes), items into a batch of tensors, a
+batch into a `Latent`, and a latent back into items. It is frozen: the engine never trains it. The engine
+knows nothing of it but this file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.randomness import Randomness, normal
+from bridgeflow.settings import Settings
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Item = Any
+"""One example of a modality, in a form of its author's choice: a string, an array, a small dataclass."""
+
+Progress = Callable[[int, int, str], None]
+"""Called as `progress(done, total, what)` by whatever takes long."""
+
+API_VERSION = 1
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """Shape and layout of a modality's latent, without the batch axis.
+
+    `grid` is (C, *sizes): channels, then one or more axes with neighbourhoods, such as (C, H, W).
+    `sequence` is (L, D): L positions of D features.
+    """
+
+    shape: tuple[int, ...]
+    layout: Literal["grid", "sequence"]
+
+    def __post_init__(self) -> None:
+        rank = len(self.shape)
+        if self.layout == "sequence" and rank != 2:
+            raise ValueError(f"a sequence latent has shape (L, D), not {self.shape}")
+        if self.layout == "grid" and rank < 2:
+            raise ValueError(f"a grid latent has shape (C, *sizes), not {self.shape}")
+
+    @property
+    def size(self) -> int:
+        """Numbers in one latent."""
+        size = 1
+        for n in self.shape:
+            size *= n
+        return size
+
+    def __str__(self) -> str:
+        return f"{self.layout} {'x'.join(map(str, self.shape))}"
+
+
+@dataclass
+class Latent:
+    """A batch of encoded items, the only currency between modalities and the engine.
+
+    mean: (B, *shape), floating point, about zero mean and unit variance over the data.
+    std:  the same shape, or None. Where given, `sample` draws from N(mean, std^2), so that a cached latent of
+          a stochastic codec is still sampled afresh.
+    mask: bool, True where the value is real. (B, L) for a sequence; (B, 1, *sizes) for a grid. None: all real.
+    """
+
+    mean: Tensor
+    std: Tensor | None = None
+    mask: Tensor | None = None
+
+    def sample(self, generator: Randomness = None) -> Tensor:
+        """A draw of shape (B, *shape); the mean itself where there is no std."""
+        if self.std is None:
+            return self.mean
+        return self.mean + self.std * normal(self.mean.shape, generator, self.mean)
+
+    def to(self, device: torch.device | str) -> Latent:
+        """The same latent on another device."""
+        return replace(
+            self,
+            mean=self.mean.to(device),
+            std=None if self.std is None else self.std.to(device),
+            mask=None if self.mask is None else self.mask.to(device),
+        )
+
+    def rows(self, index: Tensor | slice) -> Latent:
+        """The chosen rows of the batch."""
+        return Latent(
+            self.mean[index],
+            None if self.std is None else self.std[index],
+            None if self.mask is None else self.mask[index],
+        )
+
+    def __len__(self) -> int:
+        return self.mean.shape[0]
+
+
+class Modality(nn.Module, ABC):
+    """Base class of a modality. Subclasses set the class attributes and write the abstract methods.
+
+    A modality is built from its options alone: `MyModality(MyModality.Options(...))`.
+    """
+
+    api_version: ClassVar[int] = API_VERSION
+    """Version of this contract that the plugin was written for."""
+    summary: ClassVar[str] = ""
+    """One line for `plugins info`."""
+    Options: ClassVar[type[Settings]] = Settings
+    """Pydantic model of the options; every option has a default."""
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Lower-case file endings that `read` takes, such as ('.png', '.jpg'); a folder given to `run` is searched for them."""
+    writes: ClassVar[str] = ""
+    """File ending of what `write` makes by default, such as '.png'."""
+    textual: ClassVar[bool] = False
+    """True where an item is a line of text: `run` then takes words and lines as input and prints results."""
+
+    column: ClassVar[str] = ""
+    """Column of a data set that usually holds its items, such as 'image'."""
+    fit_options: ClassVar[Mapping[str, Any]] = {}
+    """Options under which there is a codec to fit; `bridgeflow fit` starts from them."""
+
+    def __init__(self, options: Settings) -> None:
+        super().__init__()
+        self.options = options
+
+    @property
+    @abstractmethod
+    def latent(self) -> LatentSpec:
+        """Shape and layout of what `encode` makes. Known without reading data, but for a codec that needs fitting."""
+
+    @abstractmethod
+    def read(self, value: Any) -> Item:
+        """An item from a path (`str`, `Path`), from encoded bytes, or from a value as datasets give it.
+
+        Raises BridgeflowError, naming the file, where it cannot be read.
+        """
+
+    @abstractmethod
+    def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        """A batch of tensors, each with the batch as its first axis. Resizing, cropping and tokenizing happen here."""
+
+    @abstractmethod
+    def encode(self, batch: dict[str, Tensor]) -> Latent:
+        """The latent of a batch that `collate` made; called without gradients."""
+
+    def decode(self, latent: Tensor) -> list[Item]:
+        """Items from latents (B, *shape). A modality that is only ever a source need not have it."""
+        raise BridgeflowError(f"the modality {type(self).__name__} cannot be a target: it does not decode.")
+
+    def write(self, item: Item, path: Path) -> list[Path]:
+        """Writes the item at `path` (the ending chooses the format) and returns every file written."""
+        raise BridgeflowError(f"the modality {type(self).__name__} does not write files.")
+
+    @abstractmethod
+    def preview(self, item: Item) -> Image:
+        """The item as an RGB picture for people to look at."""
+
+    # -- codecs that are fitted to data ------------------------------------------------------------------
+
+    @property
+    def needs_fit(self) -> bool:
+        """True while the codec has to be fitted before it can encode."""
+        return False
+
+    def fit(self, items: Iterable[Item], progress: Progress | None = None) -> dict[str, float]:
+        """Fits the codec to items and returns figures of how well it reconstructs them."""
+        raise BridgeflowError(f"the modality {type(self).__name__} has nothing to fit.")
+
+    def fitted_state(self) -> dict[str, Tensor]:
+        """Tensors that fitting made and that a checkpoint must carry; empty where there are none."""
+        return {}
+
+    def fitted_facts(self) -> dict[str, Any]:
+        """JSON values that fitting made (a vocabulary, a scale); empty where there are none."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Takes back what `fitted_state` and `fitted_facts` gave; after it `needs_fit` is False."""
+        if state or facts:
+            raise BridgeflowError(f"the modality {type(self).__name__} has no fitted state to restore.")
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change when the encoding would: class, options and fitted state."""
+        digest = hashlib.sha256()
+        digest.update(f"{type(self).__module__}.{type(self).__qualname__}".encode())
+        digest.update(self.options.model_dump_json().encode())
+        digest.update(json.dumps(self.fitted_facts(), sort_keys=True).encode())
+        for name, tensor in sorted(self.fitted_state().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]

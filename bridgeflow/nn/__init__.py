@@ -1,0 +1,1 @@
+"""Velocity networks and source encoders."""

@@ -1,0 +1,117 @@
+"""Diffusion transformer with adaLN-zero (Peebles and Xie, arXiv 2212.09748), for grids and sequences."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from bridgeflow.modality import LatentSpec
+from bridgeflow.nn.attention import MLP, Attention
+from bridgeflow.nn.patches import Patches, grid_positions
+from bridgeflow.nn.velocity import Conditioning, NetworkSettings, VelocityNet
+
+
+class DiTSettings(NetworkSettings):
+    """A transformer over patches of a grid or positions of a sequence."""
+
+    name: Literal["dit"] = "dit"
+    width: int = Field(default=256, ge=16)
+    """Features of a token."""
+    depth: int = Field(default=6, ge=1)
+    """Blocks."""
+    heads: int = Field(default=4, ge=1)
+    """Attention heads; they divide the width."""
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    """Hidden features of the MLP over the width."""
+    patch: int = Field(default=1, ge=1)
+    """Cells of a grid, per axis, that make a token; 1 for sequences."""
+    indicator: Literal["token", "embedding"] = "token"
+    """`token`: one of two learned tokens is put before the others (CrossFlow's paper); `embedding`: added to
+    the time embedding (its published DiT)."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> DiTSettings:
+        if self.width % self.heads:
+            raise ValueError(f"heads must divide width, but {self.width} is no multiple of {self.heads}")
+        return self
+
+    def build(self, latent: LatentSpec, context: LatentSpec | None = None) -> VelocityNet:
+        """The network; a context is a sequence latent whose positions are attended to."""
+        return DiT(self, latent, context)
+
+
+class DiTBlock(nn.Module):
+    """Self-attention, cross-attention where there is a context, and MLP, each scaled, shifted and gated."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, context_width: int | None) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(width, elementwise_affine=False)
+        self.attention = Attention(width, heads)
+        self.norm_mlp = nn.LayerNorm(width, elementwise_affine=False)
+        self.mlp = MLP(width, int(width * mlp_ratio))
+        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        nn.init.zeros_(self.modulation[1].weight)
+        nn.init.zeros_(self.modulation[1].bias)
+        if context_width is not None:
+            self.norm_context = nn.LayerNorm(width)
+            self.cross_attention = Attention(width, heads, context_width)
+            nn.init.zeros_(self.cross_attention.out.weight)
+            nn.init.zeros_(self.cross_attention.out.bias)
+
+    def forward(self, x: Tensor, condition: Tensor, context: Tensor | None, context_mask: Tensor | None) -> Tensor:
+        """x: (B, N, width); condition: (B, width)."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(6, dim=-1)
+        x = x + gate_a * self.attention(self.norm_attention(x) * (1 + scale_a) + shift_a)
+        if context is not None:
+            x = x + self.cross_attention(self.norm_context(x), context, context_mask)
+        return x + gate_m * self.mlp(self.norm_mlp(x) * (1 + scale_m) + shift_m)
+
+
+class DiT(VelocityNet):
+    """The transformer that `DiTSettings` describes."""
+
+    def __init__(self, settings: DiTSettings, latent: LatentSpec, context: LatentSpec | None) -> None:
+        super().__init__()
+        width = settings.width
+        self.patches = Patches(latent, settings.patch)
+        self.embed = nn.Linear(self.patches.width, width)
+        self.register_buffer("positions", grid_positions(self.patches.grid, width), persistent=False)
+        self.conditioning = Conditioning(width, settings.second_time, settings.indicator == "embedding")
+        self.indicator = nn.Parameter(0.02 * torch.randn(2, width)) if settings.indicator == "token" else None
+        self.context_embed = nn.Linear(context.shape[-1], width) if context is not None else None
+        self.blocks = nn.ModuleList(
+            DiTBlock(width, settings.heads, settings.mlp_ratio, width if context is not None else None)
+            for _ in range(settings.depth)
+        )
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.head = nn.Linear(width, self.patches.width)
+        for layer in (self.modulation[1], self.head):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self,
+        z: Tensor,
+        t: Tensor,
+        null: Tensor,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        r: Tensor | None = None,
+    ) -> Tensor:
+        """See `VelocityNet.forward`."""
+        x = self.embed(self.patches.split(z)) + self.positions
+        condition = self.conditioning(t, null, r)
+        if self.indicator is not None:
+            x = torch.cat([self.indicator[null.long()][:, None].to(x.dtype), x], dim=1)
+        if self.context_embed is not None and context is not None:
+            context = self.context_embed(context)
+        for block in self.blocks:
+            x = block(x, condition, context, context_mask)
+        if self.indicator is not None:
+            x = x[:, 1:]
+        shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
+        return self.patches.join(self.head(self.norm(x) * (1 + scale) + shift)).to(z.dtype)

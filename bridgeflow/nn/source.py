@@ -1,0 +1,242 @@
+"""Source encoders: how a source latent becomes z0, the start of the flow, in the target's shape."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from bridgeflow.errors import UsageError
+from bridgeflow.modality import Latent, LatentSpec
+from bridgeflow.nn.attention import TransformerBlock
+from bridgeflow.nn.patches import Patches, grid_positions
+from bridgeflow.randomness import Randomness, normal
+from bridgeflow.settings import Settings
+
+
+@dataclass
+class Encoded:
+    """What a source encoder makes of a batch.
+
+    z0: (B, *target shape), where the flow starts. mu, logvar: the same shape; mu is given by learned encoders,
+    logvar by the variational one alone. context: (B, M, D) tokens for cross-attention, with its bool mask
+    (B, M), from the noise source alone.
+    """
+
+    z0: Tensor
+    mu: Tensor | None = None
+    logvar: Tensor | None = None
+    context: Tensor | None = None
+    context_mask: Tensor | None = None
+
+
+class SourceEncoder(nn.Module, ABC):
+    """Brings a source latent into the target's shape."""
+
+    learned: bool = False
+    """True where the flow's loss reaches the encoder, so that its scale can collapse."""
+
+    @property
+    def context(self) -> LatentSpec | None:
+        """Shape of the context that the velocity network has to attend to."""
+        return None
+
+    @abstractmethod
+    def forward(self, source: Latent, generator: Randomness = None, sample: bool = True) -> Encoded:
+        """z0 for a batch. `sample=False` takes the mean of whatever is drawn, but for the noise source."""
+
+
+class TokenEncoder(nn.Module):
+    """A transformer from any latent to any shape: source tokens and one learned query per target patch attend
+    to each other, and the queries are read out. Padding is masked."""
+
+    def __init__(self, source: LatentSpec, target: LatentSpec, settings: TokenEncoderSettings, outputs: int = 1) -> None:
+        super().__init__()
+        width = settings.width
+        if width % settings.heads:
+            raise UsageError(f"source_encoder.heads must divide its width: {width} is no multiple of {settings.heads}.")
+        self.source = Patches(source, settings.patch, "source_encoder")
+        self.target = Patches(target, settings.target_patch if target.layout == "grid" else 1, "source_encoder")
+        self.embed = nn.Linear(self.source.width, width)
+        self.norm_in = nn.LayerNorm(width)
+        self.queries = nn.Parameter(0.02 * torch.randn(self.target.count, width))
+        self.register_buffer("source_positions", grid_positions(self.source.grid, width), persistent=False)
+        self.register_buffer("target_positions", grid_positions(self.target.grid, width), persistent=False)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(width, settings.heads, settings.mlp_ratio, settings.dropout) for _ in range(settings.depth)
+        )
+        self.norm_out = nn.LayerNorm(width)
+        self.head = nn.Linear(width, outputs * self.target.width)
+        self.outputs = outputs
+
+    def forward(self, z: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
+        """(B, *source shape) to `outputs` tensors (B, *target shape)."""
+        batch = z.shape[0]
+        tokens = self.norm_in(self.embed(self.source.split(z))) + self.source_positions
+        queries = (self.queries + self.target_positions).expand(batch, -1, -1).to(tokens.dtype)
+        x = torch.cat([queries, tokens], dim=1)
+        real = self.source.mask(mask)
+        if real is not None:
+            real = torch.cat([real.new_ones(batch, self.target.count), real], dim=1)
+        for block in self.blocks:
+            x = block(x, real)
+        heads = self.head(self.norm_out(x[:, : self.target.count])).chunk(self.outputs, dim=-1)
+        return tuple(self.target.join(head).float() for head in heads)
+
+
+class TokenEncoderSettings(Settings):
+    """Size of the transformer between source and target."""
+
+    width: int = Field(default=192, ge=16)
+    """Features of a token."""
+    depth: int = Field(default=4, ge=1)
+    """Blocks."""
+    heads: int = Field(default=4, ge=1)
+    """Attention heads; they divide the width."""
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    """Hidden features of the MLP over the width."""
+    patch: int = Field(default=1, ge=1)
+    """Cells per axis of a source grid that make a token; 1 for sequences."""
+    target_patch: int = Field(default=1, ge=1)
+    """Cells per axis of a target grid that one query writes."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout after attention and MLP."""
+
+
+class LearnedSourceSettings(TokenEncoderSettings):
+    """What the learned encoders share."""
+
+    mean_norm: Literal["none", "batch"] = "none"
+    """`batch`: mu is standardised per dimension over the batch (no learned scale), so that it cannot shrink;
+    needs batches of several rows. Its running statistics are measured anew for averaged weights."""
+
+
+class DirectSource(SourceEncoder):
+    """z0 is the source latent itself; it must have the target's shape."""
+
+    def __init__(self, source: LatentSpec, target: LatentSpec) -> None:
+        super().__init__()
+        if source.shape != target.shape:
+            raise UsageError(
+                f"source_encoder 'direct' needs source and target of one shape, but the source is {source} and the "
+                f"target {target}: make their sizes agree or set source_encoder.name=deterministic."
+            )
+
+    def forward(self, source: Latent, generator: Randomness = None, sample: bool = True) -> Encoded:
+        """z0 as given, sampled where the source latent has a std."""
+        return Encoded(source.sample(generator) if sample else source.mean)
+
+
+class LearnedSource(SourceEncoder):
+    """mu by a transformer; z0 = mu, mu + sigma eps with sigma set, or mu + exp(logvar / 2) eps."""
+
+    learned = True
+
+    def __init__(
+        self, settings: LearnedSourceSettings, source: LatentSpec, target: LatentSpec, sigma: float | None
+    ) -> None:
+        super().__init__()
+        self.sigma = sigma
+        self.encoder = TokenEncoder(source, target, settings, outputs=2 if sigma is None else 1)
+        self.mean_norm = nn.BatchNorm1d(target.size, affine=False) if settings.mean_norm == "batch" else None
+
+    def forward(self, source: Latent, generator: Randomness = None, sample: bool = True) -> Encoded:
+        """See `SourceEncoder.forward`; `sample=False` gives z0 = mu."""
+        parts = self.encoder(source.sample(generator) if sample else source.mean, source.mask)
+        mu = parts[0]
+        if self.mean_norm is not None:
+            mu = self.mean_norm(mu.flatten(1)).view_as(mu)
+        logvar = parts[1] if self.sigma is None else None
+        if not sample or self.sigma == 0:
+            return Encoded(mu, mu, logvar)
+        spread = (0.5 * logvar).exp() if logvar is not None else self.sigma
+        return Encoded(mu + spread * normal(mu.shape, generator, mu), mu, logvar)
+
+
+class NoiseSource(SourceEncoder):
+    """z0 is Gaussian noise; the source is given to the network as a context to attend to: the usual way of
+    conditional generation, to hold bridges against."""
+
+    def __init__(self, source: LatentSpec, target: LatentSpec, patch: int) -> None:
+        super().__init__()
+        self.patches = Patches(source, patch, "source_encoder")
+        self.target = target
+
+    @property
+    def context(self) -> LatentSpec | None:
+        """One position per source token."""
+        return LatentSpec((self.patches.count, self.patches.width), "sequence")
+
+    def forward(self, source: Latent, generator: Randomness = None, sample: bool = True) -> Encoded:
+        """Noise is drawn whether or not `sample` is set."""
+        latent = source.sample(generator) if sample else source.mean
+        noise = normal((len(source), *self.target.shape), generator, latent)
+        return Encoded(noise, context=self.patches.split(latent), context_mask=self.patches.mask(source.mask))
+
+
+class DirectSourceSettings(Settings):
+    """The source latent as it is."""
+
+    name: Literal["direct"] = "direct"
+
+    def build(self, source: LatentSpec, target: LatentSpec) -> SourceEncoder:
+        """Refuses latents of different shapes."""
+        return DirectSource(source, target)
+
+
+class DeterministicSourceSettings(LearnedSourceSettings):
+    """A learned z0 without noise."""
+
+    name: Literal["deterministic"] = "deterministic"
+
+    def build(self, source: LatentSpec, target: LatentSpec) -> SourceEncoder:
+        """A learned encoder with sigma 0."""
+        return LearnedSource(self, source, target, sigma=0.0)
+
+
+class NoisySourceSettings(LearnedSourceSettings):
+    """A learned mean with Gaussian noise of a set size."""
+
+    name: Literal["noisy"] = "noisy"
+    sigma: float = Field(default=0.5, gt=0)
+    """Standard deviation of the noise."""
+
+    def build(self, source: LatentSpec, target: LatentSpec) -> SourceEncoder:
+        """A learned encoder with that sigma."""
+        return LearnedSource(self, source, target, sigma=self.sigma)
+
+
+class VariationalSourceSettings(LearnedSourceSettings):
+    """A learned mean and variance (CrossFlow, section 3.2); hold it with `kl` and `encoding`."""
+
+    name: Literal["variational"] = "variational"
+
+    def build(self, source: LatentSpec, target: LatentSpec) -> SourceEncoder:
+        """A learned encoder with a variance of its own."""
+        return LearnedSource(self, source, target, sigma=None)
+
+
+class NoiseSourceSettings(Settings):
+    """Gaussian noise, with the source by cross-attention."""
+
+    name: Literal["noise"] = "noise"
+    patch: int = Field(default=1, ge=1)
+    """Cells per axis of a source grid that make a context token."""
+
+    def build(self, source: LatentSpec, target: LatentSpec) -> SourceEncoder:
+        """The baseline without a learned source."""
+        return NoiseSource(source, target, self.patch)
+
+
+SourceEncoderSettings = Annotated[
+    DirectSourceSettings
+    | DeterministicSourceSettings
+    | NoisySourceSettings
+    | VariationalSourceSettings
+    | NoiseSourceSettings,
+    Field(discriminator="name"),
+]

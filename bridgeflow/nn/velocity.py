@@ -1,0 +1,65 @@
+"""The contract of a velocity network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from bridgeflow.errors import UsageError
+from bridgeflow.modality import LatentSpec
+from bridgeflow.nn.patches import TimeEmbedding
+from bridgeflow.settings import Settings
+
+
+class VelocityNet(nn.Module, ABC):
+    """v(z_t, t, indicator): the velocity of the flow at a state, under the conditional or the null indicator."""
+
+    @abstractmethod
+    def forward(
+        self,
+        z: Tensor,
+        t: Tensor,
+        null: Tensor,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        r: Tensor | None = None,
+    ) -> Tensor:
+        """z: (B, *shape). t: (B,) in [0, 1]. null: bool (B,), True for the null indicator.
+        context: (B, M, D) tokens to attend to, with context_mask bool (B, M); only where the network was
+        built with a context. r: (B,) in [0, 1], a second time, only where built with `second_time`.
+        Returns the velocity, (B, *shape)."""
+
+
+class NetworkSettings(Settings, ABC):
+    """Base of a network's settings, found under the entry point group `bridgeflow.networks`."""
+
+    second_time: bool = False
+    """Takes a second time r beside t, as methods of few steps need it."""
+
+    @abstractmethod
+    def build(self, latent: LatentSpec, context: LatentSpec | None = None) -> VelocityNet:
+        """The network for latents of that shape, with cross-attention where a context is given."""
+
+
+class Conditioning(nn.Module):
+    """Times and, where asked for, the indicator as one vector (B, width) that modulates every block."""
+
+    def __init__(self, width: int, second_time: bool, indicator: bool) -> None:
+        super().__init__()
+        self.time = TimeEmbedding(width)
+        self.second_time = TimeEmbedding(width) if second_time else None
+        self.indicator = nn.Embedding(2, width) if indicator else None
+        if self.indicator is not None:
+            nn.init.normal_(self.indicator.weight, std=0.02)
+
+    def forward(self, t: Tensor, null: Tensor, r: Tensor | None) -> Tensor:
+        """t, r: (B,); null: bool (B,). Index 1 of the indicator is null."""
+        vector = self.time(t)
+        if r is not None:
+            if self.second_time is None:
+                raise UsageError("this network has no second time: set network.second_time=true.")
+            vector = vector + self.second_time(r)
+        if self.indicator is not None:
+            vector = vector + self.indicator(null.long())
+        return vector

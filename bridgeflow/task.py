@@ -1,0 +1,69 @@
+"""The contract of a task: two modalities, the pair that a row of data holds, and how the result is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bridgeflow.modality import API_VERSION, Item, Modality
+from bridgeflow.settings import Settings
+
+
+@dataclass(frozen=True)
+class ModalityUse:
+    """A modality by its registered name, with the options that the task sets before the recipe does."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Task:
+    """Base class of a task. A concrete one sets the class attributes and writes `pair`.
+
+    The engine builds it as `MyTask(options, source, target)` with both modalities ready.
+    """
+
+    api_version: ClassVar[int] = API_VERSION
+    summary: ClassVar[str] = ""
+    source: ClassVar[ModalityUse]
+    target: ClassVar[ModalityUse]
+    columns: ClassVar[Mapping[str, str]] = {}
+    """Columns that `pair` needs, each with what it holds."""
+    default_recipe: ClassVar[str] = ""
+    """Recipe that `train` takes when none is named, as `task/recipe`."""
+    Options: ClassVar[type[Settings]] = Settings
+
+    def __init__(self, options: Settings, source: Modality, target: Modality) -> None:
+        self.options = options
+        self.from_modality = source
+        self.to_modality = target
+
+    def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
+        """(source item, target item) of one row. `rng` drives whatever is random (a crop, a choice of captions)."""
+        raise NotImplementedError
+
+    def split(self, item: Item) -> list[Item]:
+        """The pieces of a source item that the model takes one by one; the whole item by default."""
+        return [item]
+
+    def join(self, results: Sequence[Item], item: Item) -> Item:
+        """The result for a source item from the results of its pieces, fitted to the item (its size, say)."""
+        return results[0]
+
+    def metrics(
+        self, results: Sequence[Item], truths: Sequence[Item], sources: Sequence[Item], rows: Sequence[Mapping[str, Any]]
+    ) -> dict[str, float]:
+        """Figures of results against truths, averaged over the examples given."""
+        return {}
+
+    def baseline(
+        self, truths: Sequence[Item], sources: Sequence[Item], examples: Sequence[Item]
+    ) -> tuple[str, list[Item]] | None:
+        """(name, results) of a trivial method to hold the figures against, or None.
+
+        `examples` are target items of the training data.
+        """
+        return None

@@ -1,0 +1,226 @@
+"""Checkpoints: folders that `run` can use and training can go on from. No pickle is written or read."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import bridgeflow
+from bridgeflow import recipe as recipes
+from bridgeflow import registry
+from bridgeflow.assembly import SIDES, Assembly, save_codec
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.recipe import ResolvedRecipe
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint on disk."""
+
+    folder: Path
+    meta: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps that the weights have seen."""
+        return int(self.meta["step"])
+
+    def recipe(self) -> ResolvedRecipe:
+        """The resolved recipe it was trained with."""
+        text = (self.folder / "recipe.yaml").read_text(encoding="utf-8")
+        return recipes.resolve(yaml.safe_load(text), str(self.meta["recipe"]))
+
+    def weights(self, averaged: bool = True) -> dict[str, Tensor]:
+        """The weights by name: their moving average where there is one and it is wanted."""
+        average = self.folder / "ema.safetensors"
+        return _tensors(average if averaged and average.is_file() else self.folder / "model.safetensors")
+
+    def codec(self, side: str) -> Path | None:
+        """The folder of the fitted codec of a side, where it has one."""
+        folder = self.folder / side
+        return folder if folder.is_dir() else None
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BridgeflowError(f"{str(path)!r} is damaged or missing ({error}): use another checkpoint.") from error
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """The checkpoint in a folder, or the newest whole one of a run's folder.
+
+    Raises BridgeflowError when there is none.
+    """
+    if (folder / "meta.json").is_file():
+        return _open(folder)
+    inside = folder / "checkpoints"
+    newest = list_checkpoints(inside)
+    if not newest:
+        raise BridgeflowError(f"{str(folder)!r} holds no checkpoint: give the folder of a run or of one of its checkpoints.")
+    for candidate in reversed(newest):
+        try:
+            return _open(candidate)
+        except BridgeflowError:
+            if candidate == newest[0]:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _open(folder: Path) -> Checkpoint:
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BridgeflowError(f"checkpoint {str(folder)!r} cannot be read ({error}): use another one.") from error
+    if meta.get("format") != FORMAT:
+        raise BridgeflowError(
+            f"checkpoint {str(folder)!r} has format {meta.get('format')}, but this bridgeflow reads {FORMAT}: "
+            f"use the bridgeflow that wrote it ({meta.get('bridgeflow', 'unknown')})."
+        )
+    for name, size in meta.get("files", {}).items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size:
+            raise BridgeflowError(f"checkpoint {str(folder)!r} is damaged ({name} is cut short or missing): use another one.")
+    return Checkpoint(folder, meta)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint folders by rising step."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.name.isdigit() and (path / "meta.json").is_file())
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    assembly: Assembly,
+    model: nn.Module,
+    average: nn.Module | None,
+    trainer: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+) -> Path:
+    """Writes `folder/STEP` under a temporary name, syncs it to disk and renames it, so that it is whole or absent."""
+    final = folder / f"{step:06d}"
+    if (final / "meta.json").is_file():
+        return final
+    part = folder / f".{step:06d}.part-{os.getpid()}"
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        (part / "trainer").mkdir(parents=True)
+        _write(model.state_dict(), part / "model.safetensors")
+        if average is not None:
+            _write(average.state_dict(), part / "ema.safetensors")
+        _write(trainer, part / "trainer" / "optimizer.safetensors")
+        (part / "recipe.yaml").write_text(assembly.recipe.yaml(), encoding="utf-8")
+        for side in SIDES:
+            modality = assembly.modality(side)
+            if modality.fitted_state() or modality.fitted_facts():
+                save_codec(modality, part / side, {"modality": getattr(assembly.recipe.task, side).name})
+        files = {path.relative_to(part).as_posix(): path.stat().st_size for path in part.rglob("*") if path.is_file()}
+        meta = {
+            "format": FORMAT,
+            "step": step,
+            "task": assembly.recipe.recipe.task,
+            "recipe": assembly.recipe.name,
+            "bridgeflow": bridgeflow.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            "plugins": plugins_of(assembly.recipe),
+            "fingerprints": {side: assembly.modality(side).fingerprint() for side in SIDES},
+            "sampling": assembly.recipe.recipe.sampling.model_dump(mode="json"),
+            **facts,
+            "files": files,
+        }
+        (part / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
+        for path in part.rglob("*"):
+            _sync(path)
+        _sync(part)
+        part.rename(final)
+        _sync(folder)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise BridgeflowError(f"the checkpoint {str(final)!r} cannot be written ({error}): free some space or choose another --output.") from error
+    return final
+
+
+def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def plugins_of(recipe: ResolvedRecipe) -> list[dict[str, str]]:
+    """Every plugin that the recipe needs, with the distribution and version that offer it."""
+    needed = [
+        ("task", recipe.recipe.task),
+        ("modality", recipe.task.source.name),
+        ("modality", recipe.task.target.name),
+        ("dataset", recipe.recipe.data["name"]),
+        ("network", recipe.recipe.network["name"]),
+    ]
+    found = [registry.find(kind, name) for kind, name in dict.fromkeys(needed)]
+    return [
+        {"kind": p.kind, "name": p.name, "distribution": p.distribution, "version": p.version} for p in found
+    ]
+
+
+def rotate(folder: Path, keep: int) -> None:
+    """Removes all but the newest `keep` checkpoints and what a killed run left half written."""
+    for path in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(".*.part-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
+    """The optimiser's state as `parameter name:key` -> tensor."""
+    tensors: dict[str, Tensor] = {}
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if value is not None:
+                tensors[f"{names[parameter]}:{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
+    return tensors
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: Mapping[str, Tensor]
+) -> None:
+    """Puts back what `optimizer_tensors` gave."""
+    states: dict[str, dict[str, Tensor]] = {}
+    for joined, tensor in tensors.items():
+        name, _, key = joined.rpartition(":")
+        states.setdefault(name, {})[key] = tensor
+    for parameter, name in names.items():
+        if name in states:
+            optimizer.state[parameter] = {
+                key: value.to(parameter.device) for key, value in states[name].items()
+            }
+
+
+def load_optimizer(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The optimiser's tensors of a checkpoint."""
+    return _tensors(checkpoint.folder / "trainer" / "optimizer.safetensors")

@@ -1,0 +1,341 @@
+"""The training loop: load, step, log, sample, save."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from bridgeflow.assembly import Assembly
+from bridgeflow.bridge import Bridge, Losses, collapse_warning
+from bridgeflow.console import Progress, duration
+from bridgeflow.data.batches import Batch, batches
+from bridgeflow.data.rows import Rows, Stream
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.modality import Latent, Modality
+from bridgeflow.randomness import generator, seed_of
+from bridgeflow.recipe import AdamWSettings, LearningRateSettings, ResolvedRecipe
+from bridgeflow.training import checkpoint as checkpoints
+from bridgeflow.training.average import WeightAverage, has_batch_statistics, measure_statistics
+from bridgeflow.training.checkpoint import Checkpoint
+from bridgeflow.training.journal import Journal
+from bridgeflow.training.precision import choose_precision
+
+CALIBRATION_BATCHES = 16
+"""Batches from which the average's running statistics are measured."""
+
+
+@dataclass
+class Outcome:
+    """How a run ended. `interrupted` names the signal that stopped it, or is None."""
+
+    step: int
+    seconds: float
+    checkpoint: Path
+    interrupted: str | None = None
+    unreadable: list[str] = field(default_factory=list)
+
+
+def learning_rate_share(step: int, steps: int, settings: LearningRateSettings) -> float:
+    """Share of the peak learning rate at an optimiser step counted from 0."""
+    if step < settings.warmup:
+        return (step + 1) / settings.warmup
+    if settings.decay == "constant":
+        return 1.0
+    progress = (step - settings.warmup) / max(1, steps - settings.warmup)
+    return settings.final + (1 - settings.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def build_optimizer(bridge: Bridge, settings: Any) -> torch.optim.Optimizer:
+    """The optimiser over the bridge's trainable parameters; vectors are not decayed."""
+    trainable = [p for p in bridge.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    if isinstance(settings, AdamWSettings):
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
+    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
+
+
+@torch.no_grad()
+def encode(modality: Modality, batch: dict[str, Tensor], device: torch.device) -> Latent:
+    """The latent of a collated batch on a device, in float32."""
+    latent = modality.encode({name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()})
+    return Latent(latent.mean.float(), None if latent.std is None else latent.std.float(), latent.mask)
+
+
+class Interruption:
+    """Notes SIGINT and SIGTERM, so that the step in hand ends and is saved; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._before[number] = signal.signal(number, self._note)
+            except ValueError:
+                break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number).name
+
+
+class Trainer:
+    """Trains one recipe in one folder."""
+
+    def __init__(
+        self,
+        assembly: Assembly,
+        rows: Rows | Stream,
+        folder: Path,
+        accelerator: Accelerator,
+        console: Progress,
+        resume: Checkpoint | None = None,
+        on_sample: Any = None,
+    ) -> None:
+        self.assembly = assembly
+        self.recipe: ResolvedRecipe = assembly.recipe
+        self.settings = self.recipe.recipe.training
+        self.rows = rows
+        self.folder = folder
+        self.accelerator = accelerator
+        self.device = accelerator.device
+        self.console = console
+        self.on_sample = on_sample
+        assembly.to(self.device)
+        torch.manual_seed(seed_of(self.settings.seed, "weights"))
+        self.bridge = assembly.build_bridge().to(self.device)
+        self.average = WeightAverage(self.bridge, self.settings.ema) if self.settings.ema else None
+        self.optimizer = build_optimizer(self.bridge, self.recipe.recipe.optimizer)
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.names = {parameter: name for name, parameter in self.bridge.named_parameters()}
+        self.step = 0
+        self.unreadable: list[str] = []
+        self.health: dict[str, float] = {}
+        self._warned = False
+        self._calibration: list[Latent] | None = None
+        if resume is not None:
+            self._restore(resume)
+        self.model, self.prepared = accelerator.prepare(self.bridge, self.optimizer)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        try:
+            self.bridge.load_state_dict(checkpoint.weights(averaged=False))
+            if self.average is not None:
+                self.average.module.load_state_dict(checkpoint.weights())
+                self.average.updates = int(checkpoint.meta["average_updates"])
+        except RuntimeError as error:
+            raise BridgeflowError(
+                f"the checkpoint {str(checkpoint.folder)!r} does not fit this recipe: go on without changing the network, "
+                "or start a new run."
+            ) from error
+        checkpoints.restore_optimizer(self.optimizer, self.names, checkpoints.load_optimizer(checkpoint))
+        self.step = checkpoint.step
+
+    # -- the loop ----------------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        """Trains up to the recipe's number of steps or a signal, and saves."""
+        settings = self.settings
+        started, first = time.monotonic(), self.step
+        journal = Journal(self.folder, self.step) if self.accelerator.is_main_process else None
+        data = self._batches()
+        waited = 0.0
+        window = time.monotonic()
+        with Interruption() as interruption:
+            while self.step < settings.steps and interruption.received is None:
+                losses, wait = self._train_step(data)
+                waited += wait
+                self.step += 1
+                last = self.step == settings.steps
+                if self.step % settings.log_every == 0 or last:
+                    now = time.monotonic()
+                    self._log(journal, losses, waited, now - window, started, first)
+                    waited, window = 0.0, now
+                if self.step % settings.checkpoint_every == 0 and not last:
+                    self.save()
+                if settings.sample_every and self.step % settings.sample_every == 0 and not last:
+                    self._sample(journal)
+            saved = self.save()
+            if interruption.received is None:
+                self._sample(journal)
+        self.console.clear()
+        if journal is not None:
+            journal.curve()
+            journal.close()
+        return Outcome(self.step, time.monotonic() - started, saved, interruption.received, self.unreadable)
+
+    def _batches(self) -> Iterator[Batch]:
+        settings = self.settings
+        return batches(
+            self.rows,
+            self.assembly.task,
+            self.recipe.recipe.columns,
+            settings.batch_size,
+            settings.seed,
+            first=self.step * settings.accumulation,
+            workers=settings.workers,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
+
+    def _train_step(self, data: Iterator[Batch]) -> tuple[Losses, float]:
+        """One optimiser step; the losses of its last backward pass and the seconds spent waiting for data."""
+        settings = self.settings
+        self.model.train()
+        share = learning_rate_share(self.step, settings.steps, settings.schedule)
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * share
+        waited = 0.0
+        for part in range(settings.accumulation):
+            start = time.monotonic()
+            batch = next(data)
+            waited += time.monotonic() - start
+            self._note_unreadable(batch.failures)
+            place = (settings.seed, "step", self.step, part, self.accelerator.process_index)
+            torch.manual_seed(seed_of(*place))
+            source = encode(self.assembly.source, batch.source, self.device)
+            target = encode(self.assembly.target, batch.target, self.device)
+            with self.accelerator.autocast():
+                losses: Losses = self.model(source, target, generator(*place))
+            if not torch.isfinite(losses.total):
+                self._stop_non_finite("loss")
+            self.accelerator.backward(losses.total / settings.accumulation)
+        if settings.clip is not None:
+            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), settings.clip)
+            if not torch.isfinite(norm):
+                self._stop_non_finite("gradient")
+        self.prepared.step()
+        self.prepared.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(self.bridge)
+        return losses, waited
+
+    def _stop_non_finite(self, what: str) -> None:
+        saved = checkpoints.list_checkpoints(self.folder / "checkpoints")
+        kept = f"the weights of step {int(saved[-1].name)} are safe in {saved[-1]}" if saved else "nothing was saved yet"
+        raise BridgeflowError(
+            f"the {what} is no longer finite at step {self.step + 1}, before the optimiser moved; {kept}: lower "
+            "optimizer.learning_rate, set training.clip, or set training.precision=fp32."
+        )
+
+    def _note_unreadable(self, failures: list[str]) -> None:
+        for failure in failures:
+            if failure not in self.unreadable:
+                self.unreadable.append(failure)
+                if len(self.unreadable) <= 5:
+                    self.console.warn(f"passed over: {failure}")
+                elif len(self.unreadable) == 6:
+                    self.console.warn("more rows are passed over; their number is told at the end.")
+
+    def _log(
+        self, journal: Journal | None, losses: Losses, waited: float, seconds: float, started: float, first: int
+    ) -> None:
+        settings = self.settings
+        pairs = settings.log_every * settings.batch_size * settings.accumulation * self.accelerator.num_processes
+        figures = {"loss": losses.total.item(), **{name: term.item() for name, term in losses.terms.items()}}
+        self.health = {name: value.item() for name, value in losses.health.items()}
+        figures |= self.health
+        figures["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        figures["pairs_per_second"] = pairs / seconds
+        figures["data_wait"] = waited / seconds
+        if journal is not None:
+            journal.write(self.step, figures)
+        self._warn_of_collapse()
+        per_step = (time.monotonic() - started) / (self.step - first)
+        left = duration(per_step * (settings.steps - self.step))
+        wait = f"  data wait {figures['data_wait']:.0%}"
+        self.console.status(
+            f"{self.step:>6,}/{settings.steps:,}  loss {figures['loss']:.4f}  z0 std {figures['z0_std']:.2f}  "
+            f"{figures['pairs_per_second']:,.0f} pairs/s{wait}  {left} left"
+        )
+
+    def _warn_of_collapse(self) -> None:
+        if self._warned or self.step < max(100, 2 * self.settings.schedule.warmup):
+            return
+        warning = collapse_warning(self.health, self.bridge.source_encoder.learned)
+        if warning:
+            self._warned = True
+            self.console.warn(f"step {self.step}: {warning}")
+
+    # -- what is kept ------------------------------------------------------------------------------------
+
+    def result_bridge(self) -> Bridge:
+        """The bridge that results are made with: the weight average, its running statistics measured for it."""
+        if self.average is None:
+            self.bridge.eval()
+            return self.bridge
+        module = self.average.module
+        assert isinstance(module, Bridge)
+        if has_batch_statistics(module):
+            measure_statistics(module, self._calibration_sources())
+        return module
+
+    def _calibration_sources(self) -> list[Latent]:
+        if self._calibration is None:
+            settings = self.settings
+            data = batches(self.rows, self.assembly.task, self.recipe.recipe.columns, settings.batch_size, settings.seed)
+            self._calibration = [
+                encode(self.assembly.source, next(data).source, self.device) for _ in range(CALIBRATION_BATCHES)
+            ]
+        return self._calibration
+
+    def save(self) -> Path:
+        """Writes a checkpoint of the present step and removes the oldest."""
+        result = self.result_bridge()
+        folder = self.folder / "checkpoints"
+        path = folder / f"{self.step:06d}"
+        if self.accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = checkpoints.save_checkpoint(
+                folder,
+                self.step,
+                self.assembly,
+                self.bridge,
+                result if self.average is not None else None,
+                checkpoints.optimizer_tensors(self.optimizer, self.names),
+                {
+                    "steps": self.settings.steps,
+                    "average_updates": self.average.updates if self.average else 0,
+                    "data": {"description": self.rows.description, "fingerprint": self.rows.fingerprint},
+                    "health": self.health,
+                    "pairs_seen": self.step * self.settings.batch_size * self.settings.accumulation
+                    * self.accelerator.num_processes,
+                },
+            )
+            checkpoints.rotate(folder, self.settings.keep)
+        self.accelerator.wait_for_everyone()
+        return path
+
+    def _sample(self, journal: Journal | None) -> None:
+        if journal is None or self.on_sample is None:
+            return
+        image = self.on_sample(self.result_bridge(), self.step)
+        if image is not None:
+            journal.picture(self.step, "samples", image)
+
+
+def make_accelerator(settings: Any, device: str | None) -> Accelerator:
+    """The accelerator of a run, in the precision that the settings and the machine call for."""
+    on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
+    precision = choose_precision(settings.precision, torch.device("cpu" if on_cpu else "cuda"))
+    return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=on_cpu)

@@ -1,0 +1,269 @@
+"""Starting a run: its folder, its data, its codecs; and what a dry run tells."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bridgeflow.assembly import MOST_FITTED, Assembly, assemble, fit_codecs
+from bridgeflow.bridge import Bridge
+from bridgeflow.console import Progress, duration
+from bridgeflow.data.batches import batches, check_columns, read_pair
+from bridgeflow.data.rows import Rows, Split, Stream
+from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.evaluation.runner import Examples, Report, evaluate, read_examples
+from bridgeflow.inference import Pipeline
+from bridgeflow.modality import Item
+from bridgeflow.pictures import comparison
+from bridgeflow.randomness import seed_of
+from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.training.checkpoint import Checkpoint, open_checkpoint
+from bridgeflow.training.loop import Outcome, Trainer, encode, make_accelerator
+
+RUNS = Path("runs")
+
+
+@dataclass
+class Run:
+    """A finished or interrupted run."""
+
+    folder: Path
+    outcome: Outcome
+    report: Report | None
+
+
+def new_folder(recipe: ResolvedRecipe, output: str | None) -> Path:
+    """A folder for a new run: `output`, or runs/TASK-RECIPE-NN with the next free number.
+
+    Raises UsageError when `output` holds a run already.
+    """
+    if output is not None:
+        folder = Path(output)
+        if (folder / "checkpoints").is_dir() and any((folder / "checkpoints").iterdir()):
+            raise UsageError(f"{output!r} holds a run already: add --resume to go on with it, or choose another --output.")
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"--output {output!r} is a file: a run needs a folder.")
+    else:
+        stem = Path(recipe.name).stem if recipe.name.endswith((".yaml", ".yml")) else recipe.name.replace("/", "-")
+        number = 1
+        while (RUNS / f"{stem}-{number:02d}").exists():
+            number += 1
+        folder = RUNS / f"{stem}-{number:02d}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BridgeflowError(f"the folder {str(folder)!r} cannot be made ({error.strerror}): choose another --output.") from error
+    return folder
+
+
+def latest_run(task: str, runs: Path = RUNS) -> Path | None:
+    """The run of a task under `runs` whose newest checkpoint was written last, or None."""
+    found: list[tuple[float, Path]] = []
+    for meta in runs.glob("*/checkpoints/*/meta.json"):
+        try:
+            if json.loads(meta.read_text(encoding="utf-8")).get("task") == task:
+                found.append((meta.stat().st_mtime, meta.parents[2]))
+        except (OSError, ValueError):
+            continue
+    return max(found)[1] if found else None
+
+
+def open_rows(recipe: ResolvedRecipe, split: Split, console: Progress) -> Rows | Stream:
+    """The rows of a split, once it is sure that they have the columns the task needs."""
+    rows = recipe.data.open(split, lambda done, total, what: console(done, total, what))
+    console.clear()
+    if not isinstance(rows, Rows) or len(rows):
+        check_columns(recipe.task, recipe.recipe.task, rows.columns, recipe.recipe.columns, rows.description)
+    return rows
+
+
+def prepare_codecs(assembly: Assembly, rows: Rows | Stream, console: Progress) -> None:
+    """Fits the codecs that still need it to the first training rows that can be read."""
+    sides = [side for side in ("source", "target") if assembly.modality(side).needs_fit]
+    if not sides:
+        return
+    examples = read_examples(rows, assembly.task, assembly.recipe.recipe.columns, MOST_FITTED)
+    if not examples.truths:
+        why = f": {examples.unreadable[0]}" if examples.unreadable else "."
+        raise BridgeflowError(f"no row of {rows.description} can be read to fit a codec to{why}")
+    pairs: list[tuple[Item, Item]] = list(zip(examples.sources, examples.truths, strict=True))
+    started = time.monotonic()
+    figures = fit_codecs(assembly, pairs, lambda done, total, what: console(done, total, what))
+    for side, own in figures.items():
+        name = getattr(assembly.recipe.task, side).name
+        shown = "  ".join(f"{key} {value:.4g}" for key, value in own.items())
+        console.say(f"fitted the {name} codec to {len(pairs):,} examples in {duration(time.monotonic() - started)}: {shown}")
+
+
+def describe(assembly: Assembly, bridge: Bridge, rows: Rows | Stream) -> str:
+    """One line: what is trained on what."""
+    recipe = assembly.recipe
+    trained = sum(p.numel() for p in bridge.parameters() if p.requires_grad)
+    use = recipe.task
+    return (
+        f"{recipe.name}   {use.source.name} -> {use.target.name}   {recipe.recipe.network['name']} "
+        f"{trained / 1e6:.1f}M   {rows.description}"
+    )
+
+
+def train(
+    recipe: ResolvedRecipe,
+    output: str | None = None,
+    resume: Checkpoint | None = None,
+    device: str | None = None,
+    console: Progress | None = None,
+) -> Run:
+    """Trains a recipe from the start or from a checkpoint, samples, scores, and returns how it went."""
+    console = console or Progress()
+    torch.manual_seed(seed_of(recipe.recipe.training.seed, "codecs"))
+    accelerator = make_accelerator(recipe.recipe.training, device)
+    precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+    recipe = recipe.changed(training={"precision": precision})
+    with accelerator.main_process_first():
+        rows = open_rows(recipe, "train", console)
+        held_out = open_rows(recipe, "held_out", console)
+    if resume is not None:
+        assembly = assemble(recipe, {side: f for side in ("source", "target") if (f := resume.codec(side))})
+        folder = resume.folder.parents[1]
+    else:
+        assembly = assemble(recipe)
+        prepare_codecs(assembly, rows, console)
+        assembly.build_bridge()
+        folder = new_folder(recipe, output) if accelerator.is_main_process else Path(output or RUNS)
+    if accelerator.is_main_process:
+        (folder / "recipe.yaml").write_text(recipe.yaml(), encoding="utf-8")
+    shown = _shown_examples(assembly, held_out, rows, console)
+    sampler = _Sampler(assembly, shown, folder)
+    trainer = Trainer(assembly, rows, folder, accelerator, console, resume, sampler)
+    console.say(f"{describe(assembly, trainer.bridge, rows)}   {folder}")
+    outcome = trainer.run()
+    report = None
+    count = recipe.recipe.training.evaluate
+    if outcome.interrupted is None and count and accelerator.is_main_process:
+        report = _score(assembly, trainer.result_bridge(), held_out, rows, count, folder, accelerator.device, console)
+    return Run(folder, outcome, report)
+
+
+@dataclass
+class _Sampler:
+    """Draws the sample picture of a step."""
+
+    assembly: Assembly
+    examples: Examples
+    folder: Path
+
+    def __call__(self, bridge: Bridge, step: int) -> Any:
+        if not self.examples.sources:
+            return None
+        pipeline = Pipeline(self.assembly, bridge, next(bridge.parameters()).device)
+        results = [own[0] for own in pipeline.carry(self.examples.sources)]
+        image = comparison(
+            self.assembly.source, self.assembly.target, self.examples.sources, self.examples.truths, results
+        )
+        path = self.folder / "samples" / f"{step:06d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+        return image
+
+
+def _is_empty(rows: Rows | Stream) -> bool:
+    return isinstance(rows, Rows) and len(rows) == 0
+
+
+def _shown_examples(assembly: Assembly, held_out: Rows | Stream, rows: Rows | Stream, console: Progress) -> Examples:
+    if _is_empty(held_out):
+        console.warn("nothing is held out of so few rows: samples and figures show training rows.")
+    chosen = rows if _is_empty(held_out) else held_out
+    settings = assembly.recipe.recipe
+    return read_examples(chosen, assembly.task, settings.columns, settings.training.samples)
+
+
+def _score(
+    assembly: Assembly,
+    bridge: Bridge,
+    held_out: Rows | Stream,
+    rows: Rows | Stream,
+    count: int,
+    folder: Path,
+    device: torch.device,
+    console: Progress,
+) -> Report:
+    pipeline = Pipeline(assembly, bridge, device)
+    chosen = rows if _is_empty(held_out) else held_out
+    report = evaluate(
+        pipeline, chosen, rows, count, on_progress=lambda done, total: console(done, total, "scoring held-out examples")
+    )
+    console.clear()
+    (folder / "evaluation.json").write_text(json.dumps(report.json(), indent=1), encoding="utf-8")
+    if report.picture is not None:
+        report.picture.save(folder / "evaluation.png")
+    return report
+
+
+def find_resumable(task: str, output: str | None) -> Checkpoint:
+    """The checkpoint to go on from: of the run in `output`, or of the task's latest run."""
+    folder = Path(output) if output is not None else latest_run(task)
+    if folder is None:
+        raise UsageError(f"there is no run of task {task!r} under {str(RUNS)!r} to resume: start one without --resume.")
+    return open_checkpoint(folder)
+
+
+# -- dry run ---------------------------------------------------------------------------------------------
+
+
+def dry_run(recipe: ResolvedRecipe, device: str | None, console: Progress, steps: int = 5) -> dict[str, Any]:
+    """Builds everything, tries a few steps on real data, writes nothing, and tells what a run would take."""
+    accelerator = make_accelerator(recipe.recipe.training, device)
+    rows = open_rows(recipe, "train", console)
+    assembly = assemble(recipe)
+    prepare_codecs(assembly, rows, console)
+    trainer = Trainer(assembly, rows, Path("."), accelerator, console)
+    first = read_pair(assembly.task, _first_row(rows), recipe.recipe.columns, 0, 0)
+    source = encode(assembly.source, assembly.source.collate([first[0]]), trainer.device)
+    target = encode(assembly.target, assembly.target.collate([first[1]]), trainer.device)
+    data = batches(rows, assembly.task, recipe.recipe.columns, trainer.settings.batch_size, trainer.settings.seed)
+    seconds = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        trainer._train_step(data)
+        seconds.append(time.perf_counter() - start)
+        trainer.step += 1
+    per_step = sorted(seconds[1:])[len(seconds[1:]) // 2]
+    bridge = trainer.bridge
+    frozen = sum(p.numel() for side in (assembly.source, assembly.target) for p in side.parameters())
+    return {
+        "recipe": recipe.tree(),
+        "source_latent": str(assembly.source.latent),
+        "source_batch": list(source.mean.shape),
+        "target_latent": str(assembly.target.latent),
+        "target_batch": list(target.mean.shape),
+        "trainable_parameters": sum(p.numel() for p in bridge.parameters() if p.requires_grad),
+        "network_parameters": sum(p.numel() for p in bridge.network.parameters()),
+        "source_encoder_parameters": sum(p.numel() for p in bridge.source_encoder.parameters()),
+        "frozen_parameters": frozen,
+        "data": rows.description,
+        "device": str(trainer.device),
+        "precision": "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
+        "peak_memory_mb": round(_peak_memory(trainer.device)),
+        "seconds_per_step": round(per_step, 4),
+        "hours": round(per_step * recipe.recipe.training.steps / 3600, 3),
+    }
+
+
+def _first_row(rows: Rows | Stream) -> dict[str, Any]:
+    return rows[0] if isinstance(rows, Rows) else next(iter(rows.rows_from(0, 0)))
+
+
+def _peak_memory(device: torch.device) -> float:
+    """Megabytes at the peak: of the GPU's memory, or of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

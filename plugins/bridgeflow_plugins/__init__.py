@@ -1,0 +1,1 @@
+"""Modalities and data sets that come with bridgeflow."""

@@ -1,0 +1,282 @@
+"""diffusers' AutoencoderKL and AutoencoderTiny as codecs, pretrained or fitted to the data."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.modality import Progress
+from bridgeflow.settings import Settings
+from bridgeflow_plugins.image_latent.codecs import Codec, pixels_of_levels
+from bridgeflow_plugins.image_latent.pretrained import load_autoencoder, weights_digest
+
+
+class AutoencoderSettings(Settings):
+    """What both autoencoders share. With a `path`, only that and `scale` matter."""
+
+    path: str | None = None
+    """Folder as diffusers saves it, or a name on the Hugging Face Hub; none means one fitted to the data."""
+    scale: float | None = Field(None, gt=0)
+    """Factor on the latent; none means the pretrained model's own, or what makes the variance 1."""
+    latent_channels: PositiveInt = 4
+    """Channels of the latent."""
+    steps: PositiveInt = 1000
+    """Optimiser steps of fitting."""
+    batch_size: PositiveInt = 16
+    """Pictures in a step of fitting."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """First learning rate of Adam; it falls to zero along a cosine."""
+    seed: int = 0
+    """Seed of the first weights, of the order of the pictures and of the latent's noise in fitting."""
+
+
+class KLSettings(AutoencoderSettings):
+    """diffusers' AutoencoderKL: the latent has a mean and a standard deviation."""
+
+    name: Literal["kl"] = "kl"
+    channels: tuple[PositiveInt, ...] = Field((16, 32, 64), min_length=1)
+    """Width of each stage; each stage but the first halves both sides."""
+    kl_weight: float = Field(1e-4, ge=0)
+    """Weight of the Kullback-Leibler divergence from a unit Gaussian, a mean over the latent's numbers."""
+
+    def build(self) -> KLCodec:
+        """The codec, with its pretrained weights, or to be fitted."""
+        return KLCodec(self)
+
+
+class TinySettings(AutoencoderSettings):
+    """diffusers' AutoencoderTiny: small and quick; the latent has a mean only."""
+
+    name: Literal["tiny"] = "tiny"
+    width: PositiveInt = 32
+    """Channels of every stage."""
+    stages: PositiveInt = 3
+    """Stages; each but the first halves both sides."""
+
+    def build(self) -> TinyCodec:
+        """The codec, with its pretrained weights, or to be fitted."""
+        return TinyCodec(self)
+
+
+class AutoencoderCodec(Codec):
+    """An autoencoder of diffusers; its latent z becomes (z - shift) * scale."""
+
+    model_class: ClassVar[str]
+    shift: Tensor
+
+    def __init__(self, settings: AutoencoderSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.scale = settings.scale or 1.0
+        self._digest = ""
+        self._fitted = settings.path is not None
+        shift = 0.0
+        if settings.path is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(settings.seed)
+                self.model = self._new_model()
+        else:
+            self.model = load_autoencoder(self.model_class, settings.path)
+            self._digest = weights_digest(self.model)
+            self.scale = settings.scale or float(self._config("scaling_factor") or 1.0)
+            shift = float(self._config("shift_factor") or 0.0)
+        self.channels = int(self._config("latent_channels"))
+        self.multiple = self._multiple()
+        self.register_buffer("shift", torch.full((self.channels, 1, 1), shift))
+        self.model.requires_grad_(False).eval()
+
+    @abstractmethod
+    def _new_model(self) -> Any:
+        """The untrained model of the settings."""
+
+    @abstractmethod
+    def _multiple(self) -> int:
+        """Pixels that one position of the latent stands for, along each side."""
+
+    @abstractmethod
+    def _posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Mean and standard deviation of the model's own latent."""
+
+    @abstractmethod
+    def _loss(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """What fitting minimises."""
+
+    def _config(self, name: str) -> Any:
+        return self.model.config.get(name)
+
+    @property
+    def needs_fit(self) -> bool:
+        """True without pretrained weights, until `fit` or `restore`."""
+        return not self._fitted
+
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Mean and, from a KL model, standard deviation of the scaled latent."""
+        self._require_fit()
+        mean, std = self._posterior(pixels)
+        return (mean - self.shift) * self.scale, None if std is None else std * self.scale
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) of a scaled latent."""
+        self._require_fit()
+        return self.model.decode(latent / self.scale + self.shift).sample
+
+    def fit(self, levels: Tensor, progress: Progress | None = None) -> dict[str, float]:
+        """Trains the model on pictures, uint8 (N, 3, H, W), then measures shift and scale.
+
+        Returns `loss`, the mean over the last tenth of the steps.
+        """
+        if self.settings.path is not None:
+            raise BridgeflowError(
+                f"the autoencoder {self.settings.path!r} is pretrained: leave path out to fit one."
+            )
+        steps, last = self.settings.steps, max(self.settings.steps // 10, 1)
+        draws = torch.Generator().manual_seed(self.settings.seed)
+        noise = torch.Generator(self.shift.device).manual_seed(self.settings.seed)
+        with torch.enable_grad():
+            self.model.requires_grad_(True).train()
+            optimiser = torch.optim.Adam(self.model.parameters(), lr=self.settings.learning_rate)
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+            recent = torch.zeros((), device=self.shift.device)
+            for step in range(steps):
+                chosen = torch.randint(len(levels), (self.settings.batch_size,), generator=draws)
+                loss = self._loss(pixels_of_levels(levels[chosen]).to(self.shift.device), noise)
+                optimiser.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+                optimiser.step()
+                schedule.step()
+                if step >= steps - last:
+                    recent += loss.detach() / last
+                if progress is not None:
+                    progress(step + 1, steps, "fitting the autoencoder")
+        self.model.requires_grad_(False).eval()
+        figure = float(recent)
+        if not math.isfinite(figure):
+            raise BridgeflowError(
+                "the autoencoder's loss became infinite while fitting: lower codec.learning_rate."
+            )
+        self._measure(levels[:512])
+        self._fitted = True
+        return {"loss": figure}
+
+    @torch.no_grad()
+    def _measure(self, levels: Tensor) -> None:
+        """Shift per channel and one scale, for a latent of zero mean and unit variance on these pictures."""
+        chunks = levels.split(self.settings.batch_size)
+        latents = torch.cat([self._posterior(pixels_of_levels(c).to(self.shift.device))[0] for c in chunks])
+        self.shift.copy_(latents.mean((0, 2, 3))[:, None, None])
+        self.scale = self.settings.scale or 1.0 / max(
+            float((latents - self.shift).square().mean().sqrt()), 1e-6
+        )
+
+    def fitted_state(self) -> dict[str, Tensor]:
+        """Weights and shift of a model fitted here; empty for a pretrained one."""
+        if self.settings.path is not None or not self._fitted:
+            return {}
+        return {"shift": self.shift, **{f"model.{name}": t for name, t in self.model.state_dict().items()}}
+
+    def fitted_facts(self) -> dict[str, Any]:
+        """The scale of a model fitted here; empty for a pretrained one."""
+        return {"scale": self.scale} if self.settings.path is None and self._fitted else {}
+
+    def restore(self, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Takes the state and facts of another codec with the same settings."""
+        if self.settings.path is not None:
+            return super().restore(state, facts)
+        own = {"shift": self.shift, **{f"model.{name}": t for name, t in self.model.state_dict().items()}}
+        if "scale" not in facts or {k: t.shape for k, t in state.items()} != {
+            k: t.shape for k, t in own.items()
+        }:
+            raise BridgeflowError(
+                "the autoencoder to restore has other layers than the settings say: use those it had then."
+            )
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+        self.scale = float(facts["scale"])
+        self._fitted = True
+        return None
+
+    def weights_digest(self) -> str:
+        """A digest of configuration and weights of a pretrained model; empty for one fitted here."""
+        return self._digest
+
+    def _require_fit(self) -> None:
+        if not self._fitted:
+            raise BridgeflowError(
+                "the image autoencoder has not been fitted to data yet: call fit or restore first."
+            )
+
+
+class KLCodec(AutoencoderCodec):
+    """AutoencoderKL (Kingma and Welling 2013; Rombach et al. 2022, section 3.1)."""
+
+    model_class = "AutoencoderKL"
+    settings: KLSettings
+
+    def _new_model(self) -> Any:
+        from diffusers import AutoencoderKL
+
+        stages = len(self.settings.channels)
+        return AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * stages,
+            up_block_types=("UpDecoderBlock2D",) * stages,
+            block_out_channels=self.settings.channels,
+            latent_channels=self.settings.latent_channels,
+            norm_num_groups=math.gcd(8, *self.settings.channels),
+            # Attention over the whole picture would bind the model to small sizes.
+            mid_block_add_attention=False,
+        )
+
+    def _multiple(self) -> int:
+        return 2 ** (len(self._config("block_out_channels")) - 1)
+
+    def _posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        posterior = self.model.encode(pixels).latent_dist
+        return posterior.mean, posterior.std
+
+    def _loss(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        mean, std = self._posterior(pixels)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        divergence = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).mean()
+        return _reconstruction(self.model.decode(mean + std * noise).sample, pixels) + (
+            self.settings.kl_weight * divergence
+        )
+
+
+class TinyCodec(AutoencoderCodec):
+    """AutoencoderTiny, the small deterministic autoencoder of diffusers."""
+
+    model_class = "AutoencoderTiny"
+    settings: TinySettings
+
+    def _new_model(self) -> Any:
+        from diffusers import AutoencoderTiny
+
+        blocks = (1,) + (2,) * (self.settings.stages - 1)
+        return AutoencoderTiny(
+            encoder_block_out_channels=(self.settings.width,) * self.settings.stages,
+            decoder_block_out_channels=(self.settings.width,) * self.settings.stages,
+            num_encoder_blocks=blocks,
+            num_decoder_blocks=blocks[::-1],
+            latent_channels=self.settings.latent_channels,
+        )
+
+    def _multiple(self) -> int:
+        return 2 ** (len(self._config("encoder_block_out_channels")) - 1)
+
+    def _posterior(self, pixels: Tensor) -> tuple[Tensor, None]:
+        return self.model.encode(pixels).latents, None
+
+    def _loss(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        return _reconstruction(self.model.decode(self._posterior(pixels)[0]).sample, pixels)
+
+
+def _reconstruction(pixels: Tensor, truth: Tensor) -> Tensor:
+    return F.l1_loss(pixels, truth) + F.mse_loss(pixels, truth)

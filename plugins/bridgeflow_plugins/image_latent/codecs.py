@@ -1,0 +1,94 @@
+"""What an image codec is, and the simplest one: the pixels themselves."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.modality import Progress
+from bridgeflow.settings import Settings
+
+
+class Codec(nn.Module, ABC):
+    """Pixels (B, 3, H, W) in [-1, 1] to a latent (B, channels, H / multiple, W / multiple) and back."""
+
+    channels: int
+    """Channels of the latent."""
+    multiple: int
+    """Pixels along each side that one position of the latent stands for."""
+
+    @abstractmethod
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Mean and, from a codec that samples, standard deviation of the latent."""
+
+    @abstractmethod
+    def decode(self, latent: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W), about in [-1, 1], of a latent."""
+
+    @property
+    def needs_fit(self) -> bool:
+        """True while the codec has to be fitted before it can encode."""
+        return False
+
+    def fit(self, levels: Tensor, progress: Progress | None = None) -> dict[str, float]:
+        """Fits the codec to pictures, uint8 (N, 3, H, W); returns its own figures."""
+        raise BridgeflowError("this image codec has nothing to fit: train without fitting it.")
+
+    def fitted_state(self) -> dict[str, Tensor]:
+        """Tensors that fitting made."""
+        return {}
+
+    def fitted_facts(self) -> dict[str, Any]:
+        """JSON values that fitting made."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Takes back what `fitted_state` and `fitted_facts` gave."""
+        if state or facts:
+            raise BridgeflowError(
+                "this image codec has no fitted state to restore: choose the codec that was fitted."
+            )
+
+    def weights_digest(self) -> str:
+        """A digest of pretrained weights, which `fitted_state` leaves out; empty where there are none."""
+        return ""
+
+
+class PixelsSettings(Settings):
+    """No codec: the latent is the picture, (3, H, W) in [-1, 1]."""
+
+    name: Literal["pixels"] = "pixels"
+
+    def build(self) -> PixelsCodec:
+        """The codec."""
+        return PixelsCodec()
+
+
+class PixelsCodec(Codec):
+    """The latent is the picture."""
+
+    channels = 3
+    multiple = 1
+
+    def encode(self, pixels: Tensor) -> tuple[Tensor, None]:
+        """The pixels, with no standard deviation."""
+        return pixels, None
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """The latent, which is the pixels."""
+        return latent
+
+
+def pixels_of_levels(levels: Tensor) -> Tensor:
+    """float32 pixels in [-1, 1] of levels from 0 to 255."""
+    return levels.to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def psnr(pixels: Tensor, truth: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of pixels in [-1, 1], so with a peak of 2; at most 100 dB."""
+    error = (pixels.clamp(-1, 1) - truth).double().square().mean().clamp_min(4e-10)
+    return float(10 * torch.log10(4 / error))

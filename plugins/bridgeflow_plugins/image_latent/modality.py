@@ -1,0 +1,204 @@
+"""The modality `image_latent`: pictures, encoded by an image codec."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence, Sized
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import torch
+from PIL import Image
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.modality import Latent, LatentSpec, Modality, Progress
+from bridgeflow.settings import Settings
+from bridgeflow_plugins.image_latent.autoencoder import KLSettings, TinySettings
+from bridgeflow_plugins.image_latent.codecs import Codec, PixelsSettings, pixels_of_levels, psnr
+from bridgeflow_plugins.image_latent.pca import PCASettings
+from bridgeflow_plugins.image_latent.pixels import (
+    IMAGE_ENDINGS,
+    Pixels,
+    Resize,
+    fit_image,
+    open_image,
+    to_images,
+    to_tensor,
+)
+
+CodecSettings = Annotated[
+    PixelsSettings | PCASettings | KLSettings | TinySettings, Field(discriminator="name")
+]
+
+MAX_FITTING_PICTURES = 4096
+"""Most pictures that a codec is fitted to."""
+
+MAX_FITTING_BYTES = 2**29
+"""Most memory that the pictures of fitting take."""
+
+SAVED_AS: dict[str, dict[str, Any]] = {
+    ".png": {"format": "PNG"},
+    ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+    ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+    ".webp": {"format": "WEBP", "quality": 95},
+}
+"""Formats that pictures are written in, by file ending."""
+
+
+class ImageOptions(Settings):
+    """Options of `image_latent`."""
+
+    size: PositiveInt | tuple[PositiveInt, PositiveInt] = 64
+    """Pixels: one number for a square, or height and width."""
+    resize: Resize = "crop"
+    """`crop` keeps the aspect ratio and cuts the centre out; `stretch` does not."""
+    codec: CodecSettings = PixelsSettings()
+    """What makes the latent: pixels, pca, kl or tiny."""
+
+    @property
+    def height_and_width(self) -> tuple[int, int]:
+        """The size as (height, width) in pixels."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+
+class ImageLatent(Modality):
+    """Pictures. An item is uint8 (H, W, 3), RGB, of any size; a batch is (B, 3, H, W) in [-1, 1]."""
+
+    summary = "pictures, as pixels or in the latent space of an image codec"
+    Options = ImageOptions
+    reads = IMAGE_ENDINGS
+    writes = ".png"
+    options: ImageOptions
+
+    def __init__(self, options: ImageOptions) -> None:
+        super().__init__(options)
+        self.codec: Codec = options.codec.build()
+        height, width = options.height_and_width
+        multiple = self.codec.multiple
+        if height % multiple or width % multiple:
+            near = "x".join(str(max(round(n / multiple), 1) * multiple) for n in (height, width))
+            raise UsageError(
+                f"size {height}x{width} does not suit the codec {options.codec.name!r}: "
+                f"height and width have to be multiples of {multiple}, such as {near}."
+            )
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in evaluation mode whatever the modules around it do: the codec is frozen."""
+        return super().train(False)
+
+    @property
+    def latent(self) -> LatentSpec:
+        """Grid (channels, H / multiple, W / multiple) of the codec; known before it is fitted."""
+        height, width = self.options.height_and_width
+        return LatentSpec(
+            (self.codec.channels, height // self.codec.multiple, width // self.codec.multiple), "grid"
+        )
+
+    def read(self, value: Any) -> Pixels:
+        """The picture of a path, of encoded bytes, of a PIL image or of an array; see `open_image`."""
+        return open_image(value)
+
+    def collate(self, items: Sequence[Pixels]) -> dict[str, Tensor]:
+        """`pixels`: float32 (B, 3, H, W) in [-1, 1], every picture fitted to the size."""
+        size, resize = self.options.height_and_width, self.options.resize
+        return {"pixels": to_tensor([fit_image(item, size, resize) for item in items])}
+
+    @torch.no_grad()
+    def encode(self, batch: dict[str, Tensor]) -> Latent:
+        """The codec's latent, in float32 under mixed precision too: a cached latent must not depend on it."""
+        pixels = batch["pixels"]
+        with torch.autocast(pixels.device.type, enabled=False):
+            mean, std = self.codec.encode(pixels.float())
+        return Latent(mean, std)
+
+    @torch.no_grad()
+    def decode(self, latent: Tensor) -> list[Pixels]:
+        """Pictures, uint8 (H, W, 3), of latents (B, *shape)."""
+        with torch.autocast(latent.device.type, enabled=False):
+            return to_images(self.codec.decode(latent.float()))
+
+    def write(self, item: Pixels, path: Path) -> list[Path]:
+        """Writes PNG, JPEG or WebP, by the ending of `path`; makes its folders."""
+        settings = SAVED_AS.get(path.suffix.lower())
+        if settings is None:
+            raise BridgeflowError(
+                f"{path} has the ending {path.suffix!r} where a picture's was expected: "
+                f"use {', '.join(SAVED_AS)}."
+            )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(item).save(path, **settings)
+        except OSError as error:
+            raise BridgeflowError(
+                f"{path} cannot be written ({error.strerror or error}): choose another place."
+            ) from error
+        return [path]
+
+    def preview(self, item: Pixels) -> Image.Image:
+        """The picture itself."""
+        return Image.fromarray(item)
+
+    @property
+    def needs_fit(self) -> bool:
+        """True while the codec has to be fitted before it can encode."""
+        return self.codec.needs_fit
+
+    @torch.no_grad()
+    def fit(self, items: Iterable[Pixels], progress: Progress | None = None) -> dict[str, float]:
+        """Fits the codec to at most 4096 pictures and 512 MB of them.
+
+        Returns `psnr` in dB over every tenth picture, which is held out (over the fitting pictures themselves
+        where there are fewer than ten), and the codec's own figures, such as `explained_variance`.
+        """
+        if not self.needs_fit and not self.codec.fitted_state():
+            return super().fit(items, progress)
+        levels = self._gather(items, progress)
+        is_held_out = torch.arange(len(levels)) % 10 == 9
+        held_out = levels[is_held_out][:256] if is_held_out.any() else levels
+        figures = self.codec.fit(levels[~is_held_out], progress)
+        device = next(self.buffers()).device
+        truth = pixels_of_levels(held_out)
+        parts = [self.codec.decode(self.codec.encode(p)[0]).cpu() for p in truth.to(device).split(16)]
+        return {"psnr": psnr(torch.cat(parts), truth), **figures}
+
+    def _gather(self, items: Iterable[Pixels], progress: Progress | None) -> Tensor:
+        """uint8 (N, 3, H, W): the pictures as they are encoded."""
+        height, width = self.options.height_and_width
+        most = max(min(MAX_FITTING_PICTURES, MAX_FITTING_BYTES // (height * width * 3)), 16)
+        total = min(most, len(items)) if isinstance(items, Sized) else most
+        gathered: list[Tensor] = []
+        for item in items:
+            pixels = self.collate([item])["pixels"][0]
+            gathered.append(pixels.add(1).mul(127.5).round().to(torch.uint8))
+            if progress is not None:
+                progress(len(gathered), total, "reading pictures")
+            if len(gathered) == most:
+                break
+        if not gathered:
+            raise BridgeflowError(
+                f"the codec {self.options.codec.name!r} has no pictures to be fitted to: give data with some."
+            )
+        return torch.stack(gathered)
+
+    def fitted_state(self) -> dict[str, Tensor]:
+        """Tensors that fitting made; empty for pixels and for pretrained weights."""
+        return self.codec.fitted_state()
+
+    def fitted_facts(self) -> dict[str, Any]:
+        """JSON values that fitting made."""
+        return self.codec.fitted_facts()
+
+    def restore(self, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Takes back what `fitted_state` and `fitted_facts` gave."""
+        self.codec.restore(state, facts)
+
+    def fingerprint(self) -> str:
+        """As of every modality, and of the content of pretrained weights too."""
+        digest = self.codec.weights_digest()
+        if not digest:
+            return super().fingerprint()
+        return hashlib.sha256(f"{super().fingerprint()} {digest}".encode()).hexdigest()[:16]

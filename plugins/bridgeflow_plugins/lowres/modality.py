@@ -1,0 +1,62 @@
+"""The modality `lowres`: a low-resolution picture in the latent space of the picture it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from bridgeflow.errors import UsageError
+from bridgeflow_plugins.image_latent.modality import ImageLatent, ImageOptions
+from bridgeflow_plugins.image_latent.pixels import Pixels, fit_image, to_tensor
+from bridgeflow_plugins.lowres.resampling import degrade, enlarge
+
+
+class LowResOptions(ImageOptions):
+    """Options of `lowres`; `size`, `resize` and `codec` are the target's."""
+
+    factor: int = Field(4, ge=1)
+    """How many times smaller each side of the low-resolution picture is than the target's."""
+
+
+class LowRes(ImageLatent):
+    """The source of super-resolution. An item is the low-resolution picture itself, uint8 (h, w, 3).
+
+    It is enlarged to the target's size and encoded by the target's codec: a flow can start from its latent,
+    and a fitted codec is restored from the target's state.
+    """
+
+    summary = "low-resolution pictures, enlarged and encoded like the target"
+    Options = LowResOptions
+    options: LowResOptions
+
+    def __init__(self, options: LowResOptions) -> None:
+        super().__init__(options)
+        height, width = options.height_and_width
+        if height % options.factor or width % options.factor:
+            near = "x".join(str(max(n // options.factor, 1) * options.factor) for n in (height, width))
+            raise UsageError(
+                f"size {height}x{width} does not suit the factor {options.factor}: "
+                f"height and width have to be multiples of it, such as {near}."
+            )
+
+    @property
+    def low_size(self) -> tuple[int, int]:
+        """(height, width) of the low-resolution picture that becomes one latent."""
+        height, width = self.options.height_and_width
+        return height // self.options.factor, width // self.options.factor
+
+    def degrade(self, image: Pixels) -> Pixels:
+        """The item of a high-resolution picture; see `bridgeflow_plugins.lowres.resampling.degrade`."""
+        return degrade(image, self.options.factor)
+
+    def collate(self, items: Sequence[Pixels]) -> dict[str, Tensor]:
+        """`pixels`: float32 (B, 3, H, W) in [-1, 1], the items enlarged by `factor` to the target's size.
+
+        An item that is not of `low_size` is fitted to it first.
+        """
+        fitted = [fit_image(item, self.low_size, self.options.resize) for item in items]
+        with torch.no_grad():
+            return {"pixels": enlarge(to_tensor(fitted), self.options.factor)}

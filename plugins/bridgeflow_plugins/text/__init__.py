@@ -1,0 +1,193 @@
+"""Lines of text: token features of a frozen encoder as a source, a fitted word autoencoder as a target."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from pydantic import Field
+from torch import Tensor
+
+from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.modality import Latent, LatentSpec, Modality, Progress
+from bridgeflow.settings import Settings
+from bridgeflow_plugins.text.autoencoder import AutoencoderCodec, TextAutoencoder
+from bridgeflow_plugins.text.encoder import EncoderCodec, TextEncoder
+
+MAX_CHARACTERS = 10_000
+"""Longest text that is read: what is longer is the wrong file or column, not a line that describes it."""
+PREVIEW_SIZE = 256
+"""Width and height of a preview in pixels."""
+
+
+class TextOptions(Settings):
+    """Options of the text modality."""
+
+    codec: Annotated[EncoderCodec | AutoencoderCodec, Field(discriminator="name")] = EncoderCodec()
+    """How a text becomes a latent: `encoder` (as a source) or `autoencoder` (as a target)."""
+
+
+class Text(Modality):
+    """Text on one line. An item is a non-empty str with single spaces.
+
+    With the codec `encoder`, the latent is a sequence (max_length, hidden size) of token features and a mask;
+    with `autoencoder`, a sequence (length, channels) that decodes to words.
+    """
+
+    summary = "lines of text: features of a frozen encoder, or an autoencoder of words"
+    Options = TextOptions
+    reads: ClassVar[tuple[str, ...]] = (".txt",)
+    writes = ".txt"
+    textual = True
+
+    def __init__(self, options: TextOptions | None = None) -> None:
+        options = options or TextOptions()
+        super().__init__(options)
+        self.codec: TextEncoder | TextAutoencoder = options.codec.build()
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Text:
+        """Stays in evaluation mode whatever a parent module asks: the modality is frozen."""
+        super().train(False)
+        return self
+
+    @property
+    def latent(self) -> LatentSpec:
+        """A sequence; for an encoder its shape is read from the encoder's configuration."""
+        return self.codec.spec
+
+    # -- items -----------------------------------------------------------------------------------------------
+
+    def read(self, value: Any) -> str:
+        """The text of a str, of UTF-8 bytes, or of a UTF-8 file; white space becomes single spaces.
+
+        A `Path`, and a str that names an existing .txt file, are read as files. Raises BridgeflowError for a
+        file that cannot be read, is not UTF-8, or holds no text, for more than 10,000 characters, and for
+        anything else (a list of captions, say: the task picks one).
+        """
+        name = "the text"
+        if isinstance(value, Path) or (
+            isinstance(value, str) and value.lower().endswith(".txt") and os.path.isfile(value)
+        ):
+            name = f"the text file {str(value)!r}"
+            try:
+                value = Path(value).read_bytes()
+            except OSError as error:
+                raise BridgeflowError(f"{name} cannot be read: {error.strerror or error}.") from error
+        if isinstance(value, bytes):
+            try:
+                value = value.decode("utf-8-sig")
+            except UnicodeDecodeError as error:
+                raise BridgeflowError(f"{name} is not UTF-8: save it with that encoding.") from error
+        if not isinstance(value, str):
+            raise BridgeflowError(
+                f"expected a text, but got {type(value).__name__}: give a str, bytes or the path of a .txt file."
+            )
+        text = " ".join(value.split())
+        if not text:
+            raise BridgeflowError(f"{name} is empty: give at least one word.")
+        if len(text) > MAX_CHARACTERS:
+            raise BridgeflowError(
+                f"{name} has {len(text):,} characters: give at most {MAX_CHARACTERS:,}, in one text per item."
+            )
+        return text
+
+    def write(self, item: str, path: Path) -> list[Path]:
+        """Writes the text and a line end, as UTF-8. The path must end in .txt."""
+        path = Path(path)
+        if path.suffix.lower() != ".txt":
+            raise UsageError(f"text cannot be written to {str(path)!r}: give a file name that ends in .txt.")
+        path.write_text(item + "\n", encoding="utf-8")
+        return [path]
+
+    def preview(self, item: str) -> Image.Image:
+        """The words in black on white, 256 x 256 pixels, in the largest of a few sizes at which they fit."""
+        picture = Image.new("RGB", (PREVIEW_SIZE, PREVIEW_SIZE), "white")
+        draw = ImageDraw.Draw(picture)
+        margin = PREVIEW_SIZE // 32
+        for size in (24, 18, 14, 11, 8):
+            font = ImageFont.load_default(size)
+            lines = _wrap(item, font, PREVIEW_SIZE - 2 * margin)
+            if len(lines) * size * 1.3 <= PREVIEW_SIZE - 2 * margin:
+                break
+        draw.multiline_text((margin, margin), "\n".join(lines), fill="black", font=font, spacing=size * 0.3)
+        return picture
+
+    # -- latents ---------------------------------------------------------------------------------------------
+
+    def collate(self, items: Sequence[str]) -> dict[str, Tensor]:
+        """int64. Encoder: `input_ids`, `attention_mask` (B, max_length). Autoencoder: `words` (B, max_words)."""
+        return self.codec.collate(items)
+
+    @torch.no_grad()
+    def encode(self, batch: dict[str, Tensor]) -> Latent:
+        """Encoder: features and mask. Autoencoder: the mean only; BridgeflowError before it is fitted."""
+        return self.codec.encode(batch)
+
+    @torch.no_grad()
+    def decode(self, latent: Tensor) -> list[str]:
+        """Texts of latents (B, length, channels); for the autoencoder only, and once it is fitted."""
+        if isinstance(self.codec, TextAutoencoder):
+            return self.codec.decode(latent)
+        raise BridgeflowError(
+            "text with the codec 'encoder' cannot be a target, since features do not decode to words: set "
+            "codec.name=autoencoder."
+        )
+
+    # -- fitting ---------------------------------------------------------------------------------------------
+
+    @property
+    def needs_fit(self) -> bool:
+        """True for an autoencoder that has not been fitted."""
+        return isinstance(self.codec, TextAutoencoder) and self.codec.network is None
+
+    def fit(self, items: Iterable[str], progress: Progress | None = None) -> dict[str, float]:
+        """Fits the autoencoder; see `TextAutoencoder.fit` for the figures."""
+        if isinstance(self.codec, TextAutoencoder):
+            return self.codec.fit(items, progress)
+        return super().fit(items, progress)
+
+    def fitted_state(self) -> dict[str, Tensor]:
+        """The autoencoder's tensors and statistics; empty for an encoder."""
+        return self.codec.state() if isinstance(self.codec, TextAutoencoder) else {}
+
+    def fitted_facts(self) -> dict[str, Any]:
+        """`vocabulary`: the autoencoder's words in order; empty for an encoder."""
+        return self.codec.facts() if isinstance(self.codec, TextAutoencoder) else {}
+
+    def restore(self, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Takes a fitted autoencoder back; its latents are then equal bit for bit."""
+        if isinstance(self.codec, TextAutoencoder):
+            self.codec.restore(state, facts)
+        else:
+            super().restore(state, facts)
+
+    def fingerprint(self) -> str:
+        """As for every modality; a local encoder's files count too, since a path can hold other weights."""
+        base = super().fingerprint()
+        if isinstance(self.codec, TextAutoencoder):
+            return base
+        return hashlib.sha256((base + self.codec.digest()).encode()).hexdigest()[:16]
+
+
+def _wrap(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """Lines of words no wider than `width` pixels; a word that is too wide by itself is broken."""
+    lines: list[str] = []
+    line = ""
+    for word in text.split():
+        longer = f"{line} {word}" if line else word
+        if font.getlength(longer) <= width:
+            line = longer
+            continue
+        lines += [line] if line else []
+        while font.getlength(word) > width and len(word) > 1:
+            cut = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or font.getlength(word[:n]) <= width)
+            lines.append(word[:cut])
+            word = word[cut:]
+        line = word
+    return [*lines, line]

@@ -1,0 +1,1 @@
+"""Recipes that come with bridgeflow, one YAML file each: <task>/<recipe>.yaml."""

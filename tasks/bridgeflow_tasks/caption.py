@@ -1,0 +1,42 @@
+"""Captioning: the flow starts from the picture and ends in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bridgeflow.modality import Item
+from bridgeflow.task import ModalityUse, Task
+from bridgeflow_plugins.text.metrics import exact_match, token_f1
+from bridgeflow_tasks.captions import one_caption
+
+
+class Caption(Task):
+    """A picture becomes a line of words."""
+
+    summary = "words from a picture"
+    source = ModalityUse("image_latent")
+    target = ModalityUse("text", {"codec": {"name": "autoencoder"}})
+    columns = {"image": "a picture", "text": "a caption, or a list of captions of which one is drawn each time"}
+    default_recipe = "caption/blocks"
+
+    def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
+        """(picture, caption)."""
+        return self.from_modality.read(row["image"]), self.to_modality.read(one_caption(row["text"], rng))
+
+    def metrics(
+        self, results: Sequence[Item], truths: Sequence[Item], sources: Sequence[Item], rows: Sequence[Mapping[str, Any]]
+    ) -> dict[str, float]:
+        """Share of captions that are right to the word, and the F1 of their words."""
+        return {"exact_match": exact_match(results, truths), "token_f1": token_f1(results, truths)}
+
+    def baseline(
+        self, truths: Sequence[Item], sources: Sequence[Item], examples: Sequence[Item]
+    ) -> tuple[str, list[Item]] | None:
+        """The most frequent caption of the training data, whatever the picture."""
+        if not examples:
+            return None
+        common = max(sorted(set(examples)), key=list(examples).count)
+        return "most frequent caption", [common] * len(truths)

@@ -1,0 +1,88 @@
+"""Super-resolution: the flow starts from the enlarged low-resolution picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from bridgeflow.data.item_cache import ItemCache
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.modality import Item, Modality
+from bridgeflow.settings import Settings
+from bridgeflow.task import ModalityUse, Task
+from bridgeflow_plugins.image_latent.metrics import psnr
+from bridgeflow_plugins.lowres import LowRes
+from bridgeflow_plugins.lowres.tiling import blend, tiles
+
+
+class SuperResolutionOptions(Settings):
+    """How pictures are cut for training and tiled when run."""
+
+    overlap: int = Field(default=4, ge=0)
+    """Low-resolution pixels that neighbouring tiles share when a picture is larger than the model."""
+    most_pixels: int = Field(default=500_000, ge=1)
+    """Largest low-resolution picture, in pixels, that `run` takes on."""
+    cache_mb: int = Field(default=1024, ge=0)
+    """Memory for decoded pictures, from which training cuts anew in every epoch."""
+
+
+class SuperResolution(Task):
+    """A small picture becomes one `factor` times its size."""
+
+    summary = "a larger, sharper picture from a small one"
+    source = ModalityUse("lowres")
+    target = ModalityUse("image_latent")
+    columns = {"image": "a picture in full resolution; the low one is made from it"}
+    default_recipe = "superres/blocks"
+    Options = SuperResolutionOptions
+
+    def __init__(self, options: SuperResolutionOptions, source: Modality, target: Modality) -> None:
+        super().__init__(options, source, target)
+        if not isinstance(source, LowRes):
+            raise TypeError(f"the source of super-resolution is a LowRes, not a {type(source).__name__}")
+        self.lowres = source
+        self.cut = options
+        self._cache = ItemCache(options.cache_mb * 2**20)
+
+    def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
+        """(low-resolution cut, the cut), taken somewhere from the picture at its own resolution."""
+        image = self._cache.get(row["image"], self.to_modality.read)
+        height, width = self.lowres.options.height_and_width
+        if image.shape[0] < height or image.shape[1] < width:
+            raise BridgeflowError(
+                f"a picture of {image.shape[1]}x{image.shape[0]} is smaller than the cuts to train on ({width}x{height}): "
+                "use larger pictures or set source.size and target.size."
+            )
+        top = int(rng.integers(image.shape[0] - height + 1))
+        left = int(rng.integers(image.shape[1] - width + 1))
+        cut = image[top : top + height, left : left + width]
+        return self.lowres.degrade(cut), cut
+
+    def split(self, item: Item) -> list[Item]:
+        """Overlapping tiles of the model's size."""
+        if item.shape[0] * item.shape[1] > self.cut.most_pixels:
+            raise BridgeflowError(
+                f"the picture has {item.shape[1]}x{item.shape[0]} pixels, more than the {self.cut.most_pixels:,} that are "
+                "enlarged at once: give a smaller one or raise options.most_pixels."
+            )
+        return [tile.image for tile in tiles(item, self.lowres.low_size, self.cut.overlap)]
+
+    def join(self, results: Sequence[Item], item: Item) -> Item:
+        """The tiles blended without seams, `factor` times the picture's size."""
+        places = [tile.place for tile in tiles(item, self.lowres.low_size, self.cut.overlap)]
+        return blend(results, places, item.shape[:2], self.lowres.options.factor)
+
+    def metrics(
+        self, results: Sequence[Item], truths: Sequence[Item], sources: Sequence[Item], rows: Sequence[Mapping[str, Any]]
+    ) -> dict[str, float]:
+        """PSNR over RGB, in dB, averaged over pictures."""
+        return {"psnr": float(np.mean([psnr(a, b) for a, b in zip(results, truths, strict=True)]))}
+
+    def baseline(
+        self, truths: Sequence[Item], sources: Sequence[Item], examples: Sequence[Item]
+    ) -> tuple[str, list[Item]] | None:
+        """The low-resolution picture enlarged by bicubic interpolation."""
+        return "bicubic", [self.lowres.enlarged(item) for item in sources]

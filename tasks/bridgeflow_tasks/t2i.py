@@ -1,0 +1,26 @@
+"""Text to image: the flow starts from the words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bridgeflow.modality import Item
+from bridgeflow.task import ModalityUse, Task
+from bridgeflow_tasks.captions import one_caption
+
+
+class TextToImage(Task):
+    """A caption becomes a picture."""
+
+    summary = "a picture from words"
+    source = ModalityUse("text", {"codec": {"name": "encoder"}})
+    target = ModalityUse("image_latent")
+    columns = {"image": "a picture", "text": "a caption, or a list of captions of which one is drawn each time"}
+    default_recipe = "t2i/blocks"
+
+    def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
+        """(caption, picture)."""
+        return self.from_modality.read(one_caption(row["text"], rng)), self.to_modality.read(row["image"])
