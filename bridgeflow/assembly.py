@@ -117,7 +117,9 @@ def restore_codec(modality: Modality, folder: Path) -> None:
         described = json.loads((folder / "codec.json").read_text(encoding="utf-8"))
         state = load_file(folder / "state.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
-        raise BridgeflowError(f"{str(folder)!r} holds no fitted codec ({error}): make one with bridgeflow fit.") from error
+        raise BridgeflowError(
+            f"{str(folder)!r} holds no fitted codec ({error}): make one with bridgeflow fit."
+        ) from error
     options = modality.options.model_dump(mode="json")
     fitted_for = described.get("options", {})
     if fitted_for.get("codec") != options.get("codec"):

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from bridgeflow.flow.coupling import PairedCoupling, draw_null_rows
 from bridgeflow.flow.guidance import Guidance, NoGuidance
-from bridgeflow.flow.losses import EncodingSettings, KLSettings, contrastive_loss, flow_loss, kl_loss, masked_mean
+from bridgeflow.flow.losses import (
+    EncodingSettings,
+    KLSettings,
+    contrastive_loss,
+    flow_loss,
+    kl_loss,
+    masked_mean,
+)
 from bridgeflow.flow.path import Path
 from bridgeflow.flow.schedule import TimeSchedule
 from bridgeflow.flow.solver import Observer, Solver
@@ -124,20 +131,22 @@ class Bridge(nn.Module):
         terms = {"flow": flow}
         total = flow
         if self.tower is not None:
-            terms["encoding"] = self._encoding_loss(self.tower, source, z0, z1)
+            terms["encoding"] = self._encoding_loss(self.tower, source, z0, z1, target.mask)
             total = total + settings.encoding.weight * terms["encoding"]
         if encoded.mu is not None and encoded.logvar is not None and settings.kl.weight > 0:
             terms["kl"] = kl_loss(encoded.mu, encoded.logvar, settings.kl.form, settings.kl.reduction).mean()
             total = total + settings.kl.weight * terms["kl"]
         return Losses(total, {name: term.detach() for name, term in terms.items()}, source_health(encoded))
 
-    def _encoding_loss(self, tower: TokenEncoder, source: Latent, z0: Tensor, z1: Tensor) -> Tensor:
+    def _encoding_loss(
+        self, tower: TokenEncoder, source: Latent, z0: Tensor, z1: Tensor, z1_mask: Tensor | None
+    ) -> Tensor:
         name = self.settings.encoding.kind
         if name == "reconstruction":
             (features,) = tower(z0)
             return masked_mean((features - source.mean.float()).square(), source.mask).mean()
         assert self.logit_scale is not None
-        (seen,) = tower(source.mean, source.mask) if name == "intra" else tower(z1)
+        (seen,) = tower(source.mean, source.mask) if name == "intra" else tower(z1, z1_mask)
         return contrastive_loss(z0, seen, self.logit_scale.exp().clamp(max=100))
 
     def _velocity(self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor) -> Tensor:

@@ -77,7 +77,9 @@ class Pipeline:
         try:
             return cls(assembly, bridge, chosen, precision)
         except (RuntimeError, AssertionError) as error:
-            raise BridgeflowError(f"device {device!r} cannot be used ({str(error).splitlines()[0]}): try --device cpu.") from error
+            raise BridgeflowError(
+                f"device {device!r} cannot be used ({str(error).splitlines()[0]}): try --device cpu."
+            ) from error
 
     def carry(
         self,

@@ -14,20 +14,52 @@ from bridgeflow.errors import BridgeflowError, UsageError, unknown_name
 
 Tree = dict[str, Any]
 
+_KEPT = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
+"""Scalars that PyYAML (YAML 1.1) reads as YAML 1.2 does."""
+
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's scalars: 3e-4 is a number, no and on are words."""
+    """YAML 1.2's scalars: 3e-4 and 010 are decimal numbers; no, on, 1:30 and 2020-01-01 are words.
+
+    Keys of a mapping are unique, as YAML 1.2 demands.
+    """
 
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag in _KEPT]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping. Raises ConstructorError where a key stands twice."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} stands twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+    def construct_integer(self, node: yaml.ScalarNode) -> int:
+        """010 is ten, 0o17 is fifteen, 0x1f is 31."""
+        digits = self.construct_scalar(node)
+        return int(digits, {"0o": 8, "0x": 16}.get(digits[:2], 10))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_integer)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)|[0-9]*\.[0-9]+|[0-9]+\.|\.inf|\.nan)$"),
+    re.compile(
+        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)[eE][-+]?[0-9]+|[-+]?(?:[0-9]*\.[0-9]+|[0-9]+\.)"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
     list("-+0123456789."),
 )
 
@@ -41,6 +73,22 @@ def parse(text: str, where: str) -> Any:
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UsageError(f"{where}{line} is not valid YAML: {problem}.") from error
+    except (ValueError, KeyError, RecursionError) as error:
+        raise UsageError(f"{where} holds a value that YAML cannot read ({type(error).__name__}: {error}).") from error
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every word that YAML 1.1 or 1.2 would take for something else."""
+
+
+for _first, _resolvers in _Loader.yaml_implicit_resolvers.items():
+    for _tag, _pattern in _resolvers:
+        _Dumper.add_implicit_resolver(_tag, _pattern, [_first])
+
+
+def dump(tree: Mapping[str, Any]) -> str:
+    """The tree as YAML that `parse` takes back unchanged."""
+    return yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def merge(base: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
@@ -68,53 +116,50 @@ def override(tree: Tree, assignment: str) -> Tree:
     return merge(tree, value)
 
 
-def recipe_names(task: str | None = None) -> dict[str, tuple[Path, str]]:
-    """Installed recipes as name -> (file, distribution), those of one task or all, by name."""
-    found: dict[str, tuple[Path, str]] = {}
-    for plugin, folder in registry.recipe_folders():
-        for file in sorted(Path(folder).glob("*/**/*.yaml")):
-            name = file.relative_to(folder).with_suffix("").as_posix()
-            if task is None or name.startswith(f"{task}/"):
-                found.setdefault(name, (file, f"{plugin.distribution} {plugin.version}"))
-    return dict(sorted(found.items()))
+def recipe_names(task: str | None = None) -> list[str]:
+    """Names of the installed recipes, those of one task or all."""
+    names = dict.fromkeys(name for name, _, _ in registry.recipe_files())
+    return [name for name in names if task is None or name.startswith(f"{task}/")]
 
 
-def summary(file: Path) -> str:
-    """The first comment of a recipe file, which says in a line what it is for."""
-    with file.open(encoding="utf-8") as lines:
-        first = lines.readline().strip()
-    return first.removeprefix("#").strip() if first.startswith("#") else ""
-
-
-def _locate(name: str) -> tuple[Path, str]:
-    file = Path(name)
-    if file.suffix in (".yaml", ".yml"):
+def _locate(name: str, beside: Path) -> tuple[Path, str]:
+    """(file, what to call it) of an installed name, or of a path taken from the folder `beside`."""
+    if name.endswith((".yaml", ".yml")):
+        file = beside / name
         if not file.is_file():
-            raise UsageError(f"no recipe file {name!r}: give a path to a YAML file or a name from 'bridgeflow recipes list'.")
+            raise UsageError(
+                f"no recipe file {str(file)!r}: give a path to a YAML file or a name from 'bridgeflow recipes list'."
+            )
         return file, str(file)
-    names = recipe_names()
-    if name not in names:
-        raise unknown_name("recipe", name, names)
-    return names[name][0], name
+    wanted, _, plain = name.rpartition(":")
+    files = registry.recipe_files()
+    matching = [(file, p) for own, file, p in files if own == plain and (not wanted or registry.is_from(p, wanted))]
+    if not matching:
+        raise unknown_name("recipe", name, {own for own, _, _ in files})
+    if len(matching) > 1:
+        offered = " and ".join(f"{p.distribution} {p.version}" for _, p in matching)
+        raise UsageError(
+            f"the recipe {name!r} is offered by {offered}: say which, as '{matching[0][1].distribution}:{name}'."
+        )
+    return matching[0][0], name
 
 
 def read(name: str) -> Tree:
-    """The tree of a recipe by installed name or file, with the recipes it extends laid under it."""
+    """The tree of a recipe by installed name or file, with the recipes it extends laid under it.
+
+    A path behind `extends` is taken from the folder of the file that names it.
+    """
     trees: list[Tree] = []
-    seen: list[str] = []
+    seen: dict[Path, str] = {}
     following: str | None = name
+    beside = Path()
     while following is not None:
-        file, label = _locate(following)
-        if label in seen:
-            raise UsageError(f"recipe {name!r} extends itself: {' -> '.join([*seen, label])}.")
-        seen.append(label)
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BridgeflowError(f"recipe file {str(file)!r} cannot be read ({error}): it must be UTF-8 text.") from error
-        tree = parse(text, f"recipe {label!r}")
-        if not isinstance(tree, dict):
-            raise UsageError(f"recipe {label!r} is not a mapping of keys to values.")
+        file, label = _locate(following, beside)
+        place = file.resolve()
+        if place in seen:
+            raise UsageError(f"recipe {name!r} extends itself: {' -> '.join([*seen.values(), label])}.")
+        seen[place], beside = label, file.parent
+        tree = _tree(file, label)
         following = tree.pop("extends", None)
         if following is not None and not isinstance(following, str):
             raise UsageError(f"recipe {label!r}: extends names one recipe, such as depth/blocks, not {following!r}.")
@@ -123,3 +168,14 @@ def read(name: str) -> Tree:
     for tree in reversed(trees):
         merged = merge(merged, tree)
     return merged
+
+
+def _tree(file: Path, label: str) -> Tree:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BridgeflowError(f"recipe file {str(file)!r} cannot be read ({error}): it must be UTF-8 text.") from error
+    tree = parse(text, f"recipe {label!r}")
+    if not isinstance(tree, dict):
+        raise UsageError(f"recipe {label!r} is not a mapping of keys to values, such as task: depth.")
+    return tree

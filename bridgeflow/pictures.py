@@ -21,7 +21,9 @@ def enlarge(image: Image.Image, size: int = CELL) -> Image.Image:
     if scale >= 1:
         scale = max(1, int(scale))
     width, height = (max(1, round(side * scale)) for side in image.size)
-    return image.convert("RGB").resize((width, height), Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
+    return image.convert("RGB").resize(
+        (width, height), Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    )
 
 
 def grid(titles: Sequence[str], rows: Sequence[Sequence[Image.Image]], pairs_across: int = 1) -> Image.Image:
@@ -76,5 +78,9 @@ def save_gif(frames: Sequence[tuple[str, Image.Image]], path: Path, seconds: flo
     pace = max(40, int(1000 * seconds / max(1, len(pictures))))
     path.parent.mkdir(parents=True, exist_ok=True)
     pictures[0].save(
-        path, save_all=True, append_images=pictures[1:], duration=[pace] * (len(pictures) - 1) + [1500], loop=0
+        path,
+        save_all=True,
+        append_images=pictures[1:],
+        duration=[pace] * (len(pictures) - 1) + [1500],
+        loop=0,
     )

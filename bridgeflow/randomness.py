@@ -26,10 +26,13 @@ def generator(*parts: int | str) -> torch.Generator:
 def normal(shape: Sequence[int], randomness: Randomness, like: Tensor) -> Tensor:
     """Standard normal numbers of a shape (B, ...), with the dtype and device of `like`.
 
-    They are drawn on the CPU, so that a seed means the same on every device.
+    They are drawn on the CPU, so that a seed means the same on every device. Raises ValueError where there are
+    generators of rows, but not one for each.
     """
     if randomness is None or isinstance(randomness, torch.Generator):
         drawn = torch.randn(tuple(shape), generator=randomness)
     else:
+        if len(randomness) != shape[0]:
+            raise ValueError(f"{shape[0]} rows need as many generators, not {len(randomness)}")
         drawn = torch.stack([torch.randn(tuple(shape[1:]), generator=row) for row in randomness])
     return drawn.to(device=like.device, dtype=like.dtype)

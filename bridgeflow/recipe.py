@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from bridgeflow import layers, registry
@@ -163,7 +162,7 @@ class ResolvedRecipe:
 
     def yaml(self) -> str:
         """`tree` as YAML."""
-        return yaml.safe_dump(self.tree(), sort_keys=False, allow_unicode=True)
+        return layers.dump(self.tree())
 
     def changed(self, **sections: Any) -> ResolvedRecipe:
         """The same recipe with keys laid over it and checked again."""
@@ -174,10 +173,13 @@ def data_section(text: str) -> Tree:
     """The `data` section that `--data NAME` or `--data NAME:LOCATION` means."""
     name, _, location = text.partition(":")
     known = {plugin.name for plugin in registry.installed("dataset")}
-    if name not in known and Path(text).is_dir():
+    if name not in known and text and Path(text).is_dir():
         raise UsageError(f"no dataset {text!r}. For a folder of your own write --data folder:{text}.")
     settings: type[DataSettings] = registry.load("dataset", name)
-    return {"name": name, **(settings.at(location) if location else {})}
+    try:
+        return {"name": name, **(settings.at(location) if location else {})}
+    except UsageError as error:
+        raise UsageError(f"--data {text!r}: {error}") from error
 
 
 def load(
@@ -203,7 +205,9 @@ def load(
 def resolve(tree: Mapping[str, Any], name: str) -> ResolvedRecipe:
     """A checked recipe from a tree of keys. Raises UsageError with every mistake at once."""
     mistakes: list[str] = []
-    recipe = validated(Recipe, tree, "", mistakes)
+    named = isinstance(tree.get("task"), str)
+    # A missing name is told once, by `_plugin`, which knows the tasks.
+    recipe = validated(Recipe, tree if named else {**tree, "task": ""}, "", mistakes)
     task = _plugin("task", tree.get("task"), mistakes)
     sections: dict[str, Any] = {}
     if task is not None:
@@ -222,8 +226,10 @@ def resolve(tree: Mapping[str, Any], name: str) -> ResolvedRecipe:
             own = dict(given) if "name" in settings.model_fields else {k: v for k, v in given.items() if k != "name"}
             sections[section] = validated(settings, own, section, mistakes)
     if mistakes or recipe is None or task is None:
-        lines = "".join(f"\n  {mistake}" for mistake in dict.fromkeys(mistakes))
-        raise UsageError(f"recipe {name!r} has {_count(len(set(mistakes)))}:{lines}")
+        each = list(dict.fromkeys(mistakes))
+        if len(each) == 1:
+            raise UsageError(f"recipe {name!r}: {each[0]}")
+        raise UsageError(f"recipe {name!r} has {len(each)} mistakes:" + "".join(f"\n  {mistake}" for mistake in each))
     return ResolvedRecipe(
         name,
         recipe,
@@ -238,10 +244,6 @@ def resolve(tree: Mapping[str, Any], name: str) -> ResolvedRecipe:
     )
 
 
-def _count(mistakes: int) -> str:
-    return "a mistake" if mistakes == 1 else f"{mistakes} mistakes"
-
-
 def _mapping(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = tree.get(key)
     return value if isinstance(value, Mapping) else {}
@@ -249,7 +251,9 @@ def _mapping(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 def _plugin(kind: str, name: Any, mistakes: list[str]) -> Any:
     if not isinstance(name, str):
-        mistakes.append(f"{kind}: no name given; one of {', '.join(p.name for p in registry.installed(kind))} is expected.")
+        mistakes.append(
+            f"{kind}: no name is given; one of {', '.join(p.name for p in registry.installed(kind))} is expected."
+        )
         return None
     try:
         return registry.load(kind, name)
@@ -263,47 +267,86 @@ def validated(model: type[BaseModel], values: Mapping[str, Any], section: str, m
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
+        found: dict[tuple[str, ...], list[Any]] = {}
         for problem in error.errors():
-            mistakes.append(_sentence(model, values, section, problem))
+            found.setdefault(_without_tags(problem["loc"], values), []).append(problem)
+        for path, problems in found.items():
+            # A union reports each of its forms; the one that got furthest is the one that was meant.
+            if not any(other[: len(path)] == path for other in found if other != path):
+                place = ".".join([*([section] if section else []), *path])
+                mistakes.append(f"{place or 'recipe'}: {_sentence(model, problems)}")
         return None
 
 
-def _sentence(model: type[BaseModel], values: Mapping[str, Any], section: str, problem: Any) -> str:
-    location = list(problem["loc"])
-    path = ".".join(str(part) for part in [*([section] if section else []), *_without_tags(location, values)])
-    if problem["type"] == "extra_forbidden":
-        known = sorted(_keys_at(model, location[:-1]))
-        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-        hint = f"Did you mean {near[0]!r}?" if near else f"Known here: {', '.join(known)}."
-        return f"{path}: unknown key. {hint}"
-    if problem["type"] == "missing":
-        return f"{path}: this key is required."
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    given = problem.get("input")
-    shown = f", not {given!r}" if isinstance(given, str | int | float | bool | list | tuple) else ""
-    expected = message if message[:1].isupper() or problem["type"] == "value_error" else f"should be {message}"
-    return f"{path or 'recipe'}: {expected}{'' if problem['type'] == 'value_error' else shown}."
+_EXPECTED = {
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list, such as [1, 2]",
+    "list_type": "a list, such as [1, 2]",
+    "dict_type": "a mapping of keys to values",
+    "model_type": "a mapping of keys to values",
+    "model_attributes_type": "a mapping of keys to values",
+}
 
 
-def _without_tags(location: Sequence[Any], values: Any) -> list[Any]:
+def _sentence(model: type[BaseModel], problems: Sequence[Any]) -> str:
+    """What is wrong at one place; several problems there are the forms of a union, none of which fits."""
+    problem, context = problems[0], problems[0].get("ctx", {})
+    kind, given = problem["type"], problem.get("input")
+    if kind == "extra_forbidden":
+        known = sorted(_keys_at(model, problem["loc"][:-1]))
+        return f"unknown key. {_nearest(problem['loc'][-1], known, 'Known here')}"
+    if kind == "missing":
+        return f"this {'value' if isinstance(problem['loc'][-1], int) else 'key'} is required."
+    if kind == "union_tag_invalid":
+        names = [name.strip().strip("'") for name in context["expected_tags"].split(",")]
+        return f"no {context['tag']!r}. {_nearest(context['tag'], names, 'One of these is expected')}"
+    if kind == "union_tag_not_found":
+        return "its name is missing, such as {name: ...}."
+    if kind == "value_error":
+        return f"{problem['msg'].removeprefix('Value error, ').rstrip('.')}."
+    expected = dict.fromkeys(_expected(own) for own in problems)
+    shown = "null" if given is None else str(given).lower() if isinstance(given, bool) else repr(given)
+    mend = f"; write {given!r} as its name" if kind == "model_attributes_type" and isinstance(given, str) else ""
+    return f"should be {' or '.join(expected)}, not {shown}{mend}."
+
+
+def _expected(problem: Any) -> str:
+    if problem["type"] == "too_long":
+        return f"at most {problem['ctx']['max_length']} values"
+    if problem["type"] == "too_short":
+        return f"at least {problem['ctx']['min_length']} values"
+    return _EXPECTED.get(problem["type"]) or str(problem["msg"]).removeprefix("Input should be ")
+
+
+def _nearest(name: Any, known: Sequence[str], otherwise: str) -> str:
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"Did you mean {near[0]!r}?" if near else f"{otherwise}: {', '.join(known) or 'none'}."
+
+
+def _without_tags(location: Sequence[Any], values: Any) -> tuple[str, ...]:
     """The keys of a pydantic location, without the tags of unions that pydantic puts between them."""
-    keys: list[Any] = []
+    keys: list[str] = []
     for index, part in enumerate(location):
         last = index == len(location) - 1
         if isinstance(values, Mapping):
             if part in values:
                 values = values[part]
-            elif not last:
+            elif not last or values.get("name") == part:
                 continue
-            elif values.get("name") == part:
-                continue
-        elif isinstance(values, list | tuple):
-            if isinstance(part, int) and part < len(values):
+        elif isinstance(values, list | tuple) and isinstance(part, int):
+            if part < len(values):
                 values = values[part]
         else:
             continue
-        keys.append(part)
-    return keys
+        keys.append(str(part))
+    return tuple(keys)
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[Any]) -> set[str]:

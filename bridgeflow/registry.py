@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, distributions
+from pathlib import Path
 from typing import Any
 
 from bridgeflow.errors import BridgeflowError, UsageError, unknown_name
@@ -63,38 +65,45 @@ class Plugin:
         """One sentence on why loading failed."""
         cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         mend = f"pip install --force-reinstall {self.distribution}, or leave it out with BRIDGEFLOW_PLUGINS"
-        if isinstance(error, ModuleNotFoundError) and error.name:
+        own = self.value.partition(":")[0]
+        if isinstance(error, ModuleNotFoundError) and error.name and not f"{own}.".startswith(f"{error.name}."):
             mend = f"pip install {error.name.split('.')[0]}"
-        elif isinstance(error, AttributeError):
-            mend = f"its entry point names {self.value!r}: reinstall the distribution"
+        elif isinstance(error, ModuleNotFoundError | AttributeError):
+            mend = f"its entry point names {self.value!r}, so pip install --force-reinstall {self.distribution}"
         return (
             f"the {self.kind} {self.name!r} of {self.distribution} {self.version} cannot be loaded "
             f"({cause.splitlines()[0]}): {mend}."
         )
 
 
+def _normal(distribution: str) -> str:
+    """The name as pip compares it (PEP 503): My_Plugin and my-plugin are one."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
 def _allowed(distribution: str) -> bool:
     limit = os.environ.get("BRIDGEFLOW_PLUGINS")
-    if limit is None or distribution == OWN_DISTRIBUTION:
+    if limit is None or _normal(distribution) == OWN_DISTRIBUTION:
         return True
-    names = {name.strip() for name in limit.split(",")}
-    return distribution in names and names != {"none"}
+    names = {_normal(name.strip()) for name in limit.split(",")}
+    return _normal(distribution) in names and names != {"none"}
 
 
 @cache
 def _installed() -> tuple[Plugin, ...]:
     kinds = {group: kind for kind, group in GROUPS.items()}
-    found: dict[tuple[str, str, str], Plugin] = {}
+    found: dict[str, list[Plugin]] = {}
     for distribution in distributions():
-        for point in distribution.entry_points:
-            kind = kinds.get(point.group)
-            if kind is None:
-                continue
-            name = distribution.metadata["Name"]
-            if _allowed(name):
-                plugin = Plugin(kind, point.name, point.value, name, distribution.version)
-                found.setdefault((kind, point.name, name), plugin)
-    return tuple(sorted(found.values(), key=lambda plugin: (plugin.kind, plugin.name, plugin.distribution)))
+        points = [point for point in distribution.entry_points if point.group in kinds]
+        if not points:
+            continue
+        name = distribution.metadata["Name"] or "a nameless distribution"
+        version = distribution.metadata["Version"] or "of no version"
+        # Of a distribution installed twice only the first on the path is the one that gets imported.
+        if _allowed(name) and _normal(name) not in found:
+            found[_normal(name)] = [Plugin(kinds[p.group], p.name, p.value, name, version) for p in points]
+    plugins = [plugin for own in found.values() for plugin in own]
+    return tuple(sorted(plugins, key=lambda plugin: (plugin.kind, plugin.name, plugin.distribution)))
 
 
 def installed(kind: str | None = None) -> list[Plugin]:
@@ -103,11 +112,16 @@ def installed(kind: str | None = None) -> list[Plugin]:
     return [plugin for plugin in _installed() if kind is None or plugin.kind == kind]
 
 
+def is_from(plugin: Plugin, distribution: str) -> bool:
+    """Whether a distribution of that name offers the plugin."""
+    return _normal(plugin.distribution) == _normal(distribution)
+
+
 def find(kind: str, name: str) -> Plugin:
     """The plugin of that name, or of `distribution:name` where several distributions offer it."""
     plugins = installed(kind)
     wanted, _, plain = name.rpartition(":")
-    matching = [p for p in plugins if p.name == plain and (not wanted or p.distribution == wanted)]
+    matching = [p for p in plugins if p.name == plain and (not wanted or is_from(p, wanted))]
     if not matching:
         raise unknown_name(kind, name, {p.name for p in plugins})
     if len(matching) > 1:
@@ -131,13 +145,25 @@ def load(kind: str, name: str) -> Any:
 def recipe_folders() -> Iterator[tuple[Plugin, str]]:
     """(plugin, folder) of every installed package of recipes, found without importing it."""
     for plugin in installed("recipe"):
+        top, *inner = plugin.value.split(".")
         try:
-            spec = importlib.util.find_spec(plugin.value)
+            spec = importlib.util.find_spec(top)
         except (ImportError, ValueError):
             spec = None
-        if spec is not None:
-            for folder in spec.submodule_search_locations or ():
-                yield plugin, folder
+        for location in (spec.submodule_search_locations if spec else None) or ():
+            folder = Path(location, *inner)
+            if folder.is_dir():
+                yield plugin, str(folder)
+
+
+def recipe_files() -> list[tuple[str, Path, Plugin]]:
+    """(name, file, plugin) of every installed recipe, by name; a name is the file's path without its ending."""
+    found = [
+        (file.relative_to(folder).with_suffix("").as_posix(), file, plugin)
+        for plugin, folder in recipe_folders()
+        for file in Path(folder).glob("*/**/*.yaml")
+    ]
+    return sorted(found, key=lambda entry: (entry[0], entry[2].distribution))
 
 
 def forget() -> None:

@@ -54,7 +54,11 @@ class Task:
         return results[0]
 
     def metrics(
-        self, results: Sequence[Item], truths: Sequence[Item], sources: Sequence[Item], rows: Sequence[Mapping[str, Any]]
+        self,
+        results: Sequence[Item],
+        truths: Sequence[Item],
+        sources: Sequence[Item],
+        rows: Sequence[Mapping[str, Any]],
     ) -> dict[str, float]:
         """Figures of results against truths, averaged over the examples given."""
         return {}

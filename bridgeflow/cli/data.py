@@ -41,11 +41,19 @@ def check(task: str, data: str | None, columns: tuple[str, ...], limit: int | No
         if isinstance(rows, Rows) and len(rows) == 0:
             continue
         checked = check_rows(
-            rows, assembly.task, resolved.recipe.columns, limit,
+            rows,
+            assembly.task,
+            resolved.recipe.columns,
+            limit,
             lambda done, total, split=split: console(done, total, f"reading {split} rows", "rows"),  # type: ignore[misc]
         )
         console.clear()
-        facts[split] = {"data": rows.description, "columns": rows.columns, "rows": checked.rows, "broken": checked.broken}
+        facts[split] = {
+            "data": rows.description,
+            "columns": rows.columns,
+            "rows": checked.rows,
+            "broken": checked.broken,
+        }
         broken += checked.broken
         if not as_json:
             good = checked.rows - len(checked.broken)

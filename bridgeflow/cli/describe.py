@@ -29,7 +29,9 @@ def describe_plugin(plugin: Plugin) -> dict[str, Any]:
         if plugin.kind == "task":
             facts["columns"] = ", ".join(f"{name} ({meaning})" for name, meaning in loaded.columns.items())
             facts["default recipe"] = loaded.default_recipe
-        model = loaded if isinstance(loaded, type) and issubclass(loaded, BaseModel) else getattr(loaded, "Options", None)
+        model = (
+            loaded if isinstance(loaded, type) and issubclass(loaded, BaseModel) else getattr(loaded, "Options", None)
+        )
         if model is not None:
             options = _options(model)
     return {**facts, "options": options}

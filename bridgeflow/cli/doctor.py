@@ -11,7 +11,16 @@ import click
 
 from bridgeflow.cli.options import json_option
 
-LIBRARIES = ("torch", "torchvision", "accelerate", "transformers", "diffusers", "timm", "datasets", "pydantic")
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "accelerate",
+    "transformers",
+    "diffusers",
+    "timm",
+    "datasets",
+    "pydantic",
+)
 
 
 @click.command()
@@ -38,8 +47,6 @@ def doctor(as_json: bool) -> int:
     facts["precision chosen by auto"] = choose_precision("auto", device)
     plugins = registry.installed()
     for plugin in plugins:
-        if plugin.kind == "recipe":
-            continue
         try:
             plugin.load()
         except BridgeflowError as error:

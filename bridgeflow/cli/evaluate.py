@@ -6,7 +6,14 @@ import json
 
 import click
 
-from bridgeflow.cli.options import data_options, device_option, find_task, json_option, parse_columns, task_option
+from bridgeflow.cli.options import (
+    data_options,
+    device_option,
+    find_task,
+    json_option,
+    parse_columns,
+    task_option,
+)
 
 
 @click.command("eval", epilog="Example:\n\n\b\n  bridgeflow eval --task depth --count 256 --picture depth.png")

@@ -18,7 +18,12 @@ from bridgeflow.cli.options import json_option
     "  bridgeflow train --task t2i codecs.target=codecs/image_latent"
 )
 @click.argument("modality", metavar="MODALITY")
-@click.option("--data", required=True, metavar="DATA", help="Data set: blocks, folder:PATH, hf:NAME[:CONFIG], or a plugin's.")
+@click.option(
+    "--data",
+    required=True,
+    metavar="DATA",
+    help="Data set: blocks, folder:PATH, hf:NAME[:CONFIG], or a plugin's.",
+)
 @click.option("--column", metavar="NAME", help="Column that holds the items; the modality's own by default.")
 @click.option("-o", "--output", metavar="DIR", help="Folder of the codec; codecs/MODALITY by default.")
 @click.option("--count", type=click.IntRange(min=1), default=4096, show_default=True, help="Most examples to fit to.")

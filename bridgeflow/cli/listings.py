@@ -35,15 +35,24 @@ def list_tasks(as_json: bool) -> None:
     from bridgeflow import registry
 
     found: dict[str, list[str]] = {}
-    for _, folder in registry.recipe_folders():
-        for file in sorted(Path(folder).glob("*/**/*.yaml")):
-            name = file.relative_to(folder).with_suffix("").as_posix()
-            found.setdefault(name.partition("/")[0], []).append(name)
+    for name, _, _ in registry.recipe_files():
+        found.setdefault(name.partition("/")[0], []).append(name)
     rows = [
-        {"task": p.name, "recipes": ", ".join(found.get(p.name, [])), "distribution": f"{p.distribution} {p.version}"}
+        {
+            "task": p.name,
+            "recipes": ", ".join(found.get(p.name, [])),
+            "distribution": f"{p.distribution} {p.version}",
+        }
         for p in registry.installed("task")
     ]
     _print(rows, as_json)
+
+
+def _about(file: Path) -> str:
+    """The first line of a recipe, a comment that says what it is for."""
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        first = lines.readline().strip()
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
 @click.group()
@@ -57,15 +66,16 @@ def recipes() -> None:
 def list_recipes(task: str | None, as_json: bool) -> None:
     """Every recipe, with a line on what it is for."""
     from bridgeflow import registry
+    from bridgeflow.errors import unknown_name
 
-    rows = []
-    for plugin, folder in registry.recipe_folders():
-        for file in sorted(Path(folder).glob("*/**/*.yaml")):
-            name = file.relative_to(folder).with_suffix("").as_posix()
-            if task is None or name.startswith(f"{task}/"):
-                with file.open(encoding="utf-8") as lines:
-                    about = lines.readline().strip().removeprefix("#").strip()
-                rows.append({"recipe": name, "about": about, "distribution": f"{plugin.distribution} {plugin.version}"})
+    known = {plugin.name for plugin in registry.installed("task")}
+    if task is not None and task not in known:
+        raise unknown_name("task", task, known)
+    rows = [
+        {"recipe": name, "about": _about(file), "distribution": f"{plugin.distribution} {plugin.version}"}
+        for name, file, plugin in registry.recipe_files()
+        if task is None or name.startswith(f"{task}/")
+    ]
     _print(rows, as_json)
 
 
@@ -85,14 +95,19 @@ def show_recipe(name: str, resolved: bool, as_json: bool) -> None:
     if as_json:
         print(json.dumps(tree, indent=1, ensure_ascii=False))
         return
-    import yaml
-
-    print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), end="")
+    print(layers.dump(tree), end="")
 
 
 @click.group()
 def plugins() -> None:
     """See the installed plugins and who offers them."""
+
+
+def _check_kind(kind: str | None) -> None:
+    from bridgeflow import registry
+
+    if kind is not None and kind not in registry.GROUPS:
+        raise click.UsageError(f"no kind {kind!r}: one of {', '.join(registry.GROUPS)} is expected.")
 
 
 @plugins.command("list")
@@ -102,10 +117,15 @@ def list_plugins(kind: str | None, as_json: bool) -> None:
     """Every plugin with its kind, distribution and version; nothing is imported."""
     from bridgeflow import registry
 
-    if kind is not None and kind not in registry.GROUPS:
-        raise click.UsageError(f"no kind {kind!r}: one of {', '.join(registry.GROUPS)} is expected.")
+    _check_kind(kind)
     rows = [
-        {"kind": p.kind, "name": p.name, "distribution": p.distribution, "version": p.version, "object": p.value}
+        {
+            "kind": p.kind,
+            "name": p.name,
+            "distribution": p.distribution,
+            "version": p.version,
+            "object": p.value,
+        }
         for p in registry.installed(kind)
     ]
     _print(rows, as_json)
@@ -121,6 +141,7 @@ def plugin_info(name: str, kind: str | None, as_json: bool) -> None:
     from bridgeflow.cli.describe import describe_plugin
     from bridgeflow.errors import unknown_name
 
+    _check_kind(kind)
     kinds = [kind] if kind is not None else list(registry.GROUPS)
     matching = [p for k in kinds for p in registry.installed(k) if name in (p.name, f"{p.distribution}:{p.name}")]
     if not matching:

@@ -18,14 +18,19 @@ def task_option(required: bool = True) -> Callable[[Command], Command]:
 def data_options(command: Command) -> Command:
     """`--data` and `--columns`."""
     command = click.option(
-        "--columns", multiple=True, metavar="NEEDED=OWN", help="The data's own name of a column; may be repeated."
+        "--columns",
+        multiple=True,
+        metavar="NEEDED=OWN",
+        help="The data's own name of a column; may be repeated.",
     )(command)
     return click.option(
         "--data", metavar="DATA", help="Data set: blocks, folder:PATH, hf:NAME[:CONFIG], or a plugin's."
     )(command)
 
 
-device_option = click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; a GPU by default where there is one.")
+device_option = click.option(
+    "--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; a GPU by default where there is one."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 

@@ -34,7 +34,12 @@ class Input:
 )
 @task_option()
 @click.argument("inputs", nargs=-1, metavar="[FILE|FOLDER|TEXT]...")
-@click.option("-o", "--output", metavar="OUT", help="File for one result, folder for many; the current folder by default.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    help="File for one result, folder for many; the current folder by default.",
+)
 @click.option("--checkpoint", metavar="DIR", help="Run or checkpoint; the task's latest run under runs/ by default.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of whatever is drawn.")
 @click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Results for each input.")
@@ -76,7 +81,8 @@ def run(
     pipeline = Pipeline.open(folder, device)
     if pipeline.assembly.recipe.recipe.task != task:
         raise click.UsageError(
-            f"the checkpoint {str(folder)!r} was trained for task {pipeline.assembly.recipe.recipe.task!r}, not {task!r}."
+            f"the checkpoint {str(folder)!r} was trained for task {pipeline.assembly.recipe.recipe.task!r}, "
+            f"not {task!r}."
         )
     console.say(f"using {folder}")
     _set_sampling(pipeline, steps, solver, guidance)
@@ -98,7 +104,9 @@ def run(
     size = max(1, pipeline.sampling.batch_size // samples)
     for start in range(0, len(items), size):
         chunk = items[start : start + size]
-        results = pipeline.carry([item for _, item in chunk], samples, seed, on_progress=_shown(console, start, len(items)))
+        results = pipeline.carry(
+            [item for _, item in chunk], samples, seed, on_progress=_shown(console, start, len(items))
+        )
         console.clear()
         for (entry, _), own in zip(chunk, results, strict=True):
             writer.add(entry, own)
@@ -210,7 +218,14 @@ class _Writer:
     """Puts results where the user wants them, and says where."""
 
     def __init__(
-        self, pipeline: Pipeline, task: str, output: str | None, many: bool, as_json: bool, seed: int, checkpoint: str
+        self,
+        pipeline: Pipeline,
+        task: str,
+        output: str | None,
+        many: bool,
+        as_json: bool,
+        seed: int,
+        checkpoint: str,
     ) -> None:
         self.target = pipeline.assembly.target
         self.task = task
@@ -264,6 +279,8 @@ class _Writer:
 def _unused(folder: Path, name: str, ending: str) -> Path:
     """A path in a folder that overwrites nothing."""
     candidate, number = name, 2
-    while folder.is_dir() and any(p.name == candidate + p.suffix or p.stem == candidate for p in folder.glob(f"{candidate}*")):
+    while folder.is_dir() and any(
+        p.name == candidate + p.suffix or p.stem == candidate for p in folder.glob(f"{candidate}*")
+    ):
         candidate, number = f"{name}-{number}", number + 1
     return folder / f"{candidate}{ending}"

@@ -9,7 +9,7 @@ FIRST = ("foreground_abs_rel", "abs_rel", "delta1", "foreground_delta_1.05", "de
 
 def print_report(report: Any) -> None:
     """A line for each metric, with the baseline beside it."""
-    names = sorted(report.figures, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST)))
+    names = sorted(report.figures, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
     if not names:
         return
     width = max(len(name) for name in names)

@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from bridgeflow.cli.options import data_options, device_option, find_task, json_option, parse_columns, task_option
+from bridgeflow.cli.options import (
+    data_options,
+    device_option,
+    find_task,
+    json_option,
+    parse_columns,
+    task_option,
+)
 
 
 @click.command(
@@ -90,7 +97,8 @@ def _resumed(checkpoint: Any, recipe: str | None, data: str | None, overrides: t
     for assignment in overrides:
         if not assignment.startswith(("training.", "sampling.", "data.")):
             raise click.UsageError(
-                f"--resume keeps the model as it is: {assignment!r} cannot change, only training., sampling. and data. keys."
+                f"--resume keeps the model as it is: {assignment!r} cannot change, only training., sampling. and "
+                "data. keys."
             )
     resolved = checkpoint.recipe()
     tree = resolved.tree()
@@ -107,7 +115,10 @@ def _finish(run: Any, task: str, resolved: Any, as_json: bool, console: Any) -> 
 
     outcome = run.outcome
     if outcome.unreadable:
-        console.say(f"{len(outcome.unreadable)} rows could not be read and were passed over; see them with: bridgeflow data check")
+        console.say(
+            f"{len(outcome.unreadable)} rows could not be read and were passed over; see them with: "
+            "bridgeflow data check"
+        )
     if outcome.interrupted is not None:
         console.say(
             f"stopped by {outcome.interrupted} at step {outcome.step:,}; saved in {outcome.checkpoint}\n"
@@ -136,9 +147,9 @@ def _print_dry_run(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(facts, indent=1))
         return
-    import yaml
+    from bridgeflow import layers
 
-    print(yaml.safe_dump(facts["recipe"], sort_keys=False, allow_unicode=True))
+    print(layers.dump(facts["recipe"]))
     for name, value in facts.items():
         if name != "recipe":
             shown = f"{value:,}" if isinstance(value, int) else value

@@ -30,19 +30,22 @@ class Batch:
     failures: list[str] = field(default_factory=list)
 
 
-def check_columns(task: type[Task], task_name: str, columns: Sequence[str], renames: Mapping[str, str], data: str) -> None:
+def check_columns(
+    task: type[Task], task_name: str, columns: Sequence[str], renames: Mapping[str, str], data: str
+) -> None:
     """Raises UsageError when the data lack a column that the task needs."""
     for column, meaning in task.columns.items():
         wanted = renames.get(column, column)
         if wanted not in columns:
             raise UsageError(
-                f"task {task_name!r} needs a column {wanted!r} ({meaning}), but {data} has {', '.join(columns) or 'none'}: "
-                f"add it, or name the one that holds it with --columns {column}=NAME."
+                f"task {task_name!r} needs a column {wanted!r} ({meaning}), but {data} has "
+                f"{', '.join(columns) or 'none'}: add it, or name the one that holds it with --columns {column}=NAME."
             )
     for column in renames:
         if column not in task.columns:
             raise UsageError(
-                f"--columns names {column!r}, which task {task_name!r} does not need: it needs {', '.join(task.columns)}."
+                f"--columns names {column!r}, which task {task_name!r} does not need: it needs "
+                f"{', '.join(task.columns)}."
             )
 
 
@@ -169,7 +172,7 @@ def batches(
             raise BridgeflowError(f"{rows.description}: nothing to train on.")
         loader = DataLoader(
             Pairs(rows, task, renames, seed),
-            batch_sampler=_Positions(first, batch_size, rank, world),  # type: ignore[arg-type]
+            batch_sampler=_Positions(first, batch_size, rank, world),
             collate_fn=Collate(task),
             num_workers=workers,
             prefetch_factor=4 if workers else None,
@@ -180,7 +183,14 @@ def batches(
 
 
 def _streamed(
-    rows: Stream, task: Task, renames: Mapping[str, str], batch_size: int, seed: int, first: int, rank: int, world: int
+    rows: Stream,
+    task: Task,
+    renames: Mapping[str, str],
+    batch_size: int,
+    seed: int,
+    first: int,
+    rank: int,
+    world: int,
 ) -> Iterator[Batch]:
     collate = Collate(task)
     pairs: list[tuple[Item, Item, list[str]]] = []
@@ -191,7 +201,11 @@ def _streamed(
         for row in rows.rows_from(0, epoch):
             read += 1
             try:
-                pair = read_pair(task, row, renames, position, seed_of(seed, "pair", position)) if position >= skip else None
+                pair = (
+                    read_pair(task, row, renames, position, seed_of(seed, "pair", position))
+                    if position >= skip
+                    else None
+                )
             except BridgeflowError as error:
                 failures.append(str(error))
                 continue

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,10 +24,10 @@ PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff",
 class FolderRows:
     """Rows of a folder. `image` and every `NAME_file_name` column hold paths, read when a task pairs the row."""
 
-    def __init__(self, root: Path, records: list[dict[str, Any]]) -> None:
+    def __init__(self, root: Path, records: list[dict[str, Any]], columns: tuple[str, ...] | None = None) -> None:
         self.root = root
         self.records = records
-        self.columns = tuple(dict.fromkeys(column for record in records for column in record))
+        self.columns = columns or _columns(records)
         digest = hashlib.sha256()
         for record in records:
             digest.update(repr(sorted(record.items())).encode())
@@ -38,6 +39,10 @@ class FolderRows:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.records[index]
+
+
+def _columns(records: list[dict[str, Any]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(column for record in records for column in record))
 
 
 class Folder(DataSettings):
@@ -58,34 +63,58 @@ class Folder(DataSettings):
 
     def open(self, split: Split, progress: Progress | None = None) -> Rows:
         """Raises BridgeflowError where there is no folder, no picture or a metadata file that cannot be read."""
-        root = Path(self.path).expanduser()
+        root = Path(os.path.expanduser(self.path))
         if not root.is_dir():
             raise BridgeflowError(f"there is no folder {self.path!r}: give one that holds pictures, as folder:PATH.")
         own = [root / name for name in HELD_OUT_FOLDERS if (root / name).is_dir()]
         if (root / "train").is_dir() and own:
             chosen = root / "train" if split == "train" else own[0]
-            return FolderRows(chosen, _records(chosen))
+            return FolderRows(chosen, _records_below(chosen, root))
         records = _records(root)
-        records.sort(key=lambda record: hashlib.sha256(_key(record, root).encode()).digest())
+        keys = {id(record): hashlib.sha256(_key(record, root).encode()).digest() for record in records}
+        records.sort(key=lambda record: keys[id(record)])
         count = 0
         if self.held_out and len(records) > 1:
-            count = max(1, round(self.held_out * len(records)))
-        return FolderRows(root, records[count:] if split == "train" else records[:count])
+            count = min(max(1, round(self.held_out * len(records))), len(records) - 1)
+        # Several rows of one picture stay on one side.
+        while 0 < count < len(records) and keys[id(records[count - 1])] == keys[id(records[count])]:
+            count -= 1
+        return FolderRows(root, records[count:] if split == "train" else records[:count], _columns(records))
 
 
 def _key(record: dict[str, Any], root: Path) -> str:
-    first = record.get("image") or next(iter(record.values()))
+    first = record.get("image") or next(iter(record.values()), "")
     return first.relative_to(root).as_posix() if isinstance(first, Path) else str(first)
 
 
 def _records(root: Path) -> list[dict[str, Any]]:
-    found = sorted(path for name in METADATA for path in root.glob(f"**/{name}"))
-    records = [record for path in found for record in _from_metadata(path, root)] if found else _from_pictures(root)
+    found = sorted(path for name in METADATA for path in root.glob(f"**/{name}") if not _hidden(path, root))
+    if found:
+        records = [record for path in found for record in _from_metadata(path, root)]
+        if not records:
+            raise BridgeflowError(f"{found[0]} lists nothing: a row with a file_name is expected for each picture.")
+        return records
+    records = _from_pictures(root)
     if not records:
         raise BridgeflowError(
-            f"the folder {str(root)!r} holds no pictures ({', '.join(sorted(PICTURES))}) and no {' or '.join(METADATA)}."
+            f"the folder {str(root)!r} holds no pictures ({', '.join(sorted(PICTURES))}) and no "
+            f"{' or '.join(METADATA)}."
         )
     return records
+
+
+def _records_below(folder: Path, root: Path) -> list[dict[str, Any]]:
+    """Records of a split's folder; from the metadata of the root where it is there that they are listed."""
+    if any((root / name).is_file() for name in METADATA):
+        records = [r for r in _records(root) if any(isinstance(v, Path) and folder in v.parents for v in r.values())]
+        if records:
+            return records
+    return _records(folder)
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    """Whether a file is put there by an operating system or an editor, as .cache/a.png or __MACOSX/._a.png."""
+    return any(part.startswith((".", "__")) for part in path.relative_to(root).parts)
 
 
 def _from_pictures(root: Path) -> list[dict[str, Any]]:
@@ -93,10 +122,12 @@ def _from_pictures(root: Path) -> list[dict[str, Any]]:
         if (root / name).is_dir() and (root / "depth").is_dir():
             depths = {path.stem: path for path in sorted((root / "depth").iterdir()) if path.is_file()}
             pictures = [path for path in sorted((root / name).iterdir()) if path.suffix.lower() in PICTURES]
-            return [{"image": path, **({"depth": depths[path.stem]} if path.stem in depths else {})} for path in pictures]
+            return [
+                {"image": path, **({"depth": depths[path.stem]} if path.stem in depths else {})} for path in pictures
+            ]
     records = []
     for path in sorted(root.rglob("*")):
-        if path.suffix.lower() in PICTURES and path.is_file():
+        if path.suffix.lower() in PICTURES and path.is_file() and not _hidden(path, root):
             words = path.with_suffix(".txt")
             records.append({"image": path, **({"text": words} if words.is_file() else {})})
     return records
@@ -106,22 +137,28 @@ def _from_metadata(path: Path, root: Path) -> Iterator[dict[str, Any]]:
     for number, row in enumerate(_metadata_rows(path), 1):
         record: dict[str, Any] = {}
         for column, value in row.items():
-            if column == "file_name":
+            if value is None or value == "":
+                if column == "file_name":
+                    raise BridgeflowError(f"{path}, row {number}: the file_name is empty: every row names its file.")
+            elif column == "file_name":
                 record["image"] = _inside(value, path, root, number)
             elif column.endswith("_file_name"):
                 record[column.removesuffix("_file_name")] = _inside(value, path, root, number)
-            elif value is not None and value != "":
+            else:
                 record[column] = value
         yield record
 
 
 def _inside(value: Any, metadata: Path, root: Path, number: int) -> Path:
-    if not isinstance(value, str) or not value:
-        raise BridgeflowError(f"{metadata}, row {number}: a file_name is missing: every row names its file.")
+    if not isinstance(value, str) or "\0" in value:
+        raise BridgeflowError(f"{metadata}, row {number}: {value!r} is no file name: a path in the folder is expected.")
     path = metadata.parent / value
     if not path.resolve().is_relative_to(root.resolve()):
         raise BridgeflowError(f"{metadata}, row {number}: {value!r} lies outside the folder {str(root)!r}: copy it in.")
     return path
+
+
+_FORMATS = {".parquet": "Parquet", ".csv": "CSV in UTF-8", ".jsonl": "JSON lines in UTF-8"}
 
 
 def _metadata_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -129,25 +166,37 @@ def _metadata_rows(path: Path) -> Iterator[dict[str, Any]]:
         if path.suffix == ".parquet":
             import pyarrow.parquet
 
-            yield from pyarrow.parquet.read_table(path).to_pylist()
+            yield from pyarrow.parquet.ParquetFile(path).read().to_pylist()
             return
         with path.open(encoding="utf-8-sig", newline="") as lines:
             if path.suffix == ".csv":
-                yield from csv.DictReader(lines)
+                yield from _csv_rows(lines, path)
                 return
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield _json_row(line, path, number)
     except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BridgeflowError(f"{path} cannot be read ({first}): it must be UTF-8 {path.suffix[1:]}.") from error
+        raise BridgeflowError(f"{path} cannot be read ({first}): it must be {_FORMATS[path.suffix]}.") from error
+
+
+def _csv_rows(lines: Iterable[str], path: Path) -> Iterator[dict[str, Any]]:
+    reader = csv.DictReader(lines)
+    for row in reader:
+        if row.get(None):
+            raise BridgeflowError(
+                f"{path}, line {reader.line_num} has more cells than the heading: put a text with a comma in quotes."
+            )
+        yield row
 
 
 def _json_row(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise BridgeflowError(f"{path}, line {number} is not JSON ({error.msg}): one object a line is expected.") from error
+        raise BridgeflowError(
+            f"{path}, line {number} is not JSON ({error.msg}): one object a line is expected."
+        ) from error
     if not isinstance(row, dict):
-        raise BridgeflowError(f"{path}, line {number} is not a JSON object: {{\"file_name\": ..., ...}} is expected.")
+        raise BridgeflowError(f'{path}, line {number} is not a JSON object: {{"file_name": ..., ...}} is expected.')
     return row

@@ -42,7 +42,9 @@ class HubStream:
 
     def rows_from(self, position: int, epoch: int) -> Iterator[dict[str, Any]]:
         """Rows of an epoch from a position on, in an order that depends on the epoch alone."""
-        shuffled = self.dataset.shuffle(seed=self.seed + epoch, buffer_size=self.buffer) if self.buffer else self.dataset
+        shuffled = (
+            self.dataset.shuffle(seed=self.seed + epoch, buffer_size=self.buffer) if self.buffer else self.dataset
+        )
         yield from shuffled.skip(position) if position else shuffled
 
 
@@ -87,7 +89,9 @@ class HubDataset(DataSettings):
             progress(0, 1, f"loading {self.path}")
         splits = self._load()
         if self.train not in splits:
-            raise BridgeflowError(f"hf:{self.path} has no split {self.train!r}, only {', '.join(splits)}: set data.train.")
+            raise BridgeflowError(
+                f"hf:{self.path} has no split {self.train!r}, only {', '.join(splits)}: set data.train."
+            )
         own = self.held_out or next((name for name in ("test", "validation") if name in splits), None)
         if own is not None and own not in splits:
             raise BridgeflowError(f"hf:{self.path} has no split {own!r}, only {', '.join(splits)}: set data.held_out.")

@@ -55,7 +55,7 @@ class DataSettings(Settings, ABC):
     @classmethod
     def at(cls, location: str) -> dict[str, Any]:
         """The settings that `NAME:LOCATION` means, as keys of a recipe's `data`."""
-        raise UsageError(f"this data set takes no location, but was given {location!r}.")
+        raise UsageError(f"this data set takes no location, so leave {location!r} out.")
 
     @abstractmethod
     def open(self, split: Split, progress: Progress | None = None) -> Rows | Stream:

@@ -87,7 +87,9 @@ def evaluate(
     renames = pipeline.assembly.recipe.recipe.columns
     examples = read_examples(held_out, task, renames, count)
     if not examples.sources:
-        raise BridgeflowError(f"no held-out row of {held_out.description} can be read: check with bridgeflow data check.")
+        raise BridgeflowError(
+            f"no held-out row of {held_out.description} can be read: check with bridgeflow data check."
+        )
     seeds = [seed_of(seed, index) for index in range(len(examples.sources))]
     results = [own[0] for own in pipeline.carry(examples.sources, seeds=seeds, on_progress=on_progress)]
     report = Report(
@@ -103,6 +105,11 @@ def evaluate(
         report.baseline = task.metrics(trivial[1], examples.truths, examples.sources, examples.rows)
     source, target = pipeline.assembly.source, pipeline.assembly.target
     report.picture = comparison(
-        source, target, examples.sources[:SHOWN], examples.truths[:SHOWN], results[:SHOWN], ("source", "truth", "prediction")
+        source,
+        target,
+        examples.sources[:SHOWN],
+        examples.truths[:SHOWN],
+        results[:SHOWN],
+        ("source", "truth", "prediction"),
     )
     return report

@@ -79,5 +79,3 @@ class GuidanceSettings(Settings):
         if self.kind == "none":
             return NoGuidance()
         return IndicatorGuidance(self.scale, self.interval)
-
-

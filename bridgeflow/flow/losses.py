@@ -60,8 +60,8 @@ class EncodingSettings(Settings):
     `cross`: contrast with the target's latent, the best in the paper."""
     weight: float = Field(default=1.0, ge=0)
     """Weight of the term in the total loss; the term is a mean over the batch (and over real features)."""
-    temperature: float = Field(default=0.07, gt=0)
-    """Starting temperature of the contrast; it is learned."""
+    temperature: float = Field(default=0.07, ge=0.01)
+    """Starting temperature of the contrast; it is learned, and never falls below 0.01."""
 
 
 def contrastive_loss(source: Tensor, target: Tensor, logit_scale: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from bridgeflow.errors import UsageError
 from bridgeflow.settings import Settings
 
 
@@ -35,10 +36,8 @@ class TimeSchedule(Settings):
     """Solver steps equal in t, or equal in probability under the density."""
 
     def _shifted(self, t: Tensor) -> Tensor:
-        if self.shift == 1:
-            return t
-        rest = 1 - t
-        return 1 - self.shift * rest / (1 + (self.shift - 1) * rest)
+        # The formula of `shift` solved for t, so that small times keep their digits.
+        return t if self.shift == 1 else t / (t + self.shift * (1 - t))
 
     def _quantile(self, u: Tensor) -> Tensor:
         if self.density == "uniform":
@@ -65,11 +64,19 @@ class TimeSchedule(Settings):
         return torch.ones_like(t)
 
     def solver_grid(self, steps: int) -> Tensor:
-        """steps + 1 rising times from exactly 0 to exactly 1, float64 on the CPU."""
+        """steps + 1 rising times from exactly 0 to exactly 1, float64 on the CPU.
+
+        Raises UsageError where the density is so steep that two of them fall together.
+        """
         if steps < 1:
             raise ValueError(f"a solver takes at least 1 step, not {steps}")
         u = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
         t = self._quantile(u) if self.grid == "density" else u
         t = self._shifted(t)
         t[0], t[-1] = 0.0, 1.0
+        if not bool((t.diff() > 0).all()):
+            raise UsageError(
+                f"the density of time is too steep for a solver grid of {steps} steps: set time.grid=uniform, fewer "
+                "steps, or a smaller time.std or time.power."
+            )
         return t

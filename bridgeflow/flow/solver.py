@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -49,7 +50,7 @@ class _FixedStep(Solver):
     def _run(self, velocity: Velocity, z: Tensor, grid: Tensor, observer: Observer | None) -> Tensor:
         times = grid.tolist()
         self._start()
-        for t, end in zip(times, times[1:], strict=False):
+        for t, end in pairwise(times):
             z = self._step(velocity, z, t, end - t)
             if observer is not None:
                 observer(end, z)
@@ -113,17 +114,22 @@ class DormandPrince(Solver):
     def _run(self, velocity: Velocity, z: Tensor, grid: Tensor, observer: Observer | None) -> Tensor:
         from torchdiffeq import odeint
 
-        times = grid if observer is not None else grid[[0, -1]]
+        chosen = grid if observer is not None else grid[[0, -1]]
+        times = chosen.to(device=z.device, dtype=torch.float64 if z.dtype == torch.float64 else torch.float32)
+        low, high = sorted((float(times[0]), float(times[-1])))
         states = odeint(
-            lambda t, state: velocity(state, float(t)),
+            # The trial that sets the first step may look beyond the end, where the velocity is not defined.
+            lambda t, state: velocity(state, min(max(float(t), low), high)),
             z,
-            times.to(device=z.device, dtype=torch.float32 if z.dtype != torch.float64 else torch.float64),
+            times,
             method="dopri5",
             rtol=self.tolerance,
             atol=self.tolerance,
+            # Without it the last step overshoots, and the end is interpolated with a velocity from beyond it.
+            options={"step_t": times[-1:]},
         )
         if observer is not None:
-            for t, state in zip(times.tolist()[1:], states[1:], strict=True):
+            for t, state in zip(chosen.tolist()[1:], states[1:], strict=True):
                 observer(t, state)
         return states[-1]
 
@@ -142,4 +148,10 @@ class SolverSettings(Settings):
         """The solver object."""
         if self.method == "dopri5":
             return DormandPrince(self.tolerance)
-        return {"euler": Euler, "midpoint": Midpoint, "heun": Heun, "ab2": AdamsBashforth2}[self.method]()
+        methods: dict[str, type[Solver]] = {
+            "euler": Euler,
+            "midpoint": Midpoint,
+            "heun": Heun,
+            "ab2": AdamsBashforth2,
+        }
+        return methods[self.method]()

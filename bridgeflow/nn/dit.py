@@ -43,6 +43,14 @@ class DiTSettings(NetworkSettings):
         return DiT(self, latent, context)
 
 
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer that gives zero until it is trained."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class DiTBlock(nn.Module):
     """Self-attention, cross-attention where there is a context, and MLP, each scaled, shifted and gated."""
 
@@ -52,14 +60,11 @@ class DiTBlock(nn.Module):
         self.attention = Attention(width, heads)
         self.norm_mlp = nn.LayerNorm(width, elementwise_affine=False)
         self.mlp = MLP(width, int(width * mlp_ratio))
-        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
-        nn.init.zeros_(self.modulation[1].weight)
-        nn.init.zeros_(self.modulation[1].bias)
+        self.modulation = nn.Sequential(nn.SiLU(), zero_linear(width, 6 * width))
         if context_width is not None:
             self.norm_context = nn.LayerNorm(width)
             self.cross_attention = Attention(width, heads, context_width)
-            nn.init.zeros_(self.cross_attention.out.weight)
-            nn.init.zeros_(self.cross_attention.out.bias)
+            self.cross_attention.out = zero_linear(width, width)
 
     def forward(self, x: Tensor, condition: Tensor, context: Tensor | None, context_mask: Tensor | None) -> Tensor:
         """x: (B, N, width); condition: (B, width)."""
@@ -87,11 +92,8 @@ class DiT(VelocityNet):
             for _ in range(settings.depth)
         )
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
-        self.head = nn.Linear(width, self.patches.width)
-        for layer in (self.modulation[1], self.head):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.modulation = nn.Sequential(nn.SiLU(), zero_linear(width, 2 * width))
+        self.head = zero_linear(width, self.patches.width)
 
     def forward(
         self,

@@ -12,24 +12,24 @@ from bridgeflow.modality import LatentSpec
 
 
 class Patches:
-    """The tokens of a latent: one per position of a sequence, one per patch^n cells of a grid of n axes."""
+    """The tokens of a latent: one per position of a sequence, one per patch^n cells of a grid of n axes.
 
-    def __init__(self, spec: LatentSpec, patch: int = 1, owner: str = "network") -> None:
+    Raises UsageError, naming the option that set `patch`, where it does not fit the latent.
+    """
+
+    def __init__(self, spec: LatentSpec, patch: int = 1, option: str = "network.patch") -> None:
         self.spec = spec
         if spec.layout == "sequence":
             if patch != 1:
                 raise UsageError(
-                    f"{owner}.patch is {patch}, but a sequence latent ({spec}) has one token a position: "
-                    f"set {owner}.patch=1."
+                    f"{option} is {patch}, but a sequence latent ({spec}) has one token a position: set {option}=1."
                 )
             self.grid: tuple[int, ...] = (spec.shape[0],)
             self.width = spec.shape[1]
         else:
             sizes = spec.shape[1:]
             if any(size % patch for size in sizes):
-                raise UsageError(
-                    f"{owner}.patch={patch} does not divide the latent's {spec}: choose a divisor of {sizes}."
-                )
+                raise UsageError(f"{option}={patch} does not divide the latent's {spec}: choose a divisor of {sizes}.")
             self.grid = tuple(size // patch for size in sizes)
             self.width = spec.shape[0] * patch ** len(sizes)
         self.patch = patch

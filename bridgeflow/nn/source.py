@@ -54,16 +54,20 @@ class TokenEncoder(nn.Module):
     """A transformer from any latent to any shape: source tokens and one learned query per target patch attend
     to each other, and the queries are read out. Padding is masked."""
 
-    def __init__(self, source: LatentSpec, target: LatentSpec, settings: TokenEncoderSettings, outputs: int = 1) -> None:
+    def __init__(
+        self, source: LatentSpec, target: LatentSpec, settings: TokenEncoderSettings, outputs: int = 1
+    ) -> None:
         super().__init__()
         width = settings.width
         if width % settings.heads:
             raise UsageError(f"source_encoder.heads must divide its width: {width} is no multiple of {settings.heads}.")
-        self.source = Patches(source, settings.patch, "source_encoder")
-        self.target = Patches(target, settings.target_patch if target.layout == "grid" else 1, "source_encoder")
+        self.source = Patches(source, settings.patch, "source_encoder.patch")
+        self.target = Patches(target, settings.target_patch, "source_encoder.target_patch")
         self.embed = nn.Linear(self.source.width, width)
         self.norm_in = nn.LayerNorm(width)
         self.queries = nn.Parameter(0.02 * torch.randn(self.target.count, width))
+        self.source_positions: Tensor
+        self.target_positions: Tensor
         self.register_buffer("source_positions", grid_positions(self.source.grid, width), persistent=False)
         self.register_buffer("target_positions", grid_positions(self.target.grid, width), persistent=False)
         self.blocks = nn.ModuleList(
@@ -102,7 +106,7 @@ class TokenEncoderSettings(Settings):
     patch: int = Field(default=1, ge=1)
     """Cells per axis of a source grid that make a token; 1 for sequences."""
     target_patch: int = Field(default=1, ge=1)
-    """Cells per axis of a target grid that one query writes."""
+    """Cells per axis of a target grid that one query writes; 1 for sequences."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout after attention and MLP."""
 
@@ -149,11 +153,16 @@ class LearnedSource(SourceEncoder):
         parts = self.encoder(source.sample(generator) if sample else source.mean, source.mask)
         mu = parts[0]
         if self.mean_norm is not None:
+            if self.mean_norm.training and len(mu) < 2:
+                raise UsageError(
+                    "source_encoder.mean_norm=batch cannot standardise over a batch of one: set training.batch_size=2 "
+                    "or more, or source_encoder.mean_norm=none."
+                )
             mu = self.mean_norm(mu.flatten(1)).view_as(mu)
         logvar = parts[1] if self.sigma is None else None
         if not sample or self.sigma == 0:
             return Encoded(mu, mu, logvar)
-        spread = (0.5 * logvar).exp() if logvar is not None else self.sigma
+        spread: Tensor | float = (0.5 * logvar).exp() if logvar is not None else self.sigma or 0.0
         return Encoded(mu + spread * normal(mu.shape, generator, mu), mu, logvar)
 
 
@@ -163,7 +172,7 @@ class NoiseSource(SourceEncoder):
 
     def __init__(self, source: LatentSpec, target: LatentSpec, patch: int) -> None:
         super().__init__()
-        self.patches = Patches(source, patch, "source_encoder")
+        self.patches = Patches(source, patch, "source_encoder.patch")
         self.target = target
 
     @property

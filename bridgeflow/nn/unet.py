@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,7 +19,7 @@ class UNetSettings(NetworkSettings):
     """Residual convolutions down and up, with attention where asked for."""
 
     name: Literal["unet"] = "unet"
-    channels: tuple[int, ...] = (48, 96, 192)
+    channels: tuple[PositiveInt, ...] = Field(default=(48, 96, 192), min_length=1)
     """Features at each resolution, finest first; each level halves the last."""
     blocks: int = Field(default=2, ge=1)
     """Residual blocks a level, on the way down and on the way up."""
@@ -32,13 +32,22 @@ class UNetSettings(NetworkSettings):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout inside the residual blocks."""
 
+    @model_validator(mode="after")
+    def _attention_names_levels(self) -> UNetSettings:
+        levels = len(self.channels)
+        if not all(0 <= level < levels for level in self.attention):
+            raise ValueError(f"attention names levels from 0 to {levels - 1}, not {list(self.attention)}")
+        return self
+
     def build(self, latent: LatentSpec, context: LatentSpec | None = None) -> VelocityNet:
         """The network; refuses latents that are not (C, H, W) or do not divide."""
         if latent.layout != "grid" or len(latent.shape) != 3:
             raise UsageError(f"network 'unet' takes a grid latent (C, H, W), not {latent}: try network.name=dit.")
         multiple = self.patch * 2 ** (len(self.channels) - 1)
         if any(size % multiple for size in latent.shape[1:]):
-            raise UsageError(f"network 'unet' with these levels needs sizes that are multiples of {multiple}, not {latent}.")
+            raise UsageError(
+                f"network 'unet' with these levels needs sizes that are multiples of {multiple}, not {latent}."
+            )
         return UNet(self, latent.shape[0], None if context is None else context.shape[-1])
 
 
@@ -76,7 +85,9 @@ class SpatialAttention(nn.Module):
     def __init__(self, channels: int, heads: int, context_width: int | None) -> None:
         super().__init__()
         if channels % heads:
-            raise UsageError(f"network.heads must divide the channels of a level that attends: {channels} is no multiple of {heads}.")
+            raise UsageError(
+                f"network.heads must divide the channels of a level that attends: {channels} is no multiple of {heads}."
+            )
         self.norm = nn.LayerNorm(channels)
         self.attention = Attention(channels, heads)
         self.cross_norm = nn.LayerNorm(channels) if context_width is not None else None
@@ -151,6 +162,11 @@ class UNet(VelocityNet):
                 self.enlarge.append(nn.Conv2d(width, width, 3, padding=1))
         self.norm = _norm(width)
         self.head = nn.Conv2d(width, channels * cells, 3, padding=1)
+        # The velocity holds -z0, so near t = 0 the state itself with a minus: a gain of its own spares the
+        # convolutions from carrying every detail of the source through to the output.
+        self.gain = nn.Linear(condition, channels)
+        nn.init.zeros_(self.gain.weight)
+        nn.init.zeros_(self.gain.bias)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
@@ -181,4 +197,5 @@ class UNet(VelocityNet):
                 x = block(torch.cat([x, skips.pop()], dim=1), condition, context, context_mask)
             if index < len(self.enlarge):
                 x = self.enlarge[index](F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return F.pixel_shuffle(self.head(F.silu(self.norm(x))), self.patch).to(z.dtype)
+        velocity = F.pixel_shuffle(self.head(F.silu(self.norm(x))), self.patch)
+        return (velocity + self.gain(condition)[:, :, None, None] * z).to(z.dtype)

@@ -73,7 +73,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     inside = folder / "checkpoints"
     newest = list_checkpoints(inside)
     if not newest:
-        raise BridgeflowError(f"{str(folder)!r} holds no checkpoint: give the folder of a run or of one of its checkpoints.")
+        raise BridgeflowError(
+            f"{str(folder)!r} holds no checkpoint: give the folder of a run or of one of its checkpoints."
+        )
     for candidate in reversed(newest):
         try:
             return _open(candidate)
@@ -96,7 +98,9 @@ def _open(folder: Path) -> Checkpoint:
     for name, size in meta.get("files", {}).items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
-            raise BridgeflowError(f"checkpoint {str(folder)!r} is damaged ({name} is cut short or missing): use another one.")
+            raise BridgeflowError(
+                f"checkpoint {str(folder)!r} is damaged ({name} is cut short or missing): use another one."
+            )
     return Checkpoint(folder, meta)
 
 
@@ -157,7 +161,9 @@ def save_checkpoint(
         _sync(folder)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
-        raise BridgeflowError(f"the checkpoint {str(final)!r} cannot be written ({error}): free some space or choose another --output.") from error
+        raise BridgeflowError(
+            f"the checkpoint {str(final)!r} cannot be written ({error}): free some space or choose another --output."
+        ) from error
     return final
 
 
@@ -183,9 +189,7 @@ def plugins_of(recipe: ResolvedRecipe) -> list[dict[str, str]]:
         ("network", recipe.recipe.network["name"]),
     ]
     found = [registry.find(kind, name) for kind, name in dict.fromkeys(needed)]
-    return [
-        {"kind": p.kind, "name": p.name, "distribution": p.distribution, "version": p.version} for p in found
-    ]
+    return [{"kind": p.kind, "name": p.name, "distribution": p.distribution, "version": p.version} for p in found]
 
 
 def rotate(folder: Path, keep: int) -> None:
@@ -216,9 +220,7 @@ def restore_optimizer(
         states.setdefault(name, {})[key] = tensor
     for parameter, name in names.items():
         if name in states:
-            optimizer.state[parameter] = {
-                key: value.to(parameter.device) for key, value in states[name].items()
-            }
+            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in states[name].items()}
 
 
 def load_optimizer(checkpoint: Checkpoint) -> dict[str, Tensor]:

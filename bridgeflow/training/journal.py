@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 
-
 class Journal:
     """The figures of a run, appended as they come."""
 

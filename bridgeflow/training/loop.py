@@ -127,7 +127,7 @@ class Trainer:
         self.average = WeightAverage(self.bridge, self.settings.ema) if self.settings.ema else None
         self.optimizer = build_optimizer(self.bridge, self.recipe.recipe.optimizer)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
-        self.names = {parameter: name for name, parameter in self.bridge.named_parameters()}
+        self.names: dict[Tensor, str] = {parameter: name for name, parameter in self.bridge.named_parameters()}
         self.step = 0
         self.unreadable: list[str] = []
         self.health: dict[str, float] = {}
@@ -232,7 +232,9 @@ class Trainer:
 
     def _stop_non_finite(self, what: str) -> None:
         saved = checkpoints.list_checkpoints(self.folder / "checkpoints")
-        kept = f"the weights of step {int(saved[-1].name)} are safe in {saved[-1]}" if saved else "nothing was saved yet"
+        kept = (
+            f"the weights of step {int(saved[-1].name)} are safe in {saved[-1]}" if saved else "nothing was saved yet"
+        )
         raise BridgeflowError(
             f"the {what} is no longer finite at step {self.step + 1}, before the optimiser moved; {kept}: lower "
             "optimizer.learning_rate, set training.clip, or set training.precision=fp32."
@@ -248,7 +250,13 @@ class Trainer:
                     self.console.warn("more rows are passed over; their number is told at the end.")
 
     def _log(
-        self, journal: Journal | None, losses: Losses, waited: float, seconds: float, started: float, first: int
+        self,
+        journal: Journal | None,
+        losses: Losses,
+        waited: float,
+        seconds: float,
+        started: float,
+        first: int,
     ) -> None:
         settings = self.settings
         pairs = settings.log_every * settings.batch_size * settings.accumulation * self.accelerator.num_processes
@@ -293,7 +301,9 @@ class Trainer:
     def _calibration_sources(self) -> list[Latent]:
         if self._calibration is None:
             settings = self.settings
-            data = batches(self.rows, self.assembly.task, self.recipe.recipe.columns, settings.batch_size, settings.seed)
+            data = batches(
+                self.rows, self.assembly.task, self.recipe.recipe.columns, settings.batch_size, settings.seed
+            )
             self._calibration = [
                 encode(self.assembly.source, next(data).source, self.device) for _ in range(CALIBRATION_BATCHES)
             ]
@@ -318,7 +328,9 @@ class Trainer:
                     "average_updates": self.average.updates if self.average else 0,
                     "data": {"description": self.rows.description, "fingerprint": self.rows.fingerprint},
                     "health": self.health,
-                    "pairs_seen": self.step * self.settings.batch_size * self.settings.accumulation
+                    "pairs_seen": self.step
+                    * self.settings.batch_size
+                    * self.settings.accumulation
                     * self.accelerator.num_processes,
                 },
             )

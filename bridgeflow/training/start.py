@@ -47,7 +47,9 @@ def new_folder(recipe: ResolvedRecipe, output: str | None) -> Path:
     if output is not None:
         folder = Path(output)
         if (folder / "checkpoints").is_dir() and any((folder / "checkpoints").iterdir()):
-            raise UsageError(f"{output!r} holds a run already: add --resume to go on with it, or choose another --output.")
+            raise UsageError(
+                f"{output!r} holds a run already: add --resume to go on with it, or choose another --output."
+            )
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"--output {output!r} is a file: a run needs a folder.")
     else:
@@ -59,7 +61,9 @@ def new_folder(recipe: ResolvedRecipe, output: str | None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BridgeflowError(f"the folder {str(folder)!r} cannot be made ({error.strerror}): choose another --output.") from error
+        raise BridgeflowError(
+            f"the folder {str(folder)!r} cannot be made ({error.strerror}): choose another --output."
+        ) from error
     return folder
 
 
@@ -99,7 +103,9 @@ def prepare_codecs(assembly: Assembly, rows: Rows | Stream, console: Progress) -
     for side, own in figures.items():
         name = getattr(assembly.recipe.task, side).name
         shown = "  ".join(f"{key} {value:.4g}" for key, value in own.items())
-        console.say(f"fitted the {name} codec to {len(pairs):,} examples in {duration(time.monotonic() - started)}: {shown}")
+        console.say(
+            f"fitted the {name} codec to {len(pairs):,} examples in {duration(time.monotonic() - started)}: {shown}"
+        )
 
 
 def describe(assembly: Assembly, bridge: Bridge, rows: Rows | Stream) -> str:
@@ -198,7 +204,11 @@ def _score(
     pipeline = Pipeline(assembly, bridge, device)
     chosen = rows if _is_empty(held_out) else held_out
     report = evaluate(
-        pipeline, chosen, rows, count, on_progress=lambda done, total: console(done, total, "scoring held-out examples")
+        pipeline,
+        chosen,
+        rows,
+        count,
+        on_progress=lambda done, total: console(done, total, "scoring held-out examples"),
     )
     console.clear()
     (folder / "evaluation.json").write_text(json.dumps(report.json(), indent=1), encoding="utf-8")

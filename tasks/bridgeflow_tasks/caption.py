@@ -19,7 +19,10 @@ class Caption(Task):
     summary = "words from a picture"
     source = ModalityUse("image_latent")
     target = ModalityUse("text", {"codec": {"name": "autoencoder"}})
-    columns = {"image": "a picture", "text": "a caption, or a list of captions of which one is drawn each time"}
+    columns = {
+        "image": "a picture",
+        "text": "a caption, or a list of captions of which one is drawn each time",
+    }
     default_recipe = "caption/blocks"
 
     def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
@@ -27,7 +30,11 @@ class Caption(Task):
         return self.from_modality.read(row["image"]), self.to_modality.read(one_caption(row["text"], rng))
 
     def metrics(
-        self, results: Sequence[Item], truths: Sequence[Item], sources: Sequence[Item], rows: Sequence[Mapping[str, Any]]
+        self,
+        results: Sequence[Item],
+        truths: Sequence[Item],
+        sources: Sequence[Item],
+        rows: Sequence[Mapping[str, Any]],
     ) -> dict[str, float]:
         """Share of captions that are right to the word, and the F1 of their words."""
         return {"exact_match": exact_match(results, truths), "token_f1": token_f1(results, truths)}

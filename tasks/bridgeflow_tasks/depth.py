@@ -25,7 +25,11 @@ class DepthEstimation(Task):
     def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
         """(picture, depth map), of one aspect ratio."""
         image, depth = self.from_modality.read(row["image"]), self.to_modality.read(row["depth"])
-        check_aligned(image.shape[:2], depth.shape, str(row["depth"]) if not isinstance(row["depth"], np.ndarray) else "depth")
+        check_aligned(
+            image.shape[:2],
+            depth.shape,
+            str(row["depth"]) if not isinstance(row["depth"], np.ndarray) else "depth",
+        )
         return image, depth
 
     def join(self, results: Sequence[Item], item: Item) -> Item:
@@ -33,14 +37,19 @@ class DepthEstimation(Task):
         return resize_depth(results[0], item.shape[:2])
 
     def metrics(
-        self, results: Sequence[Item], truths: Sequence[Item], sources: Sequence[Item], rows: Sequence[Mapping[str, Any]]
+        self,
+        results: Sequence[Item],
+        truths: Sequence[Item],
+        sources: Sequence[Item],
+        rows: Sequence[Mapping[str, Any]],
     ) -> dict[str, float]:
         """The field's depth metrics, and on data with object masks those of the foreground."""
         metric = self.to_modality.options.normalisation.metric  # type: ignore[attr-defined]
         each: dict[str, list[float]] = {}
         for result, truth, row in zip(results, truths, rows, strict=True):
             fitted = resize_depth(result, truth.shape)
-            fitted = fitted if metric else align(fitted, truth)
+            if not metric:
+                fitted = align(fitted, truth).astype(np.float32)
             scopes = {"": None, "foreground_": np.asarray(row["objects"]) > 0} if "objects" in row else {"": None}
             for scope, mask in scopes.items():
                 for name, value in depth_metrics(fitted, truth, mask).items():

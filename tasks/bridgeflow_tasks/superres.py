@@ -14,6 +14,7 @@ from bridgeflow.modality import Item, Modality
 from bridgeflow.settings import Settings
 from bridgeflow.task import ModalityUse, Task
 from bridgeflow_plugins.image_latent.metrics import psnr
+from bridgeflow_plugins.image_latent.pixels import to_images
 from bridgeflow_plugins.lowres import LowRes
 from bridgeflow_plugins.lowres.tiling import blend, tiles
 
@@ -76,7 +77,11 @@ class SuperResolution(Task):
         return blend(results, places, item.shape[:2], self.lowres.options.factor)
 
     def metrics(
-        self, results: Sequence[Item], truths: Sequence[Item], sources: Sequence[Item], rows: Sequence[Mapping[str, Any]]
+        self,
+        results: Sequence[Item],
+        truths: Sequence[Item],
+        sources: Sequence[Item],
+        rows: Sequence[Mapping[str, Any]],
     ) -> dict[str, float]:
         """PSNR over RGB, in dB, averaged over pictures."""
         return {"psnr": float(np.mean([psnr(a, b) for a, b in zip(results, truths, strict=True)]))}
@@ -85,4 +90,4 @@ class SuperResolution(Task):
         self, truths: Sequence[Item], sources: Sequence[Item], examples: Sequence[Item]
     ) -> tuple[str, list[Item]] | None:
         """The low-resolution picture enlarged by bicubic interpolation."""
-        return "bicubic", [self.lowres.enlarged(item) for item in sources]
+        return "bicubic", to_images(self.lowres.collate(sources)["pixels"])

@@ -18,7 +18,10 @@ class TextToImage(Task):
     summary = "a picture from words"
     source = ModalityUse("text", {"codec": {"name": "encoder"}})
     target = ModalityUse("image_latent")
-    columns = {"image": "a picture", "text": "a caption, or a list of captions of which one is drawn each time"}
+    columns = {
+        "image": "a picture",
+        "text": "a caption, or a list of captions of which one is drawn each time",
+    }
     default_recipe = "t2i/blocks"
 
     def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:

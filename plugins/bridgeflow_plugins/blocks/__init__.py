@@ -27,9 +27,7 @@ class Blocks(DataSettings):
     caption; `objects` (H, W) uint8, 0 for the background, i for the i-th solid of the caption.
     """
 
-    summary: ClassVar[str] = (
-        "coloured solids on a plane: image, exact depth, caption and mask (embedded, endless)"
-    )
+    summary: ClassVar[str] = "coloured solids on a plane: image, exact depth, caption and mask (embedded, endless)"
 
     size: int = Field(default=16384, ge=1)
     """Training scenes."""

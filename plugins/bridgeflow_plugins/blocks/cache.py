@@ -66,8 +66,7 @@ class BlocksRows:
         if reader.num_record_batches != len(chunks):
             raise ValueError(f"{path} is not complete")
         self._parts = [
-            _Part(reader.get_batch(number), len(indices), world.resolution)
-            for number, indices in enumerate(chunks)
+            _Part(reader.get_batch(number), len(indices), world.resolution) for number, indices in enumerate(chunks)
         ]
 
     def __len__(self) -> int:

@@ -104,9 +104,7 @@ def _paint_background(frame: _Frame) -> None:
         return
     height = (np.arange(rows, 0, -1, dtype=np.float32) / np.float32(frame.rays * 0.3))[:, None]
     blend = np.minimum(height, np.float32(1.0))
-    for plane, low, high in zip(
-        frame.colour, frame.surroundings.horizon, frame.surroundings.zenith, strict=True
-    ):
+    for plane, low, high in zip(frame.colour, frame.surroundings.horizon, frame.surroundings.zenith, strict=True):
         plane[:rows] = np.float32(low) + np.float32(high - low) * blend
 
 
@@ -204,9 +202,7 @@ def _shade(frame: _Frame, body: Body, point: Vector, ray: Vector, others: list[B
     length = np.float32(1.0) / np.sqrt(ray[0] * ray[0] + (ray[1] * ray[1] + ray[2] * ray[2]))
     half = (x - ray[0] * length, y - ray[1] * length, z - ray[2] * length)
     along = normal[0] * half[0] + normal[1] * half[1] + normal[2] * half[2]
-    square = np.minimum(along * along, np.float32(4.0)) / (
-        half[0] * half[0] + half[1] * half[1] + half[2] * half[2]
-    )
+    square = np.minimum(along * along, np.float32(4.0)) / (half[0] * half[0] + half[1] * half[1] + half[2] * half[2])
     for _ in range(3):
         square = square * square
     brightness = np.float32(around.brightness)

@@ -153,9 +153,7 @@ class Depth(Modality):
         try:
             self.preview(item).save(picture)
         except OSError as error:
-            raise BridgeflowError(
-                f"cannot write {picture}: check that the folder is writable and not full."
-            ) from error
+            raise BridgeflowError(f"cannot write {picture}: check that the folder is writable and not full.") from error
         return [plain, values, picture]
 
     def preview(self, item: NDArray[np.float32]) -> Image.Image:

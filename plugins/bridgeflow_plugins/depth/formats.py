@@ -55,16 +55,12 @@ def read_depth(value: Any, png_scale: float = 0.001) -> NDArray[np.float32]:
     if isinstance(value, Mapping):
         path, data = value.get("path"), value.get("bytes")
         if path is None and data is None:
-            raise BridgeflowError(
-                "a depth value has neither 'path' nor 'bytes': give a file, its bytes or an array."
-            )
+            raise BridgeflowError("a depth value has neither 'path' nor 'bytes': give a file, its bytes or an array.")
         name = str(path) if path is not None else name
         value = data if data is not None else path
     if isinstance(value, (str, Path)):
         name = str(value)
-        return _clean(
-            _decode(_contents(Path(value).expanduser()), name, Path(value).expanduser()), name, png_scale
-        )
+        return _clean(_decode(_contents(Path(value).expanduser()), name, Path(value).expanduser()), name, png_scale)
     if isinstance(value, (bytes, bytearray, memoryview)):
         return _clean(_decode(bytes(value), name, None), name, png_scale)
     if isinstance(value, Image.Image):
@@ -79,9 +75,7 @@ def read_depth(value: Any, png_scale: float = 0.001) -> NDArray[np.float32]:
             ) from error
     if isinstance(value, np.ndarray):
         return _clean(value, name, png_scale)
-    raise BridgeflowError(
-        f"depth cannot be read from a {type(value).__name__}: give a file, its bytes or an array."
-    )
+    raise BridgeflowError(f"depth cannot be read from a {type(value).__name__}: give a file, its bytes or an array.")
 
 
 def write_depth(depth: NDArray[np.floating[Any]], path: Path, png_scale: float = 0.001) -> None:
@@ -96,9 +90,7 @@ def write_depth(depth: NDArray[np.floating[Any]], path: Path, png_scale: float =
     depth = np.asarray(depth, dtype=np.float32)
     ending = path.suffix.lower()
     if ending not in WRITES:
-        raise BridgeflowError(
-            f"{path}: depth is not written as {ending!r}: choose one of {', '.join(WRITES)}."
-        )
+        raise BridgeflowError(f"{path}: depth is not written as {ending!r}: choose one of {', '.join(WRITES)}.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if ending == ".png":
@@ -110,9 +102,7 @@ def write_depth(depth: NDArray[np.floating[Any]], path: Path, png_scale: float =
         else:
             write_exr(depth, path)
     except (OSError, RuntimeError) as error:
-        raise BridgeflowError(
-            f"cannot write {path}: check that the folder is writable and not full."
-        ) from error
+        raise BridgeflowError(f"cannot write {path}: check that the folder is writable and not full.") from error
 
 
 def colour(depth: NDArray[np.floating[Any]], inverse: bool = True) -> NDArray[np.uint8]:
@@ -146,9 +136,7 @@ def _contents(path: Path) -> bytes:
     except IsADirectoryError as error:
         raise BridgeflowError(f"{path} is a folder, not a depth file: name a file in it.") from error
     except (OSError, ValueError) as error:
-        raise BridgeflowError(
-            f"cannot read the depth file {path}: check its name and permissions."
-        ) from error
+        raise BridgeflowError(f"cannot read the depth file {path}: check its name and permissions.") from error
 
 
 def _decode(data: bytes, name: str, path: Path | None) -> NDArray[np.generic]:
@@ -172,9 +160,7 @@ def _decode(data: bytes, name: str, path: Path | None) -> NDArray[np.generic]:
     except BridgeflowError:
         raise
     except NoDepthChannel as error:
-        raise BridgeflowError(
-            f"{name} has no depth channel (channels: {error}): name the channel Z."
-        ) from error
+        raise BridgeflowError(f"{name} has no depth channel (channels: {error}): name the channel Z.") from error
     # Decoders answer hostile bytes with errors of any kind, and each means the same to the user.
     except Exception as error:
         if "pickle" in str(error):
@@ -203,9 +189,7 @@ def _only_array(data: bytes, name: str) -> NDArray[np.generic]:
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         if len(arrays.files) != 1:
             listed = ", ".join(arrays.files) or "none"
-            raise BridgeflowError(
-                f"{name} should hold one array but holds {len(arrays.files)} ({listed}): keep depth."
-            )
+            raise BridgeflowError(f"{name} should hold one array but holds {len(arrays.files)} ({listed}): keep depth.")
         return np.asarray(arrays[arrays.files[0]])
 
 
@@ -218,9 +202,7 @@ def _image_values(image: Image.Image, name: str) -> NDArray[np.generic]:
     try:
         return np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:
-        raise BridgeflowError(
-            f"{name} is a damaged or incomplete picture: write it again or leave it out."
-        ) from error
+        raise BridgeflowError(f"{name} is a damaged or incomplete picture: write it again or leave it out.") from error
 
 
 def _clean(values: NDArray[Any], name: str, png_scale: float) -> NDArray[np.float32]:
@@ -233,9 +215,7 @@ def _clean(values: NDArray[Any], name: str, png_scale: float) -> NDArray[np.floa
     if values.size > MAX_PIXELS:
         raise BridgeflowError(f"{name} has more than {MAX_PIXELS:,} pixels: make the map smaller.")
     if values.dtype.kind not in "iuf" or values.dtype.itemsize == 1:
-        raise BridgeflowError(
-            f"{name} holds values of type {values.dtype}: give floats in metres or 16-bit integers."
-        )
+        raise BridgeflowError(f"{name} holds values of type {values.dtype}: give floats in metres or 16-bit integers.")
     with np.errstate(over="ignore"):
         if values.dtype.kind in "iu":
             depth = (values.astype(np.float64) * png_scale).astype(np.float32)

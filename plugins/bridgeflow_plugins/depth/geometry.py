@@ -97,20 +97,20 @@ def _median(samples: NDArray[np.float32], coverage: float) -> NDArray[np.float32
     samples = np.sort(samples, axis=-1)
     measured = np.count_nonzero(~np.isnan(samples), axis=-1)
     low = np.take_along_axis(samples, np.maximum((measured - 1) // 2, 0)[..., None], axis=-1)[..., 0]
-    high = np.take_along_axis(samples, np.minimum(measured // 2, samples.shape[-1] - 1)[..., None], axis=-1)[
-        ..., 0
-    ]
+    high = np.take_along_axis(samples, np.minimum(measured // 2, samples.shape[-1] - 1)[..., None], axis=-1)[..., 0]
     middle = np.where(high <= SAME_SURFACE * low, (low + high) / 2, low)
     enough = measured >= max(1.0, coverage * samples.shape[-1])
     return np.where(enough, middle, np.float32(np.nan)).astype(np.float32)
 
 
 def resize_depth(depth: NDArray[np.floating[Any]], size: tuple[int, int]) -> NDArray[np.float32]:
-    """The whole map at another size (height, width): reduced as in `fit_depth`, enlarged by bilinear interpolation.
+    """The whole map at another size (height, width), for a model's smooth maps.
 
-    Where the map is enlarged, a pixel next to an invalid one is invalid.
+    It is reduced as in `fit_depth` and enlarged by bilinear interpolation, which mixes near and far at an edge;
+    a pixel next to an invalid one is then invalid.
     """
     depth = np.asarray(depth, dtype=np.float32)
+    depth = np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(np.nan))
     if depth.shape == size:
         return depth
     if size[0] < depth.shape[0] or size[1] < depth.shape[1]:

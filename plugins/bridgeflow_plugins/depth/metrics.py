@@ -68,9 +68,7 @@ def depth_metrics(
     }
 
 
-def align(
-    prediction: NDArray[Any], truth: NDArray[Any], mask: NDArray[np.bool_] | None = None
-) -> NDArray[np.float64]:
+def align(prediction: NDArray[Any], truth: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
     """scale * prediction + shift, (H, W), with the scale and shift nearest to the truth in least squares.
 
     For relative depth, before it is scored (as in Marigold, arXiv 2312.02145, section 4.1). Fitted over the

@@ -133,9 +133,7 @@ class AutoencoderCodec(Codec):
         Returns `loss`, the mean over the last tenth of the steps.
         """
         if self.settings.path is not None:
-            raise BridgeflowError(
-                f"the autoencoder {self.settings.path!r} is pretrained: leave path out to fit one."
-            )
+            raise BridgeflowError(f"the autoencoder {self.settings.path!r} is pretrained: leave path out to fit one.")
         steps, last = self.settings.steps, max(self.settings.steps // 10, 1)
         draws = torch.Generator().manual_seed(self.settings.seed)
         noise = torch.Generator(self.shift.device).manual_seed(self.settings.seed)
@@ -159,9 +157,7 @@ class AutoencoderCodec(Codec):
         self.model.requires_grad_(False).eval()
         figure = float(recent)
         if not math.isfinite(figure):
-            raise BridgeflowError(
-                "the autoencoder's loss became infinite while fitting: lower codec.learning_rate."
-            )
+            raise BridgeflowError("the autoencoder's loss became infinite while fitting: lower codec.learning_rate.")
         self._measure(levels[:512])
         self._fitted = True
         return {"loss": figure}
@@ -172,9 +168,7 @@ class AutoencoderCodec(Codec):
         chunks = levels.split(self.settings.batch_size)
         latents = torch.cat([self._posterior(pixels_of_levels(c).to(self.shift.device))[0] for c in chunks])
         self.shift.copy_(latents.mean((0, 2, 3))[:, None, None])
-        self.scale = self.settings.scale or 1.0 / max(
-            float((latents - self.shift).square().mean().sqrt()), 1e-6
-        )
+        self.scale = self.settings.scale or 1.0 / max(float((latents - self.shift).square().mean().sqrt()), 1e-6)
 
     def fitted_state(self) -> dict[str, Tensor]:
         """Weights and shift of a model fitted here; empty for a pretrained one."""
@@ -191,9 +185,7 @@ class AutoencoderCodec(Codec):
         if self.settings.path is not None:
             return super().restore(state, facts)
         own = {"shift": self.shift, **{f"model.{name}": t for name, t in self.model.state_dict().items()}}
-        if "scale" not in facts or {k: t.shape for k, t in state.items()} != {
-            k: t.shape for k, t in own.items()
-        }:
+        if "scale" not in facts or {k: t.shape for k, t in state.items()} != {k: t.shape for k, t in own.items()}:
             raise BridgeflowError(
                 "the autoencoder to restore has other layers than the settings say: use those it had then."
             )
@@ -209,9 +201,7 @@ class AutoencoderCodec(Codec):
 
     def _require_fit(self) -> None:
         if not self._fitted:
-            raise BridgeflowError(
-                "the image autoencoder has not been fitted to data yet: call fit or restore first."
-            )
+            raise BridgeflowError("the image autoencoder has not been fitted to data yet: call fit or restore first.")
 
 
 class KLCodec(AutoencoderCodec):

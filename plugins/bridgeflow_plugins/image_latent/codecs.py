@@ -49,9 +49,7 @@ class Codec(nn.Module, ABC):
     def restore(self, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Takes back what `fitted_state` and `fitted_facts` gave."""
         if state or facts:
-            raise BridgeflowError(
-                "this image codec has no fitted state to restore: choose the codec that was fitted."
-            )
+            raise BridgeflowError("this image codec has no fitted state to restore: choose the codec that was fitted.")
 
     def weights_digest(self) -> str:
         """A digest of pretrained weights, which `fitted_state` leaves out; empty where there are none."""

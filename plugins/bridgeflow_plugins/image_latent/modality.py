@@ -28,9 +28,7 @@ from bridgeflow_plugins.image_latent.pixels import (
     to_tensor,
 )
 
-CodecSettings = Annotated[
-    PixelsSettings | PCASettings | KLSettings | TinySettings, Field(discriminator="name")
-]
+CodecSettings = Annotated[PixelsSettings | PCASettings | KLSettings | TinySettings, Field(discriminator="name")]
 
 MAX_FITTING_PICTURES = 4096
 """Most pictures that a codec is fitted to."""
@@ -70,6 +68,8 @@ class ImageLatent(Modality):
     Options = ImageOptions
     reads = IMAGE_ENDINGS
     writes = ".png"
+    column = "image"
+    fit_options = {"codec": {"name": "pca"}}
     options: ImageOptions
 
     def __init__(self, options: ImageOptions) -> None:
@@ -94,9 +94,7 @@ class ImageLatent(Modality):
     def latent(self) -> LatentSpec:
         """Grid (channels, H / multiple, W / multiple) of the codec; known before it is fitted."""
         height, width = self.options.height_and_width
-        return LatentSpec(
-            (self.codec.channels, height // self.codec.multiple, width // self.codec.multiple), "grid"
-        )
+        return LatentSpec((self.codec.channels, height // self.codec.multiple, width // self.codec.multiple), "grid")
 
     def read(self, value: Any) -> Pixels:
         """The picture of a path, of encoded bytes, of a PIL image or of an array; see `open_image`."""
@@ -126,8 +124,7 @@ class ImageLatent(Modality):
         settings = SAVED_AS.get(path.suffix.lower())
         if settings is None:
             raise BridgeflowError(
-                f"{path} has the ending {path.suffix!r} where a picture's was expected: "
-                f"use {', '.join(SAVED_AS)}."
+                f"{path} has the ending {path.suffix!r} where a picture's was expected: use {', '.join(SAVED_AS)}."
             )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -39,9 +39,7 @@ class PCASettings(Settings):
     def _components_exist(self) -> Self:
         most = self.patch * self.patch * 3
         if self.components > most:
-            raise ValueError(
-                f"a patch of {self.patch}x{self.patch} has {most} components: ask for at most {most}"
-            )
+            raise ValueError(f"a patch of {self.patch}x{self.patch} has {most} components: ask for at most {most}")
         return self
 
     def build(self) -> PCACodec:
@@ -143,14 +141,10 @@ class PCACodec(Codec):
         """float64 (n, 3 * patch * patch): some patches of every picture of the batch."""
         grid = F.pixel_unshuffle(pixels.double(), self.multiple).flatten(2)
         if grid.shape[2] > PATCHES_PER_PICTURE:
-            chosen = (
-                torch.rand(len(grid), grid.shape[2], generator=generator).topk(PATCHES_PER_PICTURE).indices
-            )
+            chosen = torch.rand(len(grid), grid.shape[2], generator=generator).topk(PATCHES_PER_PICTURE).indices
             grid = grid.gather(2, chosen[:, None, :].expand(-1, grid.shape[1], -1))
         return grid.transpose(1, 2).flatten(0, 1)
 
     def _require_fit(self) -> None:
         if not self._fitted:
-            raise BridgeflowError(
-                "the codec 'pca' has not been fitted to data yet: call fit or restore first."
-            )
+            raise BridgeflowError("the codec 'pca' has not been fitted to data yet: call fit or restore first.")

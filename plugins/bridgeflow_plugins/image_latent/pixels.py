@@ -74,9 +74,7 @@ def open_image(value: Any) -> Pixels:
         if value.get("bytes") is not None:
             return _decode(value["bytes"], _name(value.get("path")))
         if value.get("path") is None:
-            raise BridgeflowError(
-                "a picture was given as a mapping with neither 'path' nor 'bytes': give one of them."
-            )
+            raise BridgeflowError("a picture was given as a mapping with neither 'path' nor 'bytes': give one of them.")
         value = value["path"]
     if isinstance(value, str | Path):
         return _decode(Path(value).expanduser(), str(value))
@@ -86,9 +84,7 @@ def open_image(value: Any) -> Pixels:
         return _convert(value, _name(getattr(value, "filename", None)))
     if isinstance(value, np.ndarray):
         return _from_array(value)
-    raise BridgeflowError(
-        f"a picture cannot be read from a {type(value).__name__}: give a path, bytes or an array."
-    )
+    raise BridgeflowError(f"a picture cannot be read from a {type(value).__name__}: give a path, bytes or an array.")
 
 
 def fit_image(image: Pixels, size: tuple[int, int], resize: Resize = "crop") -> Pixels:
@@ -111,9 +107,7 @@ def fit_image(image: Pixels, size: tuple[int, int], resize: Resize = "crop") -> 
         height, width = min(size[0] / scale, rows), min(size[1] / scale, columns)
         top_edge, left_edge = (rows - height) / 2, (columns - width) / 2
         box = (left_edge, top_edge, left_edge + width, top_edge + height)
-    resized = Image.fromarray(image).resize(
-        (size[1], size[0]), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0
-    )
+    resized = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
     return np.asarray(resized)
 
 
@@ -137,9 +131,7 @@ def _decode(source: Path | bytes | bytearray | memoryview, name: str) -> Pixels:
     """The picture in a file or in encoded bytes; `name` stands for it in errors."""
     try:
         if isinstance(source, Path) and source.is_dir():
-            raise BridgeflowError(
-                f"{name} is a folder where a picture was expected: give the path of one picture."
-            )
+            raise BridgeflowError(f"{name} is a folder where a picture was expected: give the path of one picture.")
         if (source.stat().st_size if isinstance(source, Path) else len(source)) == 0:
             raise BridgeflowError(f"{name} is empty (0 bytes) where a picture was expected: replace it.")
         stream = source if isinstance(source, Path) else io.BytesIO(source)
@@ -164,9 +156,7 @@ def _convert(image: Image.Image, name: str) -> Pixels:
     """The RGB pixels of a PIL image, decoded here if they are not yet."""
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise BridgeflowError(
-            f"{name} has {width}x{height} pixels, more than {MAX_PIXELS:,}: make it smaller first."
-        )
+        raise BridgeflowError(f"{name} has {width}x{height} pixels, more than {MAX_PIXELS:,}: make it smaller first.")
     if width * height == 0:
         raise BridgeflowError(f"{name} has no pixels ({width}x{height}): give a picture of at least 1x1.")
     try:
@@ -237,9 +227,7 @@ def _levels(array: npt.NDArray[Any], name: str) -> Pixels:
         low, high = float(array.min()), float(array.max())
         # Written so that not-a-number is refused too; the tolerance is for rounding in earlier arithmetic.
         if not (low >= -1e-3 and high <= 1 + 1e-3):
-            raise BridgeflowError(
-                f"{name} holds values from {low:g} to {high:g}: scale floating point to [0, 1]."
-            )
+            raise BridgeflowError(f"{name} holds values from {low:g} to {high:g}: scale floating point to [0, 1].")
         return np.rint(array.clip(0, 1) * 255).astype(np.uint8)
     raise BridgeflowError(f"{name} holds {array.dtype}: give uint8, uint16, bool or floats in [0, 1].")
 

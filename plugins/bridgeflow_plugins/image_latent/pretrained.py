@@ -31,7 +31,7 @@ def load_autoencoder(model_class: str, path: str) -> Any:
         config = cls.load_config(where, local_files_only=local)
         if config.get("_class_name", model_class) != model_class:
             raise BridgeflowError(
-                f"codec.path: {path!r} holds a {config['_class_name']} where {model_class} was expected: "
+                f"codec.path: {path!r} holds an {config['_class_name']} where {model_class} was expected: "
                 "choose the codec that fits it."
             )
         model, report = cls.from_pretrained(

@@ -51,15 +51,11 @@ def tiles(item: Pixels, tile: int | tuple[int, int], overlap: int) -> list[Tile]
     size = (tile, tile) if isinstance(tile, int) else tile
     found = places((item.shape[0], item.shape[1]), size, overlap)
     missing = [max(side - length, 0) for side, length in zip(size, item.shape, strict=False)]
-    padded = (
-        np.pad(item, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect") if any(missing) else item
-    )
+    padded = np.pad(item, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect") if any(missing) else item
     return [Tile(padded[p.top : p.top + size[0], p.left : p.left + size[1]], p) for p in found]
 
 
-def blend(
-    results: Sequence[Pixels], places: Sequence[Place], shape: tuple[int, int], factor: int = 1
-) -> Pixels:
+def blend(results: Sequence[Pixels], places: Sequence[Place], shape: tuple[int, int], factor: int = 1) -> Pixels:
     """The picture (H * factor, W * factor, 3) from the results of its tiles.
 
     `places` and `shape` (H, W) are those of the picture that was cut; a result is `factor` times as large as
@@ -101,6 +97,4 @@ def _windows(starts: list[int], size: int) -> dict[int, npt.NDArray[np.float32]]
     total = np.zeros(starts[-1] + size)
     for start, weight in weights.items():
         total[start : start + size] += weight
-    return {
-        start: (weight / total[start : start + size]).astype(np.float32) for start, weight in weights.items()
-    }
+    return {start: (weight / total[start : start + size]).astype(np.float32) for start, weight in weights.items()}

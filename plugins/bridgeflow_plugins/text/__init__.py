@@ -86,7 +86,7 @@ class Text(Modality):
                 raise BridgeflowError(f"{name} is not UTF-8: save it with that encoding.") from error
         if not isinstance(value, str):
             raise BridgeflowError(
-                f"expected a text, but got {type(value).__name__}: give a str, bytes or the path of a .txt file."
+                f"expected a text, not {type(value).__name__}: give a str, bytes or the path of a .txt file."
             )
         text = " ".join(value.split())
         if not text:
@@ -121,7 +121,7 @@ class Text(Modality):
     # -- latents ---------------------------------------------------------------------------------------------
 
     def collate(self, items: Sequence[str]) -> dict[str, Tensor]:
-        """int64. Encoder: `input_ids`, `attention_mask` (B, max_length). Autoencoder: `words` (B, max_words)."""
+        """int64: `input_ids`, `attention_mask` (B, max_length), or for an autoencoder `words` (B, max_words)."""
         return self.codec.collate(items)
 
     @torch.no_grad()

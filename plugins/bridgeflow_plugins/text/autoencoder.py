@@ -48,7 +48,7 @@ class AutoencoderCodec(Settings):
     noise: float = Field(0.2, ge=0)
     """Standard deviation of the noise on the latent (of variance 1) while fitting: errors to forgive."""
     steps: int = Field(300, ge=1)
-    """Optimiser steps of fitting."""
+    """Optimiser steps of fitting: hundreds for captions of few words, thousands for a vocabulary of thousands."""
     batch_size: int = Field(64, ge=1)
     """Texts at each step of fitting."""
     learning_rate: float = Field(2e-3, gt=0)
@@ -123,7 +123,9 @@ class TextAutoencoder(nn.Module):
             order = torch.randperm(len(texts)).tolist()
             held_out = len(texts) // 10 if len(texts) >= HELD_OUT_FROM else 0
             train = [texts[i] for i in order[held_out:]]
-            vocabulary = Vocabulary.of(train, self.settings.min_count, self.settings.vocabulary_size)
+            vocabulary = Vocabulary.of(
+                train, self.settings.min_count, self.settings.vocabulary_size, self.settings.max_words
+            )
             if len(vocabulary) == 2:
                 raise BridgeflowError(
                     f"the text autoencoder found no word to fit in {len(texts)} texts: give texts with "

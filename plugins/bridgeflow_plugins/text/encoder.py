@@ -28,18 +28,18 @@ class EncoderCodec(Settings):
 
     name: Literal["encoder"] = "encoder"
     path: str | None = None
-    """Folder with a CLIP, T5 or BERT-like encoder and its tokenizer, or a name on the Hugging Face hub. None: the
-    all-MiniLM-L6-v2 that is installed with bridgeflow."""
+    """Folder with a CLIP, T5 or BERT-like encoder and its tokenizer, or a name on the Hugging Face hub. None:
+    the all-MiniLM-L6-v2 that is installed with bridgeflow."""
     max_length: int = Field(32, ge=2, le=4096)
     """Tokens of a text, special ones included; what follows is cut."""
     layer: int = -1
-    """Hidden state to take: -1 is the output after the final norm; 0 the embeddings, 1 the first layer, and so on;
-    -2 and below count from the end."""
+    """Hidden state to take: -1 is the output after the final norm; 0 the embeddings, 1 the first layer and so
+    on; -2 and below count from the end."""
     scale: float | None = Field(None, gt=0)
-    """Factor on the features (10 for T5 in CrossFlow). None: 2.4 for the output of the installed all-MiniLM-L6-v2,
-    which gives about unit variance, and 1 for any other."""
+    """Factor on the features (10 for T5 in CrossFlow). None: 2.4 for the output of the installed
+    all-MiniLM-L6-v2, which gives about unit variance, and 1 for any other."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 is 1.8 times as fast on a CPU that has it, for an error of up to 0.05 in features of unit variance."""
+    """bf16 is 1.8 times as fast on a CPU that has it; errors reach 0.05 in features of unit variance."""
 
     def build(self) -> TextEncoder:
         """The codec; its weights are read on first use."""
@@ -49,8 +49,8 @@ class EncoderCodec(Settings):
 class TextEncoder(nn.Module):
     """Codec from texts to token features; there is no way back.
 
-    Configuration, tokenizer and weights are read when each is first needed, so that listing, tokenizing in a data
-    loader's worker and training on cached latents do not wait for the weights.
+    Configuration, tokenizer and weights are read when each is first needed, so that listing, tokenizing in a
+    data loader's worker and training on cached latents do not wait for the weights.
     """
 
     anchor: Tensor
@@ -112,9 +112,8 @@ class TextEncoder(nn.Module):
         ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
         features = torch.zeros(*ids.shape, self.spec.shape[1], device=device)
         lengths = mask.sum(1)
-        for rows in lengths.argsort(descending=True).split(
-            ROWS_AT_A_TIME if device.type == "cpu" else len(ids)
-        ):
+        at_a_time = ROWS_AT_A_TIME if device.type == "cpu" else max(1, len(ids))
+        for rows in lengths.argsort(descending=True).split(at_a_time):
             longest = max(1, int(lengths[rows[0]]))
             states = self._states(network, ids[rows, :longest], mask[rows, :longest])
             features[rows, :longest] = states.masked_fill(mask[rows, :longest, None] == 0, 0.0) * self.scale
@@ -124,9 +123,7 @@ class TextEncoder(nn.Module):
         bf16 = self.settings.precision == "bf16"
         # Also switches an outer autocast off, so that features do not depend on who asks for them.
         with torch.autocast(ids.device.type, torch.bfloat16, enabled=bf16):
-            output = network(
-                input_ids=ids, attention_mask=mask, output_hidden_states=self.settings.layer != -1
-            )
+            output = network(input_ids=ids, attention_mask=mask, output_hidden_states=self.settings.layer != -1)
         if self.settings.layer == -1:
             return output.last_hidden_state.float()
         return output.hidden_states[self.settings.layer].float()
@@ -150,8 +147,8 @@ class TextEncoder(nn.Module):
             return folder
         if path.startswith(("/", ".", "~")) or path.count("/") > 1 or "\\" in path:
             raise BridgeflowError(
-                f"the text encoder folder {path!r} does not exist: give an existing folder, or a hub name such as "
-                f"openai/clip-vit-large-patch14."
+                f"the text encoder folder {path!r} does not exist: give an existing folder, or a hub name "
+                f"such as openai/clip-vit-large-patch14."
             )
         return None
 
@@ -191,8 +188,8 @@ class TextEncoder(nn.Module):
                 tokenizer.pad_token = tokenizer.eos_token
             if tokenizer.pad_token is None:
                 raise BridgeflowError(
-                    f"the tokenizer of the text encoder {self.title} has no padding token: set `pad_token` in its "
-                    f"tokenizer_config.json."
+                    f"the tokenizer of the text encoder {self.title} has no padding token: set `pad_token` "
+                    f"in its tokenizer_config.json."
                 )
             self._tokenizer = tokenizer
         return self._tokenizer
@@ -208,8 +205,8 @@ class TextEncoder(nn.Module):
             missing = [name for name in report["missing_keys"] if "pooler" not in name]
             if missing:
                 raise BridgeflowError(
-                    f"the weights of the text encoder {self.title} lack {len(missing)} tensors that its config.json "
-                    f"asks for, such as {min(missing)!r}: give a complete one."
+                    f"the weights of the text encoder {self.title} lack {len(missing)} tensors that its "
+                    f"config.json asks for, such as {min(missing)!r}: give a complete encoder."
                 )
             if network.config.is_encoder_decoder and hasattr(network, "get_encoder"):
                 network = network.get_encoder()
@@ -225,19 +222,18 @@ class TextEncoder(nn.Module):
         folder = self.folder()
         verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
         logging.set_verbosity_error()
+        options = {"local_files_only": folder is not None, "trust_remote_code": False}
         if folder is not None:
             logging.disable_progress_bar()
         try:
-            yield str(folder or self.settings.path), {"local_files_only": folder is not None}
+            yield str(folder or self.settings.path), options
         except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
             cause = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")
             if folder is not None:
                 mend = "it needs config.json, a tokenizer and weights as safetensors, all of one encoder"
             else:
-                mend = "check the name and the connection to the Hugging Face hub, or give a local folder as path"
-            raise BridgeflowError(
-                f"the text encoder {self.title} cannot be loaded ({cause}): {mend}."
-            ) from error
+                mend = "check the name and the connection to the hub, or give a local folder as path"
+            raise BridgeflowError(f"the text encoder {self.title} cannot be loaded ({cause}): {mend}.") from error
         finally:
             logging.set_verbosity(verbosity)
             if bar:

@@ -19,7 +19,7 @@ def exact_match(results: Sequence[str], truths: Sequence[str]) -> float:
 def token_f1(results: Sequence[str], truths: Sequence[str]) -> float:
     """Mean over the pairs of the F1 score of word tokens, in [0, 1], order aside; 0 where there are no pairs.
 
-    Tokens are counted with multiplicity, as in SQuAD (Rajpurkar et al. 2016, section 6.1), with the articles and
+    Tokens are counted with multiplicity, as in SQuAD (Rajpurkar et al. 2016, section 6.1), with articles and
     punctuation kept. Two empty texts score 1, an empty one against words 0.
     """
     scores = [_f1(tokenise(result), tokenise(truth)) for result, truth in zip(results, truths, strict=True)]

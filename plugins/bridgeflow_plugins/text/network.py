@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class AttentionBlock(nn.Module):
-    """Pre-norm transformer block: attention of `x` to `memory` (to itself where there is none), then an MLP."""
+    """Pre-norm transformer block: attention of `x` to `memory` (to itself where it is None), then an MLP."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -37,10 +37,10 @@ class AttentionBlock(nn.Module):
 class WordAutoencoder(nn.Module):
     """Word numbers (B, max_words) -> latents (B, length, channels) -> word logits (B, max_words, vocabulary).
 
-    Learned queries gather the words into `length` positions, and as many word queries read them out again: no
-    word waits for another, so that decoding is one pass. Each of the length x channels numbers of the latent is
-    standardised: with the statistics of the batch while fitting (`standardise`), with those of the fitting data,
-    kept in `mean` and `std`, ever after (`encode`).
+    `length` learned queries gather the words, and `max_words` learned queries read them out again: no word
+    waits for another, so that decoding is one pass. Each of the length x channels numbers of the latent is
+    standardised: with the statistics of the batch while fitting (`standardise`), with those of the fitting
+    data, kept in `mean` and `std`, ever after (`encode`).
     """
 
     mean: Tensor
@@ -71,7 +71,7 @@ class WordAutoencoder(nn.Module):
         self.register_buffer("std", torch.ones(length, channels))
 
     def raw(self, words: Tensor) -> Tensor:
-        """Latents before they are standardised. words: (B, max_words) int64. Returns (B, length, channels)."""
+        """Latents not yet standardised: (B, max_words) int64 -> (B, length, channels)."""
         x = self.embedding(words) * self.embedding.embedding_dim**0.5 + self.word_position
         for block in self.encoder:
             x = block(x)
@@ -96,5 +96,5 @@ class WordAutoencoder(nn.Module):
         return self.out_norm(words)
 
     def logits(self, read: Tensor) -> Tensor:
-        """Scores of every word of the vocabulary, (..., width) -> (..., vocabulary), by the input's embedding."""
+        """Scores of every word, (..., width) -> (..., vocabulary), by the embedding of the input."""
         return F.linear(read, self.embedding.weight, self.out_bias)

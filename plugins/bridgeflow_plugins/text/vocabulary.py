@@ -27,8 +27,8 @@ def tokenise(text: str) -> list[str]:
     """Words and single punctuation marks of a text, such that `detokenise(tokenise(x)) == normalise(x)`.
 
     A token without a space before it carries the prefix `##`: "a dog's, too" gives
-    a, dog, ##', ##s, ##,, too. Since marks stand alone, no token of a text can be mistaken for a prefixed one,
-    for `<pad>` or for `<unk>`.
+    a, dog, ##', ##s, ##,, too. Since marks stand alone, no token of a text can be mistaken for a prefixed
+    one, for `<pad>` or for `<unk>`.
     """
     tokens: list[str] = []
     for chunk in normalise(text).split(" "):
@@ -63,18 +63,19 @@ class Vocabulary:
         object.__setattr__(self, "_numbers", {word: number for number, word in enumerate(self.words)})
 
     @classmethod
-    def of(cls, texts: Iterable[str], min_count: int = 1, size: int = 8192) -> Vocabulary:
+    def of(cls, texts: Iterable[str], min_count: int = 1, size: int = 8192, max_words: int | None = None) -> Vocabulary:
         """The tokens that occur at least `min_count` times, most frequent first, `size` entries at most.
 
+        Of each text only the first `max_words` tokens count, since those behind them are never encoded.
         Ties are in alphabetical order, so that the order of the texts does not matter.
         """
-        counts = Counter(token for text in texts for token in tokenise(text))
+        counts = Counter(token for text in texts for token in tokenise(text)[:max_words])
         ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
         kept = [word for word, count in ranked if count >= min_count]
         return cls((PAD, UNKNOWN, *kept[: max(size - 2, 0)]))
 
     def encode(self, text: str, max_words: int) -> list[int]:
-        """`max_words` numbers: the tokens of the text, cut there or followed by `<pad>`; `<unk>` for others."""
+        """`max_words` numbers: the tokens, cut or followed by `<pad>`; `<unk>` for those not in the vocabulary."""
         numbers = [self._numbers.get(token, UNKNOWN_ID) for token in tokenise(text)[:max_words]]
         return numbers + [PAD_ID] * (max_words - len(numbers))
 

@@ -19,9 +19,7 @@ class Calls(list):
 
 
 def blocks(folder: Path, **settings) -> Blocks:
-    return Blocks(
-        **{"cache": str(folder), "size": 70, "held_out": 5, "resolution": 32, "workers": 1} | settings
-    )
+    return Blocks(**{"cache": str(folder), "size": 70, "held_out": 5, "resolution": 32, "workers": 1} | settings)
 
 
 def the_file(folder: Path) -> Path:

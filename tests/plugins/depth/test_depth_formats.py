@@ -114,9 +114,7 @@ def test_reading_does_not_touch_the_array_given() -> None:
     assert values.tolist() == [[0.0, 1.0]]
 
 
-@pytest.mark.parametrize(
-    ("order", "scale"), [("<f4", "-1.0"), (">f4", "1"), (">f4", "0.00392"), ("<f4", "-1e0")]
-)
+@pytest.mark.parametrize(("order", "scale"), [("<f4", "-1.0"), (">f4", "1"), (">f4", "0.00392"), ("<f4", "-1e0")])
 @pytest.mark.parametrize("gap", ["\n", "\r\n"])
 def test_pfm_of_both_byte_orders_from_the_bottom_row_up(order: str, scale: str, gap: str) -> None:
     header = f"Pf{gap}2 3{gap}{scale}{gap}".encode()
@@ -162,9 +160,7 @@ def test_exr_that_is_a_colour_picture_is_refused(tmp_path: Path) -> None:
     grey = np.ones((2, 2), dtype=np.float32)
     with pytest.raises(BridgeflowError, match=r"rgb\.exr has shape \(2, 2, 3\)"):
         read_depth(exr(tmp_path / "rgb.exr", R=grey, G=grey * 2, B=grey))
-    with pytest.raises(
-        BridgeflowError, match=r"ab\.exr has no depth channel \(channels: A, B\): name the channel Z"
-    ):
+    with pytest.raises(BridgeflowError, match=r"ab\.exr has no depth channel \(channels: A, B\): name the channel Z"):
         read_depth(exr(tmp_path / "ab.exr", A=grey, B=grey))
 
 
@@ -172,9 +168,7 @@ def big_png() -> bytes:
     """A few bytes that claim 20000x20000 pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 16, 0, 0, 0, 0)
     end = b"IEND"
-    chunks = [
-        struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, b"IDATx", end)
-    ]
+    chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, b"IDATx", end)]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 

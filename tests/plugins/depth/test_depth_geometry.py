@@ -78,9 +78,7 @@ def test_holes_do_not_mix_into_depth_and_stay_holes() -> None:
     fitted = fit_depth(depth, (4, 4), "stretch")
     # Columns: wholly unmeasured, half measured, measured; the top right pixel is half measured.
     np.testing.assert_array_equal(fitted, np.tile(np.array([NAN, 4, 4, 4], dtype=np.float32), (4, 1)))
-    np.testing.assert_array_equal(
-        np.isnan(fit_depth(depth, (4, 4), "stretch", 0.6))[0], [True, True, False, True]
-    )
+    np.testing.assert_array_equal(np.isnan(fit_depth(depth, (4, 4), "stretch", 0.6))[0], [True, True, False, True])
 
 
 def test_sparse_depth_survives_with_coverage_zero() -> None:

@@ -137,9 +137,7 @@ def test_png_scale_reads_and_writes(tmp_path: Path) -> None:
 
 
 def test_options_that_cannot_work_are_refused() -> None:
-    with pytest.raises(
-        ValidationError, match=r"ends at 65\.53 m.*far is 80 m: take a png_scale of 0\.0013 or more"
-    ):
+    with pytest.raises(ValidationError, match=r"ends at 65\.53 m.*far is 80 m: take a png_scale of 0\.0013 or more"):
         build(normalisation={"name": "log", "far": 80})
     build(normalisation={"name": "log", "far": 80}, png_scale=0.0013)
     for wrong in (

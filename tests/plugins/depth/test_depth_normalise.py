@@ -72,12 +72,8 @@ def test_affine_percentiles_of_each_map() -> None:
     depth = torch.stack([torch.arange(1.0, 102.0), 10 * torch.arange(1.0, 102.0)]).view(2, 1, 1, 101)
     values = AffineNormalisation().forward(depth)
     # Percentiles 2 and 98 of 1..101 are 3 and 99; (27 - 3) / 96 = 1/4.
-    torch.testing.assert_close(
-        values[:, 0, 0, [0, 2, 26, 50, 98, 100]], torch.tensor([[-1, -1, -0.5, 0, 1, 1.0]] * 2)
-    )
-    torch.testing.assert_close(
-        AffineNormalisation().inverse(values)[1, 0, 0, [2, 26, 98]], torch.tensor([0, 0.25, 1])
-    )
+    torch.testing.assert_close(values[:, 0, 0, [0, 2, 26, 50, 98, 100]], torch.tensor([[-1, -1, -0.5, 0, 1, 1.0]] * 2))
+    torch.testing.assert_close(AffineNormalisation().inverse(values)[1, 0, 0, [2, 26, 98]], torch.tensor([0, 0.25, 1]))
 
 
 def test_affine_of_one_depth_is_the_middle() -> None:

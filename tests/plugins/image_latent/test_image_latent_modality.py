@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,8 @@ def test_the_latent_of_pixels_is_the_picture() -> None:
 
 
 def test_collate_brings_pictures_of_any_size_together() -> None:
-    batch = image_latent(size=16).collate(
-        [np.full((h, w, 3), 255, np.uint8) for h, w in [(1, 1), (16, 16), (99, 20)]]
-    )
+    white = [np.full((height, width, 3), 255, np.uint8) for height, width in [(1, 1), (16, 16), (99, 20)]]
+    batch = image_latent(size=16).collate(white)
     assert batch["pixels"].shape == (3, 3, 16, 16)
     assert torch.equal(batch["pixels"], torch.ones(3, 3, 16, 16))
 
@@ -172,10 +172,9 @@ def test_more_components_reconstruct_better() -> None:
     for components in (1, 3, 6, 12, 24):
         modality = image_latent(size=32, codec={"name": "pca", "components": components})
         found.append(modality.fit(pictures()))
-    assert all(a["psnr"] + 0.2 < b["psnr"] for a, b in zip(found, found[1:], strict=False))
-    assert all(
-        a["explained_variance"] < b["explained_variance"] for a, b in zip(found, found[1:], strict=False)
-    )
+    for fewer, more in pairwise(found):
+        assert fewer["psnr"] + 0.2 < more["psnr"]
+        assert fewer["explained_variance"] < more["explained_variance"]
     assert found[0]["psnr"] < 20 < 27 < found[-1]["psnr"]
 
 

@@ -55,9 +55,7 @@ def test_a_path_in_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.
 
 def test_grey_becomes_three_equal_channels() -> None:
     grey = np.array([[0, 100, 255]], dtype=np.uint8)
-    np.testing.assert_array_equal(
-        open_image(encoded(Image.fromarray(grey))), np.repeat(grey[..., None], 3, 2)
-    )
+    np.testing.assert_array_equal(open_image(encoded(Image.fromarray(grey))), np.repeat(grey[..., None], 3, 2))
 
 
 def test_one_bit_becomes_black_and_white() -> None:
@@ -109,9 +107,7 @@ def test_floating_point_tiff_is_scaled_from_one() -> None:
 
 
 def test_cmyk_and_ycbcr_become_rgb() -> None:
-    assert open_image(encoded(Image.new("CMYK", (1, 1), (0, 255, 255, 0)), "TIFF")).tolist() == [
-        [[255, 0, 0]]
-    ]
+    assert open_image(encoded(Image.new("CMYK", (1, 1), (0, 255, 255, 0)), "TIFF")).tolist() == [[[255, 0, 0]]]
     red = open_image(encoded(Image.new("RGB", (1, 1), "red").convert("YCbCr"), "TIFF"))[0, 0]
     assert np.abs(red.astype(int) - [255, 0, 0]).max() <= 2
 
@@ -292,6 +288,12 @@ def test_every_shape_fits_every_size(shape: tuple[int, int], size: tuple[int, in
     fitted = fit_image(np.full((*shape, 3), 77, np.uint8), size, resize)
     assert fitted.shape == (*size, 3)
     assert set(np.unique(fitted)) == {77}
+
+
+def test_crop_is_the_centre_of_the_picture_resized_whole() -> None:
+    picture = coloured(32, 64)
+    whole = np.asarray(Image.fromarray(picture).resize((32, 16), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(fit_image(picture, (16, 16), "crop"), whole[:, 8:24])
 
 
 def test_shrinking_does_not_alias() -> None:

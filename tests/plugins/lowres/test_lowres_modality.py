@@ -91,7 +91,7 @@ def test_the_latent_has_the_targets_shape(codec: dict[str, Any]) -> None:
 
 
 def test_a_size_that_does_not_suit_the_factor_is_refused() -> None:
-    with pytest.raises(UsageError, match="64x66 does not suit the factor 4.*such as 64x64"):
+    with pytest.raises(UsageError, match=r"64x66 does not suit the factor 4.*such as 64x64"):
         lowres(size=(64, 66))
 
 

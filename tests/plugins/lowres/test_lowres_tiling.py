@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -30,7 +32,7 @@ def test_tiles_leave_no_gap_and_keep_their_overlap(length: int, overlap: int) ->
     tops = [p.top for p in places((length, 16), (16, 16), overlap)]
     assert tops[0] == 0
     assert tops[-1] == max(length - 16, 0)
-    assert all(0 < after - before <= 16 - overlap for before, after in zip(tops, tops[1:], strict=False))
+    assert all(0 < after - before <= 16 - overlap for before, after in pairwise(tops))
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (17, 16), (31, 45), (100, 33), (3, 5), (1, 1), (1, 60), (20, 9)])

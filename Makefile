@@ -1,0 +1,38 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint types bench clean help
+
+help:
+	@echo "make demo   train depth on the embedded blocks scenes for about two minutes, score it, draw a picture"
+	@echo "make test   lint, types, import contract, tests"
+	@echo "make bench  speed of rendering, networks, attention and sampling, as ratios of one run"
+
+# Installed anew when pyproject.toml changes; nothing is done otherwise.
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -e ".[dev]"
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/bridgeflow train --task depth
+	@echo "picture: the newest runs/depth-blocks-*/evaluation.png (image, truth, prediction)"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(READY)
+	$(BIN)/mypy
+
+test: lint types
+	$(BIN)/pytest
+
+bench: $(READY)
+	$(BIN)/python -m tests.bench
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist build

@@ -1,0 +1,118 @@
+"""The terms of the loss against closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch.distributions import Normal, kl_divergence
+
+from bridgeflow.flow.losses import EncodingSettings, contrastive_loss, flow_loss, kl_loss, masked_mean
+
+
+def test_the_mean_without_a_mask_is_over_everything_but_the_batch() -> None:
+    values = torch.arange(24.0).reshape(2, 3, 2, 2)
+    torch.testing.assert_close(masked_mean(values, None), torch.tensor([5.5, 17.5]))
+
+
+def test_a_mask_of_a_sequence_covers_its_features() -> None:
+    values = torch.tensor([[[1.0, 3.0], [100.0, 100.0], [5.0, 7.0]], [[2.0, 2.0], [2.0, 2.0], [8.0, 8.0]]])
+    mask = torch.tensor([[True, False, True], [True, True, True]])
+    torch.testing.assert_close(masked_mean(values, mask), torch.tensor([4.0, 4.0]))
+
+
+def test_a_mask_of_a_grid_covers_its_channels() -> None:
+    values = torch.stack([torch.full((2, 2), 1.0), torch.tensor([[5.0, 0.0], [0.0, 9.0]])])[None]
+    mask = torch.tensor([[[[True, False], [False, True]]]])
+    torch.testing.assert_close(masked_mean(values, mask), torch.tensor([4.0]))
+
+
+def test_a_row_with_nothing_real_gives_zero() -> None:
+    mask = torch.tensor([[False, False], [True, False]])
+    torch.testing.assert_close(masked_mean(torch.full((2, 2, 3), 6.0), mask), torch.tensor([0.0, 6.0]))
+
+
+def test_the_flow_loss_is_the_squared_error_of_each_row() -> None:
+    velocity = torch.tensor([[1.0, 2.0], [0.0, 0.0]])
+    target = torch.tensor([[0.0, 4.0], [3.0, 1.0]])
+    torch.testing.assert_close(flow_loss(velocity, target), torch.tensor([2.5, 5.0]))
+    mask = torch.tensor([[True, False], [False, True]])
+    torch.testing.assert_close(flow_loss(velocity, target, mask), torch.tensor([1.0, 1.0]))
+
+
+def test_the_flow_loss_is_taken_in_float32() -> None:
+    velocity = torch.full((1, 10_000), 0.01, dtype=torch.bfloat16)
+    loss = flow_loss(velocity, torch.zeros(1, 10_000, dtype=torch.bfloat16))
+    assert loss.dtype == torch.float32
+    assert float(loss) == pytest.approx(float(velocity[0, 0]) ** 2, rel=1e-5)
+
+
+def test_the_standard_kl_is_that_of_two_normals() -> None:
+    random = torch.Generator().manual_seed(0)
+    mu, logvar = torch.randn(3, 2, 4, 4, generator=random), torch.randn(3, 2, 4, 4, generator=random)
+    expected = kl_divergence(Normal(mu, (0.5 * logvar).exp()), Normal(0.0, 1.0)).flatten(1)
+    torch.testing.assert_close(kl_loss(mu, logvar, "standard", "sum"), expected.sum(1))
+    torch.testing.assert_close(kl_loss(mu, logvar, "standard", "mean"), expected.mean(1))
+
+
+@pytest.mark.parametrize(
+    ("mu", "logvar", "expected"),
+    [
+        (0.0, 0.0, 0.0),
+        (10 / 3, 0.0, 0.5),
+        (-10 / 3, 0.0, 0.5),
+        (20 / 3, 0.0, 32.0),
+        (1.0, 0.0, 0.5 * 0.3**6),
+        (0.0, math.log(4.0), 0.5 * (4 - 1 - math.log(4.0))),
+        (10 / 3, -2.0, 0.5 * (1 + math.exp(-2.0) + 1)),
+    ],
+)
+def test_the_free_mean_form_by_hand(mu: float, logvar: float, expected: float) -> None:
+    loss = kl_loss(torch.full((2, 1), mu), torch.full((2, 1), logvar), "free_mean", "sum")
+    torch.testing.assert_close(loss, torch.full((2,), expected), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["standard", "free_mean"])
+def test_sum_and_mean_differ_by_the_number_of_dimensions(form: str) -> None:
+    mu, logvar = torch.randn(4, 3, 5, 7), torch.randn(4, 3, 5, 7)
+    torch.testing.assert_close(kl_loss(mu, logvar, form, "sum"), 105 * kl_loss(mu, logvar, form, "mean"))
+
+
+@pytest.mark.parametrize("batch", [2, 5, 16])
+def test_the_contrast_of_rows_that_are_all_alike_is_log_batch(batch: int) -> None:
+    row = torch.randn(1, 2, 3)
+    loss = contrastive_loss(row.expand(batch, 2, 3), -2 * row.expand(batch, 2, 3), torch.tensor(14.0))
+    assert float(loss) == pytest.approx(math.log(batch), abs=1e-5)
+
+
+def test_the_contrast_of_well_told_rows_is_near_zero() -> None:
+    rows = 3 * torch.eye(6).reshape(6, 2, 3)
+    assert float(contrastive_loss(rows, 0.5 * rows, torch.tensor(20.0))) < 1e-6
+    assert float(contrastive_loss(rows, rows.roll(1, 0), torch.tensor(20.0))) == pytest.approx(20.0, abs=1e-3)
+
+
+def test_the_contrast_is_symmetric_and_blind_to_length() -> None:
+    random = torch.Generator().manual_seed(0)
+    a, b = torch.randn(5, 8, generator=random), torch.randn(5, 8, generator=random)
+    scale = torch.tensor(3.0)
+    loss = contrastive_loss(a, b, scale)
+    torch.testing.assert_close(contrastive_loss(b, a, scale), loss)
+    torch.testing.assert_close(contrastive_loss(a * torch.tensor([[1.0], [9], [2], [0.1], [5]]), b, scale), loss)
+
+
+def test_the_contrast_of_two_rows_by_hand() -> None:
+    a = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    b = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    scale = 2.0
+    # Cosines [[1, 0.6], [0, 0.8]]: rows ask which b belongs to a, columns which a belongs to b.
+    rows = [math.log1p(math.exp(scale * (0.6 - 1))), math.log1p(math.exp(scale * (0 - 0.8)))]
+    columns = [math.log1p(math.exp(scale * (0 - 1))), math.log1p(math.exp(scale * (0.6 - 0.8)))]
+    expected = 0.5 * (sum(rows) / 2 + sum(columns) / 2)
+    assert float(contrastive_loss(a, b, torch.tensor(scale))) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_temperature_that_the_contrast_would_not_keep_is_refused() -> None:
+    with pytest.raises(ValidationError, match="temperature"):
+        EncodingSettings(kind="cross", temperature=0.005)

@@ -1,0 +1,66 @@
+"""The path against its formula, its ends and its derivative."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from bridgeflow.flow.path import Path, expand
+
+SIGMAS = [0.0, 1e-5, 0.1, 0.7]
+SHAPES = [(5, 3), (5, 2, 4), (5, 2, 3, 4)]
+
+
+def ends(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    source = torch.Generator().manual_seed(0)
+    return torch.randn(shape, generator=source).double(), torch.randn(shape, generator=source).double()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_the_path_runs_from_source_to_target(sigma: float, shape: tuple[int, ...]) -> None:
+    z0, z1 = ends(shape)
+    path = Path(sigma_min=sigma)
+    torch.testing.assert_close(path.interpolate(z0, z1, torch.zeros(5).double()), z0, rtol=0, atol=0)
+    torch.testing.assert_close(path.interpolate(z0, z1, torch.ones(5).double()), sigma * z0 + z1)
+
+
+def test_each_row_stands_at_its_own_time() -> None:
+    z0, z1 = torch.tensor([[1.0], [1.0], [1.0]]), torch.tensor([[10.0], [10.0], [10.0]])
+    t = torch.tensor([0.0, 0.5, 1.0])
+    # (1 - 0.8 t) + 10 t
+    torch.testing.assert_close(Path(sigma_min=0.2).interpolate(z0, z1, t), torch.tensor([[1.0], [5.6], [10.2]]))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_the_velocity_is_the_derivative_of_the_path(sigma: float, shape: tuple[int, ...]) -> None:
+    z0, z1 = ends(shape)
+    path, h = Path(sigma_min=sigma), 1e-4
+    t = torch.linspace(0.1, 0.9, 5).double()
+    slope = (path.interpolate(z0, z1, t + h) - path.interpolate(z0, z1, t - h)) / (2 * h)
+    torch.testing.assert_close(path.velocity(z0, z1), slope, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_a_state_and_its_velocity_tell_the_target(sigma: float, shape: tuple[int, ...]) -> None:
+    z0, z1 = ends(shape)
+    path = Path(sigma_min=sigma)
+    t = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0]).double()
+    z_t = path.interpolate(z0, z1, t)
+    torch.testing.assert_close(path.target(z_t, path.velocity(z0, z1), t), z1, rtol=0, atol=1e-12)
+
+
+def test_times_broadcast_over_the_axes_behind_the_batch() -> None:
+    t = torch.tensor([0.25, 0.75])
+    assert expand(t, torch.zeros(2, 3, 4, 5)).shape == (2, 1, 1, 1)
+    assert expand(t, torch.zeros(2, 3)).tolist() == [[0.25], [0.75]]
+
+
+@pytest.mark.parametrize("sigma", [-0.1, 1.0])
+def test_the_share_of_the_source_lies_below_one(sigma: float) -> None:
+    with pytest.raises(ValidationError, match="sigma_min"):
+        Path(sigma_min=sigma)

@@ -1,0 +1,29 @@
+"""Figures of texts against texts, worked out by hand."""
+
+import pytest
+
+from bridgeflow_plugins.text.metrics import exact_match, token_f1
+
+
+def test_exact_match_ignores_case_and_spaces_but_not_order() -> None:
+    truths = ["a red cube", "a red cube", "a red cube", "a red cube"]
+    assert exact_match(["A  red cube ", "red a cube", "a red", "a red cube"], truths) == 0.5
+
+
+def test_token_f1_counts_repeated_words_once_per_occurrence() -> None:
+    # Shared tokens: a, cube = 2 of 3 and 4: 2 * 2 / 7.
+    assert token_f1(["a red cube"], ["a blue small cube"]) == pytest.approx(4 / 7)
+    # "a a" shares one "a" with "a b": 2 * 1 / 4.
+    assert token_f1(["a a"], ["a b"]) == pytest.approx(0.5)
+    assert token_f1(["cube red a", "x"], ["a red cube", "y"]) == pytest.approx(0.5)
+
+
+def test_empty_texts_and_no_texts() -> None:
+    assert token_f1(["", ""], ["", "word"]) == pytest.approx(0.5)
+    assert exact_match([], []) == 0.0
+    assert token_f1([], []) == 0.0
+
+
+def test_lists_of_unequal_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        exact_match(["a", "b"], ["a"])
