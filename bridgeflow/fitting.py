@@ -45,7 +45,8 @@ def fit_codec(
     """
     modality = _build(name, overrides)
     if not modality.needs_fit:
-        raise UsageError(f"modality {name!r} has nothing to fit with these options: set another codec.name.")
+        mend = "set another codec.name" if "codec" in type(modality.options).model_fields else "use it as it is"
+        raise UsageError(f"modality {name!r} has nothing to fit with these options: {mend}.")
     if (folder / "codec.json").exists():
         raise UsageError(f"{str(folder)!r} holds a codec already: choose another --output.")
     section = recipe.data_section(data)

@@ -70,7 +70,8 @@ class Pipeline:
         except RuntimeError as error:
             first = str(error).splitlines()[-1].strip()
             raise BridgeflowError(
-                f"the weights in {str(checkpoint.folder)!r} do not fit the recipe beside them ({first}): use another checkpoint."
+                f"the weights in {str(checkpoint.folder)!r} do not fit the recipe beside them ({first}): "
+                "use another checkpoint."
             ) from error
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         precision = "bf16" if chosen.type == "cuda" and recipe.recipe.training.precision == "bf16" else "fp32"

@@ -122,39 +122,44 @@ def recipe_names(task: str | None = None) -> list[str]:
     return [name for name in names if task is None or name.startswith(f"{task}/")]
 
 
-def _locate(name: str, beside: Path) -> tuple[Path, str]:
-    """(file, what to call it) of an installed name, or of a path taken from the folder `beside`."""
+def _locate(name: str, beside: Path, home: str | None) -> tuple[Path, str, str | None]:
+    """(file, what to call it, its distribution) of an installed name, or of a path taken from the folder `beside`.
+
+    Where several distributions offer the name, that of `home` is meant.
+    """
     if name.endswith((".yaml", ".yml")):
         file = beside / name
         if not file.is_file():
             raise UsageError(
                 f"no recipe file {str(file)!r}: give a path to a YAML file or a name from 'bridgeflow recipes list'."
             )
-        return file, str(file)
+        return file, str(file), home
     wanted, _, plain = name.rpartition(":")
     files = registry.recipe_files()
     matching = [(file, p) for own, file, p in files if own == plain and (not wanted or registry.is_from(p, wanted))]
     if not matching:
         raise unknown_name("recipe", name, {own for own, _, _ in files})
     if len(matching) > 1:
-        offered = " and ".join(f"{p.distribution} {p.version}" for _, p in matching)
-        raise UsageError(
-            f"the recipe {name!r} is offered by {offered}: say which, as '{matching[0][1].distribution}:{name}'."
-        )
-    return matching[0][0], name
+        at_home = [(file, p) for file, p in matching if p.distribution == home]
+        if len(at_home) != 1:
+            offered = " and ".join(f"{p.distribution} {p.version}" for _, p in matching)
+            first = matching[0][1].distribution
+            raise UsageError(f"the recipe {name!r} is offered by {offered}: say which, as '{first}:{name}'.")
+        matching = at_home
+    return matching[0][0], name, matching[0][1].distribution
 
 
 def read(name: str) -> Tree:
     """The tree of a recipe by installed name or file, with the recipes it extends laid under it.
 
-    A path behind `extends` is taken from the folder of the file that names it.
+    What stands behind `extends` is a path from the folder of the file that names it, or an installed name.
     """
     trees: list[Tree] = []
     seen: dict[Path, str] = {}
     following: str | None = name
-    beside = Path()
+    beside, home = Path(), None
     while following is not None:
-        file, label = _locate(following, beside)
+        file, label, home = _locate(following, beside, home)
         place = file.resolve()
         if place in seen:
             raise UsageError(f"recipe {name!r} extends itself: {' -> '.join([*seen.values(), label])}.")

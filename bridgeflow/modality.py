@@ -118,7 +118,7 @@ class Modality(nn.Module, ABC):
     Options: ClassVar[type[Settings]] = Settings
     """Pydantic model of the options; every option has a default."""
     reads: ClassVar[tuple[str, ...]] = ()
-    """Lower-case file endings that `read` takes, such as ('.png', '.jpg'); a folder given to `run` is searched for them."""
+    """Lower-case file endings that `read` takes, such as ('.png', '.jpg'); `run` searches folders for them."""
     writes: ClassVar[str] = ""
     """File ending of what `write` makes by default, such as '.png'."""
     textual: ClassVar[bool] = False

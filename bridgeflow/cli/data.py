@@ -14,7 +14,10 @@ def data() -> None:
     """Look at data before training does."""
 
 
-@data.command(epilog="Example:\n\n\b\n  bridgeflow data check --task depth --data folder:scans")
+@data.command(
+    short_help="Name the rows that training could not use.",
+    epilog="Example:\n\n\b\n  bridgeflow data check --task depth --data folder:scans",
+)
 @task_option()
 @data_options
 @click.option("--limit", type=click.IntRange(min=1), help="Rows to read at most.")

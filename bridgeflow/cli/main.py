@@ -77,6 +77,17 @@ def main() -> NoReturn:
     sys.exit(invoke(sys.argv[1:]))
 
 
+def _usage_sentence(error: click.ClickException) -> str:
+    """click's message as one line in our form; the help where a group was called without a command."""
+    message = error.format_message()
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+        return message
+    end = "" if message.endswith(("?", ".")) else "."
+    context = getattr(error, "ctx", None)
+    hint = f" See: {context.command_path} --help." if context is not None else ""
+    return f"bridgeflow: {message}{end}{hint}"
+
+
 def invoke(arguments: list[str]) -> int:
     """The exit code of a command line: 0 done, 1 failed, 2 wrong usage."""
     debug = "--debug" in arguments
@@ -92,9 +103,7 @@ def invoke(arguments: list[str]) -> int:
     except click.ClickException as error:
         if debug:
             raise
-        context = getattr(error, "ctx", None)
-        hint = f" See: {context.command_path} --help." if context is not None else ""
-        print(f"bridgeflow: {error.format_message().rstrip('.')}.{hint}", file=sys.stderr)
+        print(_usage_sentence(error), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("bridgeflow: stopped.", file=sys.stderr)

@@ -28,8 +28,25 @@ def data_options(command: Command) -> Command:
     )(command)
 
 
+def _check_device(ctx: click.Context, param: click.Parameter, name: str | None) -> str | None:
+    if name is None:
+        return None
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise click.UsageError(f"--device {name!r} is no device: cpu, cuda or cuda:1 is expected.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise click.UsageError(f"--device {name!r} is not to be had: torch sees {torch.cuda.device_count()} GPUs here.")
+    return name
+
+
 device_option = click.option(
-    "--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; a GPU by default where there is one."
+    "--device",
+    metavar="NAME",
+    callback=_check_device,
+    help="cpu, cuda, cuda:1, ...; a GPU by default where there is one.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 

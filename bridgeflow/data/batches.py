@@ -120,10 +120,7 @@ class Pairs(Dataset[tuple[Item, Item, list[str]]]):
             except BridgeflowError as error:
                 failures.append(str(error))
                 index = (index + 1) % len(self.rows)
-        raise BridgeflowError(
-            f"{len(failures)} rows one after another cannot be read, the last because: {failures[-1]} "
-            "See them all with: bridgeflow data check."
-        )
+        raise _unreadable(failures)
 
 
 class _Positions:
@@ -177,7 +174,11 @@ def batches(
             num_workers=workers,
             prefetch_factor=4 if workers else None,
         )
-        yield from loader
+        try:
+            yield from loader
+        except BridgeflowError as error:
+            # A worker process wraps the sentence in its traceback.
+            raise BridgeflowError(str(error).rpartition("BridgeflowError: ")[2].rstrip()) from error
     else:
         yield from _streamed(rows, task, renames, batch_size, seed, first, rank, world)
 
@@ -192,31 +193,42 @@ def _streamed(
     rank: int,
     world: int,
 ) -> Iterator[Batch]:
+    """Batches of a stream. Row p belongs to batch p // batch_size; the next row that can be read stands in for one
+    that cannot, so that a batch does not depend on what broke before it."""
     collate = Collate(task)
     pairs: list[tuple[Item, Item, list[str]]] = []
     failures: list[str] = []
-    position, epoch, skip = 0, 0, first * batch_size * world
+    position, epoch, owed, skip = 0, 0, 0, first * batch_size * world
     while True:
-        read = 0
+        start = position
         for row in rows.rows_from(0, epoch):
-            read += 1
-            try:
-                pair = (
-                    read_pair(task, row, renames, position, seed_of(seed, "pair", position))
-                    if position >= skip
-                    else None
-                )
-            except BridgeflowError as error:
-                failures.append(str(error))
-                continue
-            if pair is not None and (position // batch_size) % world == rank:
-                pairs.append((*pair, failures))
-                failures = []
+            own = int(position >= skip and (position // batch_size) % world == rank)
+            if own or owed:
+                try:
+                    pair = read_pair(task, row, renames, position, seed_of(seed, "pair", position))
+                except BridgeflowError as error:
+                    failures.append(str(error))
+                    owed += own
+                    if len(failures) >= MOST_TRIES:
+                        raise _unreadable(failures) from error
+                else:
+                    for _ in range(owed + own):
+                        pairs.append((*pair, failures))
+                        failures = []
+                        if len(pairs) == batch_size:
+                            yield collate(pairs)
+                            pairs = []
+                    owed = 0
             position += 1
-            if len(pairs) == batch_size:
-                yield collate(pairs)
-                pairs = []
-        if read == 0 or position == 0:
-            why = f": {failures[-1]}" if failures else "."
-            raise BridgeflowError(f"{rows.description} gives no row that can be read{why}")
+        if position == start:
+            raise BridgeflowError(f"{rows.description}: nothing to train on.")
+        if len(failures) >= position - start:
+            raise _unreadable(failures)
         epoch += 1
+
+
+def _unreadable(failures: Sequence[str]) -> BridgeflowError:
+    return BridgeflowError(
+        f"{len(failures)} rows one after another cannot be read, the last because: {failures[-1].rstrip('.')}; see "
+        "them all with: bridgeflow data check."
+    )

@@ -20,13 +20,19 @@ class HubRows:
         self.dataset = undecoded(dataset)
         self.columns = tuple(dataset.column_names)
         self.fingerprint = str(dataset._fingerprint)
+        self.name = name
         self.description = f"{len(dataset):,} rows of {name}"
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.dataset[index]
+        try:
+            return self.dataset[index]
+        except IndexError:
+            raise
+        except Exception as error:
+            raise BridgeflowError(f"row {index} of {self.name} cannot be read ({_cause(error)}).") from error
 
 
 class HubStream:
@@ -34,18 +40,36 @@ class HubStream:
 
     def __init__(self, dataset: Any, name: str, buffer: int, seed: int = 0) -> None:
         self.dataset = undecoded(dataset)
-        self.columns = tuple(dataset.column_names or ())
+        self.name = name
         self.fingerprint = f"stream:{name}"
         self.description = f"a stream of {name}"
         self.buffer = buffer
         self.seed = seed
+        # Some streams tell their columns only with the first row.
+        self.columns = tuple(dataset.column_names or next(self._read(self.dataset), ()))
 
     def rows_from(self, position: int, epoch: int) -> Iterator[dict[str, Any]]:
         """Rows of an epoch from a position on, in an order that depends on the epoch alone."""
         shuffled = (
             self.dataset.shuffle(seed=self.seed + epoch, buffer_size=self.buffer) if self.buffer else self.dataset
         )
-        yield from shuffled.skip(position) if position else shuffled
+        yield from self._read(shuffled.skip(position) if position else shuffled)
+
+    def _read(self, dataset: Any) -> Iterator[dict[str, Any]]:
+        try:
+            yield from dataset
+        except Exception as error:
+            raise BridgeflowError(
+                f"{self.description} broke off ({_cause(error)}): set data.streaming=false."
+            ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """The first cause of an error, which libraries wrap in errors of their own, in a line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
 
 
 def undecoded(dataset: Any) -> Any:
@@ -121,8 +145,7 @@ class HubDataset(DataSettings):
                 return loaded
             return datasets.load_dataset(self.path, self.config, streaming=self.streaming)
         except Exception as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise BridgeflowError(
-                f"hf:{self.path} cannot be loaded ({type(error).__name__}: {first}): give a hub name that this machine "
-                "can reach, or a local folder."
+                f"hf:{self.path} cannot be loaded ({_cause(error)}): give a hub name that this machine can reach, or a "
+                "local folder."
             ) from error

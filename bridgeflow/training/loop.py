@@ -145,8 +145,8 @@ class Trainer:
                 self.average.updates = int(checkpoint.meta["average_updates"])
         except RuntimeError as error:
             raise BridgeflowError(
-                f"the checkpoint {str(checkpoint.folder)!r} does not fit this recipe: go on without changing the network, "
-                "or start a new run."
+                f"the checkpoint {str(checkpoint.folder)!r} does not fit this recipe: go on without changing "
+                "the network, or start a new run."
             ) from error
         checkpoints.restore_optimizer(self.optimizer, self.names, checkpoints.load_optimizer(checkpoint))
         self.step = checkpoint.step

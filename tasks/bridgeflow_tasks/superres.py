@@ -54,8 +54,8 @@ class SuperResolution(Task):
         height, width = self.lowres.options.height_and_width
         if image.shape[0] < height or image.shape[1] < width:
             raise BridgeflowError(
-                f"a picture of {image.shape[1]}x{image.shape[0]} is smaller than the cuts to train on ({width}x{height}): "
-                "use larger pictures or set source.size and target.size."
+                f"a picture of {image.shape[1]}x{image.shape[0]} is smaller than the cuts to train on "
+                f"({width}x{height}): use larger pictures or set source.size and target.size."
             )
         top = int(rng.integers(image.shape[0] - height + 1))
         left = int(rng.integers(image.shape[1] - width + 1))
@@ -66,8 +66,8 @@ class SuperResolution(Task):
         """Overlapping tiles of the model's size."""
         if item.shape[0] * item.shape[1] > self.cut.most_pixels:
             raise BridgeflowError(
-                f"the picture has {item.shape[1]}x{item.shape[0]} pixels, more than the {self.cut.most_pixels:,} that are "
-                "enlarged at once: give a smaller one or raise options.most_pixels."
+                f"the picture has {item.shape[1]}x{item.shape[0]} pixels, more than the {self.cut.most_pixels:,} that "
+                "are enlarged at once: give a smaller one."
             )
         return [tile.image for tile in tiles(item, self.lowres.low_size, self.cut.overlap)]
 

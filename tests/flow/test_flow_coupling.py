@@ -15,7 +15,7 @@ RATES = [0.05, 0.1, 0.5, 0.9, 1.0]
 DRAWS = 2000
 
 
-@pytest.mark.parametrize(("batch", "rate"), itertools.product(BATCHES, RATES))
+@pytest.mark.parametrize(("batch", "rate"), [*itertools.product(BATCHES, RATES)])
 def test_null_rows_are_never_alone_and_keep_their_rate(batch: int, rate: float) -> None:
     random = generator("null", batch, str(rate))
     rows = torch.stack([draw_null_rows(batch, rate, random) for _ in range(DRAWS)])

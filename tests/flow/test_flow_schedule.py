@@ -91,7 +91,7 @@ def test_a_uniform_grid_is_shifted_as_training_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("density", "shift", "grid"), itertools.product(DENSITIES, [0.01, 0.3, 1.0, 3.0, 100.0], ["uniform", "density"])
+    ("density", "shift", "grid"), [*itertools.product(DENSITIES, [0.01, 0.3, 1.0, 3.0, 100.0], ["uniform", "density"])]
 )
 def test_a_grid_rises_from_zero_to_one(density: dict, shift: float, grid: str) -> None:
     schedule = TimeSchedule(**density, shift=shift, grid=grid)

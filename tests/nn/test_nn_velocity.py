@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import LatentSpec
-from bridgeflow.nn.dit import DiTSettings
+from bridgeflow.nn.dit import DiT, DiTSettings
 from bridgeflow.nn.unet import UNetSettings
 from bridgeflow.nn.velocity import NetworkSettings, VelocityNet
 
@@ -187,3 +187,19 @@ def test_a_dit_knows_where_its_tokens_stand() -> None:
     z, t, null = states(latent)
     order = torch.tensor([1, 0, 2, 3, 4])
     assert bool(differ(network(z[:, order], t, null), network(z, t, null)[:, order]).all())
+
+
+@pytest.mark.parametrize("name", ["dit_sequence", "dit_line", "dit_grid", "dit_embedding"])
+def test_a_fresh_dit_answers_each_token_in_its_own_place(name: str) -> None:
+    network, latent = build(name, perturb=False)
+    assert isinstance(network, DiT)
+    torch.manual_seed(1)
+    torch.nn.init.normal_(network.head.weight)
+    z, t, null = states(latent, rows=1)
+    tokens = network.patches.split(z)
+    for place in range(network.patches.count):
+        changed = tokens.clone()
+        changed[:, place] += torch.randn(network.patches.width)
+        difference = network(network.patches.join(changed), t, null) - network(z, t, null)
+        moved = network.patches.split(difference).abs().amax(-1)[0] > 1e-4
+        assert moved.nonzero().flatten().tolist() == [place]

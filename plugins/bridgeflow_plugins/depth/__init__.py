@@ -95,6 +95,7 @@ class Depth(Modality):
     Options: ClassVar[type[Settings]] = DepthOptions
     reads: ClassVar[tuple[str, ...]] = READS
     writes: ClassVar[str] = ""
+    column: ClassVar[str] = "depth"
     options: DepthOptions
 
     def __init__(self, options: DepthOptions) -> None:

@@ -44,6 +44,8 @@ class Text(Modality):
     reads: ClassVar[tuple[str, ...]] = (".txt",)
     writes = ".txt"
     textual = True
+    column = "text"
+    fit_options = {"codec": {"name": "autoencoder"}}
 
     def __init__(self, options: TextOptions | None = None) -> None:
         options = options or TextOptions()

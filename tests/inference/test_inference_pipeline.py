@@ -1,0 +1,225 @@
+"""From a checkpoint to results, through the command line too."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bridgeflow import recipe as recipes
+from bridgeflow.cli.main import invoke
+from bridgeflow.console import Progress
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.inference import Pipeline
+from bridgeflow.training.start import train
+
+COMMON = [
+    "data.size=64", "data.held_out=8", "data.workers=1", "training.steps=3", "training.batch_size=4",
+    "training.precision=fp32", "training.evaluate=0", "training.sample_every=0",
+]  # fmt: skip
+SMALL_UNET = ["network.channels=[8,16]", "network.blocks=1", "network.attention=[]"]
+SMALL_DIT = [
+    "network.width=32", "network.depth=1", "source_encoder.width=32", "source_encoder.depth=1", "null_rate=0.5",
+    "optimizer.learning_rate=1e-2", "training.schedule.warmup=0", "training.steps=12",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run of each task, trained for three steps."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BRIDGEFLOW_CACHE", str(home / "cache"))
+        patch.chdir(home)
+        own = {
+            "depth": SMALL_UNET,
+            "superres": SMALL_UNET,
+            "caption": [*SMALL_DIT, "target.codec.steps=30", "target.codec.width=32"],
+            "t2i": SMALL_DIT,
+        }
+        for task, overrides in own.items():
+            train(recipes.load(f"{task}/blocks", [*COMMON, *overrides]), device="cpu", console=Progress(quiet=True))
+        yield home
+
+
+@pytest.fixture
+def home(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BRIDGEFLOW_CACHE", str(runs / "cache"))
+    monkeypatch.chdir(runs)
+    return runs
+
+
+def photo(path: Path, size: tuple[int, int] = (50, 37), mode: str = "RGB") -> Path:
+    rng = np.random.default_rng(1)
+    Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).convert(mode).save(path)
+    return path
+
+
+def test_depth_has_the_size_of_its_picture(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = photo(tmp_path / "odd.png")
+    assert invoke(["run", "--task", "depth", str(image), "-o", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out.split()
+    assert [Path(p).name for p in printed] == ["odd-depth.png", "odd-depth.npy", "odd-depth-colour.png"]
+    assert np.load(printed[1]).shape == (37, 50)
+    stored = Image.open(printed[0])
+    assert stored.size == (50, 37)
+    assert stored.mode.startswith("I")
+    assert Image.open(printed[2]).mode == "RGB"
+
+
+def test_superres_is_four_times_as_large(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for size in [(16, 16), (21, 40), (1, 1), (5, 3)]:
+        image = photo(tmp_path / f"in-{size[0]}x{size[1]}.png", size)
+        out = tmp_path / f"out-{size[0]}x{size[1]}.png"
+        assert invoke(["run", "--task", "superres", str(image), "-o", str(out)]) == 0
+        assert Image.open(out).size == (4 * size[0], 4 * size[1])
+    capsys.readouterr()
+
+
+def test_tiles_of_superres_depend_on_nothing_but_their_pixels(home: Path) -> None:
+    pipeline = Pipeline.open(home / "runs/superres-blocks-01", "cpu")
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    alone = pipeline.carry([small])[0][0]
+    beside = pipeline.carry([rng.integers(0, 255, (20, 30, 3), dtype=np.uint8), small])[1][0]
+    assert np.abs(alone.astype(int) - beside.astype(int)).max() <= 1
+
+
+def test_caption_prints_one_line_for_one_file_and_names_many(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = photo(tmp_path / "a.png")
+    assert invoke(["run", "--task", "caption", str(first)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    second = photo(tmp_path / "b.jpg", (64, 64))
+    assert invoke(["run", "--task", "caption", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[0] for line in lines] == [str(first), str(second)]
+
+
+def test_a_bad_file_among_good_ones_is_named_and_passed_over(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = photo(tmp_path / "good.png")
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"\x89PNG broken")
+    assert invoke(["run", "--task", "caption", str(bad), str(good), str(tmp_path / "none.png")]) == 1
+    captured = capsys.readouterr()
+    assert [line.split("\t")[0] for line in captured.out.splitlines()] == [str(good)]
+    assert "bad.png" in captured.err
+    assert "none.png" in captured.err
+    assert "2 of 3 inputs could not be read" in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_t2i_takes_words_seeds_and_samples(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def pictures(*options: str) -> list[bytes]:
+        assert invoke(["run", "--task", "t2i", "a small red cube", *options, "--json"]) == 0
+        records = json.loads(capsys.readouterr().out)["results"]
+        return [Path(file).read_bytes() for record in records for file in record["files"]]
+
+    one = pictures("-o", str(tmp_path / "one"), "--samples", "2", "--seed", "3")
+    two = pictures("-o", str(tmp_path / "two"), "--samples", "2", "--seed", "3")
+    other = pictures("-o", str(tmp_path / "other"), "--samples", "2", "--seed", "4")
+    assert one == two
+    assert one[0] != one[1]
+    assert one[0] != other[0]
+    guided = pictures("-o", str(tmp_path / "guided"), "--samples", "2", "--seed", "3", "--guidance", "4")
+    assert guided[0] != one[0]
+
+
+def test_results_never_overwrite(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = str(home / "runs/t2i-blocks-01")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(3):
+        assert invoke(["run", "--task", "t2i", "a red cube", "--checkpoint", checkpoint]) == 0
+    names = sorted(Path(line).name for line in capsys.readouterr().out.split())
+    assert names == ["a-red-cube-t2i-2.png", "a-red-cube-t2i-3.png", "a-red-cube-t2i.png"]
+
+
+def test_trajectory_shows_every_step(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flow = tmp_path / "flow.gif"
+    image = photo(tmp_path / "in.png", (64, 64))
+    command = ["run", "--task", "depth", str(image), "--steps", "5", "-o", str(tmp_path / "o"), "--trajectory", str(flow)]
+    assert invoke(command) == 0
+    with Image.open(flow) as gif:
+        assert gif.n_frames == 1 + 6  # type: ignore[attr-defined]
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("solver", ["euler", "midpoint", "heun", "ab2", "dopri5"])
+def test_every_solver_runs(solver: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = photo(tmp_path / "in.png", (64, 64))
+    assert invoke(["run", "--task", "caption", str(image), "--solver", solver, "--steps", "3"]) == 0
+    assert capsys.readouterr().out.strip("\n") is not None
+
+
+def test_guidance_is_refused_where_it_was_not_trained(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = photo(tmp_path / "in.png")
+    assert invoke(["run", "--task", "depth", str(image), "--guidance", "3"]) == 2
+    assert "trained with null_rate above 0" in capsys.readouterr().err
+
+
+def test_a_result_does_not_depend_on_its_neighbours(home: Path) -> None:
+    pipeline = Pipeline.open(home / "runs/t2i-blocks-01", "cpu")
+    read = pipeline.assembly.source.read
+    words = [read("a small red cube"), read("a large blue sphere left of a small green cone"), read("a cone")]
+    together = pipeline.carry(words, samples=2, seed=5)
+    alone = pipeline.carry(words[1:2], samples=2, seed=5)
+    for one, other in zip(together[1], alone[0], strict=True):
+        assert np.abs(one.astype(int) - other.astype(int)).max() <= 1
+
+
+def test_every_checkpoint_opens_alone(home: Path, tmp_path: Path) -> None:
+    import shutil
+
+    for task in ("depth", "caption", "t2i", "superres"):
+        moved = tmp_path / task
+        shutil.copytree(next((home / f"runs/{task}-blocks-01/checkpoints").iterdir()), moved)
+        pipeline = Pipeline.open(moved, "cpu")
+        assert not pipeline.assembly.source.needs_fit
+        assert not pipeline.assembly.target.needs_fit
+
+
+def test_foreign_weights_are_refused(home: Path, tmp_path: Path) -> None:
+    import shutil
+
+    moved = tmp_path / "mixed"
+    shutil.copytree(next((home / "runs/depth-blocks-01/checkpoints").iterdir()), moved)
+    other = next((home / "runs/caption-blocks-01/checkpoints").iterdir())
+    shutil.copy(other / "ema.safetensors", moved / "ema.safetensors")
+    meta = json.loads((moved / "meta.json").read_text())
+    meta["files"]["ema.safetensors"] = (moved / "ema.safetensors").stat().st_size
+    (moved / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(BridgeflowError, match="do not fit the recipe beside them"):
+        Pipeline.open(moved, "cpu")
+
+
+def test_inspect_and_eval_tell_of_a_run(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["inspect", "runs/caption-blocks-01", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["step"] == 12
+    assert {"kind": "modality", "name": "text", "distribution": "bridgeflow", "version": "0.1.0"} in facts["plugins"]
+    assert facts["parameters"]["network"] > 1000
+    assert invoke(["eval", "--task", "depth", "--count", "4", "--steps", "3", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["examples"] == 4
+    assert report["network_evaluations"] == 3
+    assert report["figures"]["abs_rel"] > 0
+
+
+def test_nothing_to_run_on_is_said(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert invoke(["run", "--task", "depth", str(tmp_path / "empty")]) == 1
+    assert "holds no file that ends in" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert invoke(["run", "--task", "depth", "x.png"]) == 1
+    assert "train one with bridgeflow train --task depth" in capsys.readouterr().err

@@ -1,0 +1,136 @@
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bridgeflow import layers, registry
+from bridgeflow import recipe as recipes
+from bridgeflow.assembly import Assembly, assemble
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.task import Task
+from bridgeflow_plugins.blocks import render_scene
+
+TASKS = ("caption", "depth", "superres", "t2i")
+
+
+def assembled(name: str, *overrides: str) -> Assembly:
+    return assemble(recipes.load(name, overrides))
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def scene() -> Mapping[str, Any]:
+    return render_scene(0, "train", 3)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_declares_what_it_needs(name: str) -> None:
+    task: type[Task] = registry.load("task", name)
+    assert task.default_recipe == f"{name}/blocks"
+    assert f"{name}/folder" in layers.recipe_names(name)
+    assert set(task.columns) <= {"image", "text", "depth"}
+    assert task.summary
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_both_recipes_give_bridges_that_fit(name: str, scene: Mapping[str, Any]) -> None:
+    for recipe in ("blocks", "folder"):
+        assembly = assembled(f"{name}/{recipe}")
+        bridge = assembly.build_bridge()
+        assert bridge.target_spec == assembly.target.latent
+        source, _ = assembly.task.pair(scene, rng())
+        assert assembly.task.split(source)[0] is not None
+
+
+def test_depth_pair_must_share_its_aspect(scene: Mapping[str, Any], tmp_path: Path) -> None:
+    task = assembled("depth/blocks").task
+    image, depth = task.pair(scene, rng())
+    assert image.shape[:2] == depth.shape == (64, 64)
+    wide = tmp_path / "wide.npy"
+    np.save(wide, np.ones((40, 80), np.float32))
+    with pytest.raises(BridgeflowError, match=r"wide\.npy: the picture is 64x64 but its depth 80x40"):
+        task.pair({**scene, "depth": wide}, rng())
+
+
+def test_depth_result_takes_the_size_of_its_picture() -> None:
+    task = assembled("depth/blocks").task
+    result = np.linspace(1, 4, 64, dtype=np.float32)[None].repeat(64, 0)
+    joined = task.join([result], np.zeros((90, 200, 3), np.uint8))
+    assert joined.shape == (90, 200)
+    assert joined[0, 0] == pytest.approx(1, abs=0.02)
+    assert joined[-1, -1] == pytest.approx(4, abs=0.02)
+
+
+def test_depth_metrics_score_the_foreground_apart() -> None:
+    task = assembled("depth/blocks").task
+    truth = np.full((4, 4), 2.0, np.float32)
+    objects = np.zeros((4, 4), np.uint8)
+    objects[:2] = 1
+    result = truth.copy()
+    result[:2] = 3.0
+    figures = task.metrics([result], [truth], [None], [{"objects": objects}])
+    assert figures["foreground_abs_rel"] == pytest.approx(0.5)
+    assert figures["abs_rel"] == pytest.approx(0.25)
+    assert figures["delta1"] == pytest.approx(0.5)
+    name, constant = task.baseline([truth] * 3, [None] * 3, [truth, 3 * truth]) or ("", [])
+    assert name == "constant map"
+    assert len(constant) == 3
+    assert np.allclose(constant[0], 4.0)
+
+
+def test_superres_source_is_the_same_cut_made_small() -> None:
+    assembly = assembled("superres/blocks")
+    ramp = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (120, 200, 3)).copy()
+    places = set()
+    for seed in range(6):
+        low, cut = assembly.task.pair({"image": ramp}, np.random.default_rng(seed))
+        assert low.shape == (16, 16, 3)
+        assert cut.shape == (64, 64, 3)
+        left = int(cut[0, 0, 0])
+        places.add(left)
+        assert abs(low[8, 8, 0] - (left + 8 * 4 + 1.5)) <= 1
+    assert len(places) > 3, "each draw cuts elsewhere"
+
+
+def test_superres_baseline_is_bicubic_and_psnr_is_right(scene: Mapping[str, Any]) -> None:
+    task = assembled("superres/blocks").task
+    low, truth = task.pair(scene, rng())
+    name, enlarged = task.baseline([truth], [low], []) or ("", [])
+    assert name == "bicubic"
+    reference = np.asarray(Image.fromarray(low).resize((64, 64), Image.Resampling.BICUBIC))
+    assert np.abs(enlarged[0].astype(int) - reference.astype(int)).mean() < 0.5
+    off = np.clip(truth.astype(int) + 10, 0, 255).astype(np.uint8)
+    flat = np.full_like(truth, 100)
+    assert task.metrics([np.full_like(truth, 110)], [flat], [], [])["psnr"] == pytest.approx(28.13, abs=0.01)
+    assert task.metrics([off], [truth], [], [])["psnr"] >= 28.13
+
+
+def test_superres_refuses_what_is_too_small_to_cut_or_too_large_to_enlarge() -> None:
+    task = assembled("superres/blocks").task
+    with pytest.raises(BridgeflowError, match="smaller than the cuts to train on"):
+        task.pair({"image": np.zeros((30, 100, 3), np.uint8)}, rng())
+    with pytest.raises(BridgeflowError, match="4000x3000 pixels, more than the 500,000"):
+        task.split(np.zeros((3000, 4000, 3), np.uint8))
+
+
+def test_one_of_several_captions_is_drawn(scene: Mapping[str, Any]) -> None:
+    task = assembled("t2i/blocks").task
+    row = {**scene, "text": ["one", "two", "three"]}
+    drawn = {task.pair(row, np.random.default_rng(seed))[0] for seed in range(20)}
+    assert drawn == {"one", "two", "three"}
+    with pytest.raises(BridgeflowError, match="list of captions is empty"):
+        task.pair({**scene, "text": []}, rng())
+
+
+def test_caption_metrics_and_baseline() -> None:
+    task = assembled("caption/blocks").task
+    figures = task.metrics(["a red cube", "a cone"], ["a red cube", "a green cone"], [], [])
+    assert figures["exact_match"] == 0.5
+    assert 0.8 < figures["token_f1"] < 1
+    assert task.baseline(["x"], [None], ["a", "b", "b"]) == ("most frequent caption", ["b"])

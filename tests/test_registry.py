@@ -1,0 +1,162 @@
+"""Plugins: found without importing them, loaded on first use, each one's failure its own."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bridgeflow import registry
+from bridgeflow.errors import BridgeflowError, UsageError
+
+Install = Callable[..., Path]
+TASKS = "bridgeflow.tasks"
+GOOD = "class Good:\n    api_version = 1\n"
+
+
+def names(kind: str) -> set[str]:
+    return {plugin.name for plugin in registry.installed(kind)}
+
+
+def test_listing_imports_nothing_and_loading_imports_once(install: Install) -> None:
+    install("acme", {TASKS: {"good": "acme_counted:Good"}}, {"acme_counted.py": GOOD + "MADE = object()\n"})
+    plugin = registry.find("task", "good")
+    assert (plugin.distribution, plugin.version, plugin.value) == ("acme", "1.0", "acme_counted:Good")
+    assert "acme_counted" not in sys.modules
+    loaded = registry.load("task", "good")
+    assert loaded.__name__ == "Good"
+    assert registry.load("task", "good") is loaded
+    assert "acme_counted" in sys.modules
+
+
+def test_own_plugins_come_from_entry_points() -> None:
+    registry.forget()
+    own = {(p.kind, p.name) for p in registry.installed() if p.distribution == "bridgeflow"}
+    assert {("task", "depth"), ("modality", "text"), ("dataset", "folder"), ("network", "dit")} <= own
+    assert [p.kind for p in registry.installed()] == sorted(p.kind for p in registry.installed())
+
+
+def test_unknown_name_suggests_the_nearest() -> None:
+    with pytest.raises(
+        UsageError, match=r"^no task 'dept'\. Did you mean 'depth'\? Installed: caption, depth"
+    ) as caught:
+        registry.load("task", "dept")
+    assert caught.value.exit_code == 2
+
+
+def test_unlike_name_suggests_nothing() -> None:
+    with pytest.raises(UsageError, match=r"^no network 'zzz'\. Installed: dit, unet\.$"):
+        registry.load("network", "zzz")
+
+
+FAILURES = {
+    "raises on import": ("raise ValueError('no licence\\nsecond line')", r"\(ValueError: no licence\)"),
+    "exits on import": ("import sys\nsys.exit(3)", r"\(SystemExit: 3\)"),
+    "has a syntax error": ("def (", r"\(SyntaxError: .*\)"),
+    "names nothing": ("x = 1", r"\(AttributeError: .*'Good'.*\)"),
+}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_broken_plugin_is_one_sentence_and_breaks_only_itself(install: Install, kind: str) -> None:
+    source, cause = FAILURES[kind]
+    install("acme-broken", {TASKS: {"bad": "acme_bad:Good"}}, {"acme_bad.py": source}, version="2.3")
+    install("acme-fine", {TASKS: {"good": "acme_good:Good"}}, {"acme_good.py": GOOD})
+    with pytest.raises(BridgeflowError) as caught:
+        registry.load("task", "bad")
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert sentence.startswith("the task 'bad' of acme-broken 2.3 cannot be loaded (")
+    assert sentence.endswith(".")
+    assert "pip install --force-reinstall acme-broken" in sentence
+    assert re.search(cause, sentence)
+    assert registry.load("task", "good").__name__ == "Good"
+    assert {"bad", "good", "depth"} <= names("task")
+
+
+def test_missing_dependency_is_named_with_its_command(install: Install) -> None:
+    install("acme", {TASKS: {"bad": "acme_dep:Good"}}, {"acme_dep.py": "import nonesuch_lib.inner\n"})
+    with pytest.raises(BridgeflowError, match=r"ModuleNotFoundError: .*nonesuch_lib.*: pip install nonesuch_lib\.$"):
+        registry.load("task", "bad")
+
+
+def test_missing_own_module_asks_for_the_distribution_not_the_module(install: Install) -> None:
+    install("acme", {TASKS: {"bad": "acme_gone.inner:Good"}})
+    with pytest.raises(BridgeflowError, match=r"'acme_gone\.inner:Good', so pip install --force-reinstall acme\.$"):
+        registry.load("task", "bad")
+
+
+def test_keyboard_interrupt_passes_through(install: Install) -> None:
+    install("acme", {TASKS: {"bad": "acme_stop:Good"}}, {"acme_stop.py": "raise KeyboardInterrupt\n"})
+    with pytest.raises(KeyboardInterrupt):
+        registry.load("task", "bad")
+
+
+def test_other_version_of_the_contract_is_refused(install: Install) -> None:
+    install("acme", {TASKS: {"new": "acme_new:New"}}, {"acme_new.py": "class New:\n    api_version = 7\n"})
+    with pytest.raises(BridgeflowError, match=r"acme 1\.0 is written for version 7 .* speaks version 1: pip install"):
+        registry.load("task", "new")
+
+
+def test_one_name_from_two_distributions_is_refused_and_can_be_chosen(install: Install) -> None:
+    for name in ("acme-one", "acme-two"):
+        module = name.replace("-", "_")
+        install(name, {TASKS: {"same": f"{module}:Good"}}, {f"{module}.py": GOOD}, version="1." + name[-1])
+    with pytest.raises(UsageError, match=r"offered by acme-one 1\.e and acme-two 1\.o: say which, as 'acme-one:same'"):
+        registry.load("task", "same")
+    assert registry.load("task", "acme-two:same").__module__ == "acme_two"
+    assert registry.load("task", "Acme_One:same").__module__ == "acme_one"
+    with pytest.raises(UsageError, match="no task 'acme-three:same'"):
+        registry.load("task", "acme-three:same")
+
+
+def test_of_a_distribution_installed_twice_the_first_on_the_path_counts(install: Install) -> None:
+    install("acme", {TASKS: {"old": "acme_v:Good"}}, {"acme_v.py": GOOD}, version="1.0")
+    install("Acme", {TASKS: {"new": "acme_v:Good"}}, {"acme_v.py": GOOD}, version="2.0")
+    assert "new" in names("task")
+    assert "old" not in names("task")
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        ("none", set()),
+        ("", set()),
+        ("acme-a", {"in-a"}),
+        ("acme-a, ACME_B", {"in-a", "in-b"}),
+        ("acme-c", {"in-c"}),
+    ],
+)
+def test_environment_limits_foreign_distributions(
+    install: Install, monkeypatch: pytest.MonkeyPatch, limit: str, expected: set[str]
+) -> None:
+    for letter in "abc":
+        install(f"acme-{letter}", {TASKS: {f"in-{letter}": f"acme_{letter}:Good"}})
+    monkeypatch.setenv("BRIDGEFLOW_PLUGINS", limit)
+    registry.forget()
+    found = names("task")
+    assert {name for name in found if name.startswith("in-")} == expected
+    assert "depth" in found
+
+
+def test_distribution_without_a_name_hides_no_other(install: Install) -> None:
+    folder = install("acme", {TASKS: {"odd": "acme_odd:Good"}}, {"acme_odd.py": GOOD})
+    (folder / "acme-1.0.dist-info" / "METADATA").unlink()
+    registry.forget()
+    assert {"odd", "depth"} <= names("task")
+    assert registry.load("task", "odd").__name__ == "Good"
+
+
+def test_recipe_packages_are_found_without_importing_them(install: Install) -> None:
+    files = {
+        "acme_pack/__init__.py": "raise RuntimeError('must not be imported')",
+        "acme_pack/inner/depth/mine.yaml": "# About mine.\ntask: depth\n",
+    }
+    install("acme", {"bridgeflow.recipes": {"acme": "acme_pack.inner", "gone": "acme_gone"}}, files)
+    found = {name: plugin.distribution for name, _, plugin in registry.recipe_files()}
+    assert found["depth/mine"] == "acme"
+    assert found["depth/blocks"] == "bridgeflow"
+    assert "acme_pack" not in sys.modules

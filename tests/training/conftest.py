@@ -1,0 +1,51 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bridgeflow import recipe as recipes
+from bridgeflow.console import Progress
+from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.training.start import Run, train
+
+TINY = (
+    "data.size=48",
+    "data.held_out=8",
+    "data.workers=1",
+    "network.channels=[8,16]",
+    "network.blocks=1",
+    "network.attention=[]",
+    "training.batch_size=4",
+    "training.precision=fp32",
+    "training.evaluate=0",
+    "training.sample_every=0",
+    "training.samples=2",
+    "training.log_every=1",
+    "training.schedule.warmup=2",
+)
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIDGEFLOW_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def tiny_depth() -> Callable[..., ResolvedRecipe]:
+    """The depth recipe with a network that takes milliseconds."""
+
+    def make(*overrides: str) -> ResolvedRecipe:
+        return recipes.load("depth/blocks", [*TINY, *overrides])
+
+    return make
+
+
+@pytest.fixture
+def quiet_train() -> Callable[..., Run]:
+    """`train` on the CPU without a word."""
+
+    def run(recipe: ResolvedRecipe, **options: object) -> Run:
+        return train(recipe, device="cpu", console=Progress(quiet=True), **options)  # type: ignore[arg-type]
+
+    return run
