@@ -17,6 +17,7 @@ from bridgeflow.modality import Item, Latent
 from bridgeflow.randomness import generator
 from bridgeflow.recipe import SamplingSettings
 from bridgeflow.training.checkpoint import Checkpoint, open_checkpoint
+from bridgeflow.training.precision import choose_precision
 
 OnProgress = Callable[[int, int], None]
 
@@ -74,7 +75,8 @@ class Pipeline:
                 "use another checkpoint."
             ) from error
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        precision = "bf16" if chosen.type == "cuda" and recipe.recipe.training.precision == "bf16" else "fp32"
+        trained_in_bf16 = recipe.recipe.training.precision == "bf16"
+        precision = choose_precision("auto", chosen) if trained_in_bf16 else "fp32"
         try:
             return cls(assembly, bridge, chosen, precision)
         except (RuntimeError, AssertionError) as error:
@@ -120,12 +122,19 @@ class Pipeline:
         ]
 
     def trajectory(self, item: Item, seed: int = 0) -> list[tuple[float, Item]]:
-        """(t, decoded state) at the start and after each step of the flow of one item (of its first piece)."""
-        piece = self.assembly.task.split(item)[0]
-        states: list[tuple[float, Tensor]] = []
-        self._carry_batch([piece], [generator(seed, 0, 0)], lambda t, z: states.append((t, z.float().clone())))
-        decoded = self.assembly.target.decode(torch.cat([z for _, z in states]))
-        return [(t, shown) for (t, _), shown in zip(states, decoded, strict=True)]
+        """(t, decoded state) at the start and after each step of the flow of one item."""
+        task = self.assembly.task
+        pieces = task.split(item)
+        states: dict[float, list[Item]] = {}
+        size = self.sampling.batch_size
+
+        def observe(t: float, z: Tensor) -> None:
+            states.setdefault(t, []).extend(self.assembly.target.decode(z.float()))
+
+        for start in range(0, len(pieces), size):
+            chunk = pieces[start : start + size]
+            self._carry_batch(chunk, [generator(seed, 0, start + place) for place in range(len(chunk))], observe)
+        return [(t, task.join(decoded, item)) for t, decoded in sorted(states.items())]
 
     @torch.no_grad()
     def _carry_batch(

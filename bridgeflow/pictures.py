@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bridgeflow.modality import Item, Modality
 
-CELL = 160
+CELL = 128
 """Pixels of a cell's longer side."""
 GAP = 6
 LABEL = 18

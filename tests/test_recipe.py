@@ -65,15 +65,11 @@ def test_first_line_of_a_recipe_says_what_it_is_for(name: str) -> None:
         ("optimizer.learning_rat=3", "optimizer.learning_rat", "learning_rate"),
         ("time.densty=uniform", "time.densty", "density"),
         ("encoding.weigth=1", "encoding.weigth", "weight"),
-        ("data.nmae=1", "data.nmae", "name"),
+        ("data.sede=1", "data.sede", "seed"),
     ],
 )
 def test_unknown_key_is_named_with_the_nearest(override: str, place: str, suggestion: str) -> None:
-    told = mistake("t2i/blocks", override)
-    if place == "data.nmae":
-        assert told.startswith("data.nmae: unknown key. Known here: ")
-    else:
-        assert told == f"{place}: unknown key. Did you mean {suggestion!r}?"
+    assert mistake("t2i/blocks", override) == f"{place}: unknown key. Did you mean {suggestion!r}?"
 
 
 def test_unknown_key_unlike_any_other_lists_what_is_known() -> None:
@@ -211,8 +207,9 @@ def test_places_hold_only_keys_that_the_user_wrote(override: str) -> None:
 def test_switching_a_component_drops_its_old_settings() -> None:
     resolved = recipe.load("depth/blocks", ["optimizer.betas=[0.1, 0.2]", "optimizer.name=sgd"])
     assert resolved.recipe.optimizer == recipe.SGDSettings()
-    kept = recipe.load("depth/blocks", ["optimizer.betas=[0.1, 0.2]", "optimizer.name=adamw"])
-    assert kept.recipe.optimizer == recipe.AdamWSettings(learning_rate=1e-3, betas=(0.1, 0.2))
+    kept = recipe.load("depth/blocks", ["optimizer.betas=[0.1, 0.2]", "optimizer.name=adamw"]).recipe.optimizer
+    assert isinstance(kept, recipe.AdamWSettings)
+    assert kept.betas == (0.1, 0.2)
     assert recipe.load("depth/blocks", ["network.name=dit"]).tree()["network"]["name"] == "dit"
 
 

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from bridgeflow.cli.options import data_options, find_task, json_option, parse_columns, task_option
+from bridgeflow.cli.options import check_recipe, data_options, find_task, json_option, parse_columns, task_option
 
 
 @click.group()
@@ -16,14 +16,26 @@ def data() -> None:
 
 @data.command(
     short_help="Name the rows that training could not use.",
-    epilog="Example:\n\n\b\n  bridgeflow data check --task depth --data folder:scans",
+    epilog="Examples:\n\n\b\n"
+    "  bridgeflow data check --task depth --data folder:scans\n"
+    "  bridgeflow data check --task caption --data folder:photos --columns text=title source.size=128",
 )
 @task_option()
 @data_options
 @click.option("--limit", type=click.IntRange(min=1), help="Rows to read at most.")
+@click.option("--recipe", metavar="NAME|FILE", help="Recipe to read for; the one that train would take by default.")
 @json_option
-def check(task: str, data: str | None, columns: tuple[str, ...], limit: int | None, as_json: bool) -> int:
-    """Read every row as the task would, and name what is missing or cannot be read."""
+@click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VALUE]...")
+def check(
+    task: str,
+    data: str | None,
+    columns: tuple[str, ...],
+    limit: int | None,
+    recipe: str | None,
+    as_json: bool,
+    overrides: tuple[str, ...],
+) -> int:
+    """Read every row as training would, and name what is missing or cannot be read."""
     declared = find_task(task)
     from bridgeflow import recipe as recipes
     from bridgeflow.assembly import assemble
@@ -34,7 +46,9 @@ def check(task: str, data: str | None, columns: tuple[str, ...], limit: int | No
     from bridgeflow.training.start import open_rows
 
     console = Progress()
-    resolved = recipes.load(_default_recipe(declared, task, data), (), data, parse_columns(columns))
+    name = recipe or _default_recipe(declared, task, data)
+    resolved = recipes.load(name, overrides, data, parse_columns(columns))
+    check_recipe(resolved.name, resolved.recipe.task, task)
     assembly = assemble(resolved)
     facts: dict[str, object] = {}
     broken: list[str] = []

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
 from bridgeflow.cli.options import (
+    check_task,
     data_options,
     device_option,
     find_task,
@@ -40,6 +42,8 @@ def evaluate(
 ) -> int:
     """Score a checkpoint on held-out data with the task's metrics, beside a trivial baseline."""
     find_task(task)
+    if picture is not None and Path(picture).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise click.UsageError(f"--picture {picture!r} must end in .png, .jpg or .webp.")
     from bridgeflow import recipe as recipes
     from bridgeflow.cli.run import _find_checkpoint, _set_sampling
     from bridgeflow.cli.tables import print_report
@@ -49,9 +53,11 @@ def evaluate(
     from bridgeflow.training.start import open_rows
 
     console = Progress()
-    pipeline = Pipeline.open(_find_checkpoint(task, checkpoint), device)
+    folder = _find_checkpoint(task, checkpoint)
+    pipeline = Pipeline.open(folder, device)
     _set_sampling(pipeline, steps, None, None)
     recipe = pipeline.assembly.recipe
+    check_task(recipe.recipe.task, task, folder)
     changes = {"data": recipes.data_section(data)} if data else {}
     recipe = recipe.changed(**changes, columns=parse_columns(columns))
     pipeline.assembly.recipe = recipe
@@ -65,6 +71,7 @@ def evaluate(
     )
     console.clear()
     if picture and report.picture is not None:
+        Path(picture).parent.mkdir(parents=True, exist_ok=True)
         report.picture.save(picture)
     if as_json:
         print(json.dumps(report.json(), indent=1))

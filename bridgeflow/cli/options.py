@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -67,3 +68,15 @@ def find_task(name: str) -> Any:
     from bridgeflow import registry
 
     return registry.load("task", name)
+
+
+def check_task(trained_for: str, task: str, folder: Path) -> None:
+    """Raises UsageError where a checkpoint is one of another task."""
+    if trained_for != task:
+        raise click.UsageError(f"the checkpoint {str(folder)!r} was trained for task {trained_for!r}, not {task!r}.")
+
+
+def check_recipe(name: str, written_for: str, task: str) -> None:
+    """Raises UsageError where a recipe is one of another task."""
+    if written_for != task:
+        raise click.UsageError(f"recipe {name!r} belongs to task {written_for!r}, not to {task!r}.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridgeflow.cli.options import device_option, find_task, json_option, task_option
+from bridgeflow.cli.options import check_task, device_option, find_task, json_option, task_option
 
 if TYPE_CHECKING:
     from bridgeflow.inference import Pipeline
@@ -79,11 +79,7 @@ def run(
     console = Progress()
     folder = _find_checkpoint(task, checkpoint)
     pipeline = Pipeline.open(folder, device)
-    if pipeline.assembly.recipe.recipe.task != task:
-        raise click.UsageError(
-            f"the checkpoint {str(folder)!r} was trained for task {pipeline.assembly.recipe.recipe.task!r}, "
-            f"not {task!r}."
-        )
+    check_task(pipeline.assembly.recipe.recipe.task, task, folder)
     console.say(f"using {folder}")
     _set_sampling(pipeline, steps, solver, guidance)
     source = pipeline.assembly.source

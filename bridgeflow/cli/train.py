@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from bridgeflow.cli.options import (
+    check_recipe,
     data_options,
     device_option,
     find_task,
@@ -67,8 +68,7 @@ def train(
     else:
         name = recipe or _default_recipe(declared, task, data)
         resolved = recipes.load(name, overrides, data, renames)
-    if resolved.recipe.task != task:
-        raise click.UsageError(f"recipe {resolved.name!r} belongs to task {resolved.recipe.task!r}, not to {task!r}.")
+    check_recipe(resolved.name, resolved.recipe.task, task)
     if dry_run:
         facts = start.dry_run(resolved, device, console)
         console.clear()

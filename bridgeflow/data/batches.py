@@ -20,6 +20,9 @@ from bridgeflow.task import Task
 MOST_TRIES = 64
 """Rows tried in a row's stead before reading gives up."""
 
+Pair = tuple[Item, Item, list[str]]
+"""The two items of a row, and a sentence for each row that was passed over on the way to it."""
+
 
 @dataclass
 class Batch:
@@ -98,7 +101,7 @@ class EpochOrder:
         return int(self._order[place])
 
 
-class Pairs(Dataset[tuple[Item, Item, list[str]]]):
+class Pairs(Dataset[Pair | BridgeflowError]):
     """The endless sequence of pairs of a data set of known length."""
 
     def __init__(self, rows: Rows, task: Task, renames: Mapping[str, str], seed: int) -> None:
@@ -108,8 +111,8 @@ class Pairs(Dataset[tuple[Item, Item, list[str]]]):
         self.seed = seed
         self.order = EpochOrder(len(rows), seed)
 
-    def __getitem__(self, position: int) -> tuple[Item, Item, list[str]]:
-        """The pair at a position, and a sentence for each row passed over on the way to it."""
+    def __getitem__(self, position: int) -> Pair | BridgeflowError:
+        """The pair at a position, or the error where no row near it can be read."""
         index = self.order[position]
         failures: list[str] = []
         for _ in range(min(MOST_TRIES, len(self.rows))):
@@ -120,7 +123,7 @@ class Pairs(Dataset[tuple[Item, Item, list[str]]]):
             except BridgeflowError as error:
                 failures.append(str(error))
                 index = (index + 1) % len(self.rows)
-        raise _unreadable(failures)
+        return _unreadable(failures)
 
 
 class _Positions:
@@ -137,19 +140,32 @@ class _Positions:
             step += 1
 
 
+def collated(task: Task, pairs: Sequence[Pair]) -> Batch:
+    """A batch of pairs, by the two modalities' own `collate`."""
+    return Batch(
+        task.from_modality.collate([pair[0] for pair in pairs]),
+        task.to_modality.collate([pair[1] for pair in pairs]),
+        [failure for pair in pairs for failure in pair[2]],
+    )
+
+
 @dataclass(frozen=True)
-class Collate:
-    """Puts pairs into a batch by the two modalities' own `collate`."""
+class _Collate:
+    """`collated` for a process that reads ahead: an error is handed on, for raised there it would come back with
+    that process's traceback as its message."""
 
     task: Task
 
-    def __call__(self, pairs: Sequence[tuple[Item, Item, list[str]]]) -> Batch:
-        """A batch of len(pairs) rows."""
-        return Batch(
-            self.task.from_modality.collate([pair[0] for pair in pairs]),
-            self.task.to_modality.collate([pair[1] for pair in pairs]),
-            [failure for pair in pairs for failure in pair[2]],
-        )
+    def __call__(self, pairs: Sequence[Pair | BridgeflowError]) -> Batch | BridgeflowError:
+        whole: list[Pair] = []
+        for pair in pairs:
+            if isinstance(pair, BridgeflowError):
+                return pair
+            whole.append(pair)
+        try:
+            return collated(self.task, whole)
+        except BridgeflowError as error:
+            return error
 
 
 def batches(
@@ -170,15 +186,14 @@ def batches(
         loader = DataLoader(
             Pairs(rows, task, renames, seed),
             batch_sampler=_Positions(first, batch_size, rank, world),
-            collate_fn=Collate(task),
+            collate_fn=_Collate(task),
             num_workers=workers,
             prefetch_factor=4 if workers else None,
         )
-        try:
-            yield from loader
-        except BridgeflowError as error:
-            # A worker process wraps the sentence in its traceback.
-            raise BridgeflowError(str(error).rpartition("BridgeflowError: ")[2].rstrip()) from error
+        for batch in loader:
+            if isinstance(batch, BridgeflowError):
+                raise batch
+            yield batch
     else:
         yield from _streamed(rows, task, renames, batch_size, seed, first, rank, world)
 
@@ -195,8 +210,7 @@ def _streamed(
 ) -> Iterator[Batch]:
     """Batches of a stream. Row p belongs to batch p // batch_size; the next row that can be read stands in for one
     that cannot, so that a batch does not depend on what broke before it."""
-    collate = Collate(task)
-    pairs: list[tuple[Item, Item, list[str]]] = []
+    pairs: list[Pair] = []
     failures: list[str] = []
     position, epoch, owed, skip = 0, 0, 0, first * batch_size * world
     while True:
@@ -216,7 +230,7 @@ def _streamed(
                         pairs.append((*pair, failures))
                         failures = []
                         if len(pairs) == batch_size:
-                            yield collate(pairs)
+                            yield collated(task, pairs)
                             pairs = []
                     owed = 0
             position += 1

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 
-from bridgeflow.data.batches import read_pair
+from bridgeflow.data.batches import describe_row, read_pair
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.task import Task
@@ -27,18 +27,21 @@ def check_rows(
     limit: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Checked:
-    """Pairs and collates every row (or the first `limit`), one by one."""
+    """Pairs every row (or the first `limit`) and collates it where its codecs can, one by one."""
     checked = Checked()
     total = len(rows) if isinstance(rows, Rows) else (limit or 0)
     count = total if limit is None or not isinstance(rows, Rows) else min(limit, total)
     stream = islice(rows.rows_from(0, 0), limit) if isinstance(rows, Stream) else (rows[i] for i in range(count))
     for index, row in enumerate(stream):
         try:
-            source, target = read_pair(task, row, renames, index, index)
-            task.from_modality.collate([source])
-            task.to_modality.collate([target])
+            items = read_pair(task, row, renames, index, index)
+            for modality, item in zip((task.from_modality, task.to_modality), items, strict=True):
+                # A codec is fitted when training starts; until then it cannot collate.
+                if not modality.needs_fit:
+                    modality.collate([item])
         except BridgeflowError as error:
-            checked.broken.append(str(error))
+            place, sentence = describe_row(row, index), str(error)
+            checked.broken.append(sentence if place in sentence else f"{place}: {sentence}")
         checked.rows += 1
         if on_progress is not None:
             on_progress(checked.rows, max(total, checked.rows))

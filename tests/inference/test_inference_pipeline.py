@@ -144,7 +144,18 @@ def test_results_never_overwrite(
 def test_trajectory_shows_every_step(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flow = tmp_path / "flow.gif"
     image = photo(tmp_path / "in.png", (64, 64))
-    command = ["run", "--task", "depth", str(image), "--steps", "5", "-o", str(tmp_path / "o"), "--trajectory", str(flow)]
+    command = [
+        "run",
+        "--task",
+        "depth",
+        str(image),
+        "--steps",
+        "5",
+        "-o",
+        str(tmp_path / "o"),
+        "--trajectory",
+        str(flow),
+    ]
     assert invoke(command) == 0
     with Image.open(flow) as gif:
         assert gif.n_frames == 1 + 6  # type: ignore[attr-defined]

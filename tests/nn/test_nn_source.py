@@ -77,6 +77,15 @@ def test_the_mean_depends_on_every_source_value_and_on_nothing_drawn(name: str) 
     assert bool((given.mean.grad != 0).all())
 
 
+@pytest.mark.parametrize("pair", ["sequence_to_grid", "grid_to_sequence"])
+def test_the_order_of_the_source_counts(pair: str) -> None:
+    encoder, source, _ = build("deterministic", pair)
+    given = latent(source)
+    axis = 1 if source.layout == "sequence" else 3
+    turned = encoder(Latent(given.mean.roll(4, axis))).z0
+    assert bool(((turned - encoder(given).z0).flatten(1).abs().amax(1) > 1e-3).all())
+
+
 def test_a_deterministic_source_draws_nothing() -> None:
     encoder, source, _ = build("deterministic", "grid_to_grid")
     first, second = encoder(latent(source), generator(1)), encoder(latent(source), generator(2))

@@ -23,7 +23,8 @@ Train = Callable[..., Run]
 
 def states(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
     return {
-        name: load_file(folder / name) for name in ("model.safetensors", "ema.safetensors", "trainer/optimizer.safetensors")
+        name: load_file(folder / name)
+        for name in ("model.safetensors", "ema.safetensors", "trainer/optimizer.safetensors")
     }
 
 
@@ -74,7 +75,9 @@ def test_interrupted_run_ends_where_the_whole_one_does(
     assert [line["loss"] for line in lines] == losses
 
 
-def test_learned_source_with_batch_statistics_resumes_equal(quiet_train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learned_source_with_batch_statistics_resumes_equal(
+    quiet_train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = recipes.load(
         "caption/blocks",
         [

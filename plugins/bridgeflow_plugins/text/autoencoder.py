@@ -48,7 +48,7 @@ class AutoencoderCodec(Settings):
     noise: float = Field(0.2, ge=0)
     """Standard deviation of the noise on the latent (of variance 1) while fitting: errors to forgive."""
     steps: int = Field(300, ge=1)
-    """Optimiser steps of fitting: hundreds for captions of few words, thousands for a vocabulary of thousands."""
+    """Optimiser steps of fitting: 300 suit captions of few words, a vocabulary of thousands needs many more."""
     batch_size: int = Field(64, ge=1)
     """Texts at each step of fitting."""
     learning_rate: float = Field(2e-3, gt=0)

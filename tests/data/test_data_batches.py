@@ -1,0 +1,207 @@
+"""Batches: the order of training, ranks, resuming anywhere, and rows that cannot be read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bridgeflow.data.batches import (
+    MOST_TRIES,
+    Batch,
+    EpochOrder,
+    batches,
+    check_columns,
+    describe_row,
+    named,
+    read_pair,
+)
+from bridgeflow.data.check import check_rows
+from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.task import Task
+
+Make = Callable[[Any], Any]
+Shown = tuple[list[int], list[int], list[str]]
+
+
+def shown(made: Iterator[Batch], count: int) -> list[Shown]:
+    """(numbers, draws, failures) of each batch."""
+    return [
+        (batch.source["number"].tolist(), batch.target["number"].tolist(), batch.failures)
+        for batch in islice(made, count)
+    ]
+
+
+def numbers(made: Iterator[Batch], count: int) -> list[int]:
+    return [number for own, _, _ in shown(made, count) for number in own]
+
+
+def test_each_epoch_is_a_permutation_of_its_own() -> None:
+    order = EpochOrder(50, seed=3)
+    epochs = [[order[epoch * 50 + place] for place in range(50)] for epoch in range(3)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(50))
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert epochs[0] != list(range(50))
+    assert [EpochOrder(50, seed=3)[place] for place in range(100, 150)] == epochs[2]
+    assert [EpochOrder(50, seed=4)[place] for place in range(50)] != epochs[0]
+
+
+def test_order_may_be_asked_out_of_turn() -> None:
+    straight = EpochOrder(7, seed=0)
+    expected = [straight[place] for place in range(21)]
+    mixed = EpochOrder(7, seed=0)
+    assert [mixed[place] for place in reversed(range(21))] == expected[::-1]
+
+
+@pytest.mark.parametrize("kind", ["rows", "stream"])
+@pytest.mark.parametrize("broken", [(), (3,), (4, 5, 6), (0, 11)])
+def test_nth_batch_is_the_same_however_it_is_reached(
+    request: pytest.FixtureRequest, squares: Task, kind: str, broken: tuple[int, ...]
+) -> None:
+    values = [-1 - i if i in broken else i for i in range(13)]
+    data = request.getfixturevalue(kind)(values)
+    fresh = shown(batches(data, squares, {}, 4, seed=1), 9)
+    for first in (1, 2, 5, 7):
+        resumed = shown(batches(data, squares, {}, 4, seed=1, first=first), 9 - first)
+        assert [batch[:2] for batch in resumed] == [batch[:2] for batch in fresh[first:]]
+    assert all(len(batch[0]) == 4 for batch in fresh)
+
+
+def test_worker_processes_give_the_same_batches(rows: Make, squares: Task) -> None:
+    data = rows([-1 if i == 5 else i for i in range(10)])
+    here = shown(batches(data, squares, {}, 3, seed=2), 5)
+    there = shown(batches(data, squares, {}, 3, seed=2, workers=1), 5)
+    assert there == here
+    assert any(failures for _, _, failures in here)
+
+
+def test_sentence_from_a_worker_process_is_free_of_its_traceback(rows: Make, squares: Task) -> None:
+    with pytest.raises(BridgeflowError) as caught:
+        next(batches(rows([-1, -2]), squares, {}, 2, seed=0, workers=1))
+    assert str(caught.value).startswith("2 rows one after another cannot be read, the last because: row ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["rows", "stream"])
+def test_ranks_are_disjoint_and_together_complete(request: pytest.FixtureRequest, squares: Task, kind: str) -> None:
+    data = request.getfixturevalue(kind)(range(12))
+    each = [numbers(batches(data, squares, {}, 2, 0, rank=rank, world=3), 2) for rank in range(3)]
+    assert sorted(number for own in each for number in own) == list(range(12))
+    together = shown(batches(data, squares, {}, 6, seed=0), 2)
+    apart = [shown(batches(data, squares, {}, 2, 0, rank=rank, world=3), 2) for rank in range(3)]
+    for step in range(2):
+        assert [n for own in apart for n in own[step][0]] == together[step][0]
+        assert [n for own in apart for n in own[step][1]] == together[step][1]
+
+
+def test_draws_of_a_row_differ_between_epochs(rows: Make, squares: Task) -> None:
+    made = shown(batches(rows(range(4)), squares, {}, 4, seed=0), 3)
+    by_number = [dict(zip(own, draws, strict=True)) for own, draws, _ in made]
+    for number in range(4):
+        assert len({epoch[number] for epoch in by_number}) == 3
+
+
+def test_unreadable_row_is_named_and_the_next_one_stands_in(rows: Make, squares: Task) -> None:
+    values = [0, 1, -7, 3, 4, 5]
+    (own, _, failures), *_ = shown(batches(rows(values), squares, {}, 6, seed=0), 1)
+    assert Counter(own) == Counter([0, 1, 3, 3, 4, 5])
+    assert failures == ["row 2: -7 is negative: numbers from 0 on are expected."]
+
+
+def test_unreadable_row_of_a_stream_is_named_and_the_next_one_stands_in(stream: Make, squares: Task) -> None:
+    first, second, *_ = shown(batches(stream([0, -7, None, 3, 4, 5]), squares, {}, 3, seed=0), 2)
+    assert first[0] == [0, 3, 3]
+    assert first[2] == [
+        "row 1: -7 is negative: numbers from 0 on are expected.",
+        "row 2: the column 'number' is empty.",
+    ]
+    assert (second[0], second[2]) == ([3, 4, 5], [])
+
+
+def test_last_row_of_a_stream_is_stood_in_for_by_the_next_epoch(stream: Make, squares: Task) -> None:
+    made = shown(batches(stream([0, 1, 2, -7]), squares, {}, 4, seed=0), 2)
+    # The second epoch goes backwards and meets the broken row again.
+    assert made[0][0] == [0, 1, 2, 2]
+    assert made[1][0] == [2, 2, 1, 0]
+
+
+def test_stream_goes_on_into_further_epochs(stream: Make, squares: Task) -> None:
+    assert numbers(batches(stream(range(5)), squares, {}, 2, seed=0), 5) == [0, 1, 2, 3, 4, 4, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("kind", ["rows", "stream"])
+@pytest.mark.parametrize(("count", "told"), [(3, 3), (500, MOST_TRIES)])
+def test_nothing_readable_gives_a_sentence_in_the_end(
+    request: pytest.FixtureRequest, squares: Task, kind: str, count: int, told: int
+) -> None:
+    data = request.getfixturevalue(kind)([-1 - i for i in range(count)])
+    with pytest.raises(BridgeflowError) as caught:
+        next(batches(data, squares, {}, 2, seed=0))
+    sentence = str(caught.value)
+    assert sentence.startswith(f"{told} rows one after another cannot be read, the last because: row ")
+    assert sentence.endswith("numbers from 0 on are expected; see them all with: bridgeflow data check.")
+
+
+@pytest.mark.parametrize("kind", ["rows", "stream"])
+def test_empty_data_give_a_sentence(request: pytest.FixtureRequest, squares: Task, kind: str) -> None:
+    data = request.getfixturevalue(kind)([])
+    with pytest.raises(BridgeflowError, match=f"^{data.description}: nothing to train on"):
+        next(batches(data, squares, {}, 2, seed=0))
+
+
+def test_missing_column_is_named_with_what_it_holds_and_the_mend(squares: Task) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_columns(type(squares), "squares", ("image", "text"), {}, "12 rows in photos")
+    assert str(caught.value) == (
+        "task 'squares' needs a column 'number' (a whole number), but 12 rows in photos has image, text: "
+        "add it, or name the one that holds it with --columns number=NAME."
+    )
+
+
+def test_renamed_column_is_looked_for_under_its_own_name(squares: Task) -> None:
+    check_columns(type(squares), "squares", ("digits",), {"number": "digits"}, "data")
+    with pytest.raises(UsageError, match="needs a column 'digits'"):
+        check_columns(type(squares), "squares", ("number",), {"number": "digits"}, "data")
+    with pytest.raises(
+        UsageError, match="--columns names 'nubmer', which task 'squares' does not need: it needs number"
+    ):
+        check_columns(type(squares), "squares", ("number",), {"nubmer": "number"}, "data")
+
+
+def test_columns_are_renamed_for_the_task(squares: Task) -> None:
+    assert named({"digits": 4, "x": 1}, {"number": "digits"}) == {"digits": 4, "x": 1, "number": 4}
+    assert read_pair(squares, {"digits": 4}, {"number": "digits"}, 0, 0)[0] == 4
+    with pytest.raises(BridgeflowError, match=r"^row 8: the column 'digits' is empty\.$"):
+        read_pair(squares, {"number": 4}, {"number": "digits"}, 8, 0)
+
+
+def test_draw_of_a_pair_depends_on_the_seed_alone(squares: Task) -> None:
+    draws = [read_pair(squares, {"number": 1}, {}, index, seed)[1] for index, seed in [(0, 5), (9, 5), (0, 6)]]
+    assert draws[0] == draws[1] == int(np.random.default_rng(5).integers(1 << 30))
+    assert draws[2] != draws[0]
+
+
+def test_row_is_called_by_its_file_where_it_has_one(tmp_path: Any) -> None:
+    assert describe_row({"text": "x", "image": tmp_path / "a.png"}, 3) == str(tmp_path / "a.png")
+    assert describe_row({"image": {"path": "b.png", "bytes": b""}}, 3) == "b.png"
+    assert describe_row({"image": {"path": None, "bytes": b""}}, 3) == "row 3"
+
+
+@pytest.mark.parametrize("kind", ["rows", "stream"])
+def test_check_names_every_row_that_cannot_be_used(request: pytest.FixtureRequest, squares: Task, kind: str) -> None:
+    data = request.getfixturevalue(kind)([0, -7, 2, None, 4])
+    seen: list[tuple[int, int]] = []
+    checked = check_rows(data, squares, {}, on_progress=lambda done, total: seen.append((done, total)))
+    assert checked.rows == 5
+    assert checked.broken == [
+        "row 1: -7 is negative: numbers from 0 on are expected.",
+        "row 3: the column 'number' is empty.",
+    ]
+    assert [done for done, _ in seen] == [1, 2, 3, 4, 5]
+    assert check_rows(data, squares, {}, limit=2).rows == 2
+    assert len(check_rows(data, squares, {}, limit=2).broken) == 1

@@ -1,0 +1,263 @@
+"""Folders of one's own pictures: what belongs to each, what is held out, what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridgeflow.data.folder import Folder
+from bridgeflow.errors import BridgeflowError
+
+Tree = Callable[..., Path]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    """Makes a folder from relative paths and contents; pictures may stay empty, for nothing opens them here."""
+
+    def make(*names: str, **contents: str | bytes) -> Path:
+        root = tmp_path / "data"
+        files: dict[str, str | bytes] = {**dict.fromkeys(names, ""), **contents}
+        root.mkdir(exist_ok=True)
+        for name, content in files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        return root
+
+    return make
+
+
+def lines(*rows: dict[str, Any]) -> str:
+    return "\n".join(json.dumps(row) for row in rows) + "\n"
+
+
+def records(root: Path, **settings: Any) -> list[dict[str, Any]]:
+    """Every row of both splits, with paths relative to the folder, by picture."""
+    found = []
+    for split in ("train", "held_out"):
+        rows = Folder(path=str(root), **settings).open(split)  # type: ignore[arg-type]
+        found += [rows[i] for i in range(len(rows))]  # type: ignore[arg-type, index]
+    plain = [
+        {key: v.relative_to(root).as_posix() if isinstance(v, Path) else v for key, v in row.items()} for row in found
+    ]
+    return sorted(plain, key=lambda row: str(row.get("image")))
+
+
+def pictures(root: Path, split: str, **settings: Any) -> list[str]:
+    rows = Folder(path=str(root), **settings).open(split)  # type: ignore[arg-type]
+    return [rows[i]["image"].relative_to(root).as_posix() for i in range(len(rows))]  # type: ignore[arg-type, index]
+
+
+def refusal(root: Path | str, split: str = "train") -> str:
+    with pytest.raises(BridgeflowError) as caught:
+        Folder(path=str(root)).open(split)  # type: ignore[arg-type]
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+def test_pictures_alone_are_found_at_any_depth_whatever_their_ending(tree: Tree) -> None:
+    root = tree("a.png", "b.JPG", "deep/er/c.webp", "notes.md", "a.npy")
+    assert records(root) == [{"image": "a.png"}, {"image": "b.JPG"}, {"image": "deep/er/c.webp"}]
+
+
+def test_files_that_an_operating_system_leaves_are_passed_over(tree: Tree) -> None:
+    root = tree("a.png", ".cache/b.png", "__MACOSX/._c.png", "._a.png", ".metadata/metadata.jsonl")
+    assert records(root) == [{"image": "a.png"}]
+
+
+def test_text_beside_a_picture_is_its_text(tree: Tree) -> None:
+    root = tree("a.png", "sub/b.png", "c.png", "lonely.txt", **{"a.txt": "words", "sub/b.txt": "more"})
+    assert records(root) == [
+        {"image": "a.png", "text": "a.txt"},
+        {"image": "c.png"},
+        {"image": "sub/b.png", "text": "sub/b.txt"},
+    ]
+
+
+@pytest.mark.parametrize("folder", ["image", "images"])
+def test_depth_beside_image_folder_is_paired_by_name(tree: Tree, folder: str) -> None:
+    root = tree(f"{folder}/a.jpg", f"{folder}/b.jpg", "depth/a.png", "depth/unpaired.npy")
+    assert records(root) == [{"depth": "depth/a.png", "image": f"{folder}/a.jpg"}, {"image": f"{folder}/b.jpg"}]
+
+
+def test_metadata_in_json_lines_gives_columns_and_files(tree: Tree) -> None:
+    text = lines(
+        {"file_name": "a.png", "text": ["one", "two"], "depth_file_name": "d/a.npy", "n": 3, "none": None},
+        {"file_name": "b.png", "text": "héllo\u2028there", "depth_file_name": None},
+    )
+    root = tree("a.png", "b.png", "stray.png", **{"metadata.jsonl": "\ufeff" + text.replace("\n", "\r\n\n")})
+    assert records(root) == [
+        {"image": "a.png", "text": ["one", "two"], "depth": "d/a.npy", "n": 3},
+        {"image": "b.png", "text": "héllo\u2028there"},
+    ]
+    assert set(Folder(path=str(root)).open("train").columns) == {"image", "text", "depth", "n"}
+    assert set(Folder(path=str(root)).open("held_out").columns) == {"image", "text", "depth", "n"}
+
+
+def test_metadata_in_csv_gives_the_same(tree: Tree) -> None:
+    root = tree("a.png")
+    with (root / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(
+            [["", "file_name", "text", "depth_file_name"], ["0", "a.png", "one,\ntwo", "d.npy"], ["", "b.png", "", ""]]
+        )
+    assert records(root) == [{"": "0", "image": "a.png", "text": "one,\ntwo", "depth": "d.npy"}, {"image": "b.png"}]
+
+
+def test_metadata_in_parquet_gives_the_same(tree: Tree) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    root = tree("a.png")
+    rows = [{"file_name": "a.png", "text": "one", "depth_file_name": "d.npy"}, {"file_name": "b.png", "text": None}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), root / "metadata.parquet")
+    assert records(root) == [{"image": "a.png", "text": "one", "depth": "d.npy"}, {"image": "b.png"}]
+
+
+def test_metadata_of_subfolders_is_relative_to_them(tree: Tree) -> None:
+    root = tree(**{"x/metadata.jsonl": lines({"file_name": "a.png"}), "y/metadata.csv": "file_name\n../x/b.png\n"})
+    assert records(root) == [{"image": "x/a.png"}, {"image": "y/../x/b.png"}]
+
+
+@pytest.mark.parametrize("name", ["test", "validation", "val", "held_out"])
+def test_folder_of_its_own_is_what_is_held_out(tree: Tree, name: str) -> None:
+    root = tree("train/a.png", "train/b.png", f"{name}/c.png", "elsewhere/d.png")
+    assert sorted(pictures(root, "train", held_out=0.9)) == ["train/a.png", "train/b.png"]
+    assert pictures(root, "held_out") == [f"{name}/c.png"]
+
+
+def test_folders_of_both_splits_may_be_listed_in_one_metadata(tree: Tree) -> None:
+    rows = [{"file_name": f"{name}.png", "text": name} for name in ("train/a", "train/b", "test/c")]
+    root = tree(**{"metadata.jsonl": lines(*rows), "train/x.png": "", "test/x.png": ""})
+    held = Folder(path=str(root)).open("held_out")
+    assert len(held) == 1  # type: ignore[arg-type]
+    assert held[0]["text"] == "test/c"  # type: ignore[index]
+    assert sorted(pictures(root, "train")) == ["train/a.png", "train/b.png"]
+
+
+def test_train_folder_alone_is_split_as_any_other(tree: Tree) -> None:
+    root = tree(*(f"train/{i}.png" for i in range(10)))
+    assert len(pictures(root, "train")) == 9
+    assert len(pictures(root, "held_out")) == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "held"), [(1, 0.05, 0), (2, 0.05, 1), (40, 0.05, 2), (40, 0.0, 0), (2, 0.9, 1), (3, 0.99, 2)]
+)
+def test_share_held_out(tree: Tree, count: int, share: float, held: int) -> None:
+    root = tree(*(f"{i:03d}.png" for i in range(count)))
+    assert len(pictures(root, "held_out", held_out=share)) == held
+    assert len(pictures(root, "train", held_out=share)) == count - held
+
+
+def test_held_out_rows_are_disjoint_scattered_and_the_same_each_time(tree: Tree) -> None:
+    names = [f"{i:03d}.png" for i in range(60)]
+    root = tree(*names)
+    held, train = pictures(root, "held_out", held_out=0.2), pictures(root, "train", held_out=0.2)
+    assert set(held) | set(train) == set(names)
+    assert set(held).isdisjoint(train)
+    assert pictures(root, "held_out", held_out=0.2) == held
+    assert sorted(held) != names[:12]
+    assert sorted(held) != names[-12:]
+
+
+def test_held_out_rows_do_not_depend_on_the_order_or_place_of_the_listing(tree: Tree, tmp_path: Path) -> None:
+    rows = [{"file_name": f"{i}.png", "text": str(i)} for i in range(30)]
+    root = tree(**{"metadata.jsonl": lines(*rows)})
+    held = pictures(root, "held_out")
+    (root / "metadata.jsonl").write_text(lines(*rows[::-1]))
+    assert pictures(root, "held_out") == held
+    moved = root.rename(tmp_path / "moved")
+    assert pictures(moved, "held_out") == held
+
+
+def test_further_pictures_leave_most_of_the_split_as_it_was(tree: Tree) -> None:
+    before = set(pictures(tree(*(f"{i:03d}.png" for i in range(100))), "held_out", held_out=0.1))
+    after = set(pictures(tree("new0.png", "new1.png"), "held_out", held_out=0.1))
+    assert len(before & after) >= 8
+
+
+def test_captions_of_one_picture_are_held_out_together(tree: Tree) -> None:
+    rows = [{"file_name": f"{i}.png", "text": f"{i} in the {j}th words"} for i in range(8) for j in range(5)]
+    root = tree(**{"metadata.jsonl": lines(*rows)})
+    for share in (0.05, 0.15, 0.3, 0.48):
+        held, train = pictures(root, "held_out", held_out=share), pictures(root, "train", held_out=share)
+        assert set(held).isdisjoint(train)
+        assert len(held) + len(train) == 40
+
+
+def test_fingerprint_changes_with_the_rows(tree: Tree) -> None:
+    def fingerprint(text: str, split: str = "train") -> str:
+        root = tree(**{"metadata.jsonl": lines(*({"file_name": f"{i}.png", "text": text} for i in range(4)))})
+        return Folder(path=str(root)).open(split).fingerprint  # type: ignore[arg-type]
+
+    first = fingerprint("x")
+    assert fingerprint("x") == first
+    assert fingerprint("y") != first
+    assert fingerprint("x", "held_out") != first
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside.png", "/etc/passwd", "sub/../../outside.png", "link/outside.png", "a\0.png"]
+)
+@pytest.mark.parametrize("column", ["file_name", "depth_file_name"])
+def test_file_outside_the_folder_is_refused(tree: Tree, tmp_path: Path, name: str, column: str) -> None:
+    row = {"file_name": "a.png", column: name}
+    root = tree(**{"metadata.jsonl": lines({"file_name": "a.png"}, row)})
+    (root / "link").symlink_to(tmp_path)
+    told = refusal(root)
+    assert told.startswith(f"{root / 'metadata.jsonl'}, row 2: {name!r} ")
+    assert "lies outside the folder" in told or "is no file name" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("metadata.jsonl", '{"file_name": "a.png"}\n\n{"file_name": \n', ", line 3 is not JSON (Expecting value): "),
+        ("metadata.jsonl", '{"file_name": "a.png"}\n[1]\n', ", line 2 is not a JSON object: "),
+        ("metadata.jsonl", '{"file_name": 3}\n', ", row 1: 3 is no file name: "),
+        ("metadata.jsonl", '{"file_name": ""}\n', ", row 1: the file_name is empty: every row names its file."),
+        ("metadata.jsonl", '{"file_name": "a.png", "text": "é"}'.encode("latin-1"), "must be JSON lines in UTF-8."),
+        ("metadata.jsonl", "\n\n", " lists nothing: "),
+        ("metadata.csv", "file_name,text\na.png,é".encode("latin-1"), ": it must be CSV in UTF-8."),
+        ("metadata.csv", "file_name,text\na.png,b,c\n", ", line 2 has more cells than the heading: "),
+        ("metadata.csv", "file_name,text\na.png,x\n,y\n", ", row 2: the file_name is empty"),
+        ("metadata.csv", "file_name,text\n", " lists nothing: "),
+        ("metadata.csv", "", " lists nothing: "),
+        ("metadata.parquet", "junk", ": it must be Parquet."),
+    ],
+)
+def test_metadata_that_cannot_be_used_is_named_with_the_place(
+    tree: Tree, name: str, content: str | bytes, told: str
+) -> None:
+    root = tree("a.png", **{name: content})
+    sentence = refusal(root)
+    assert sentence.startswith(str(root / name))
+    assert told in sentence
+
+
+def test_row_without_a_file_name_lacks_only_its_picture(tree: Tree) -> None:
+    root = tree(**{"metadata.jsonl": lines({"file_name": "a.png", "text": "x"}, {"text": "y"})})
+    assert {"image": "a.png", "text": "x"} in records(root)
+    assert {"text": "y"} in records(root)
+
+
+def test_no_folder_and_nothing_in_it(tree: Tree, tmp_path: Path) -> None:
+    assert refusal("/no/such") == "there is no folder '/no/such': give one that holds pictures, as folder:PATH."
+    assert refusal("~nobody_here/x").startswith("there is no folder '~nobody_here/x'")
+    root = tree("notes.txt", "depth.npy")
+    assert refusal(root).startswith(f"the folder '{root}' holds no pictures (.bmp, .gif, ")
+    assert refusal(root / "notes.txt").startswith("there is no folder")
+    split = tree("train/a.png", "test/notes.txt")
+    assert refusal(split, "held_out").startswith(f"the folder '{split / 'test'}' holds no pictures")
+
+
+def test_home_is_understood(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tree("a.png")
+    monkeypatch.setenv("HOME", str(root.parent))
+    assert len(Folder(path="~/data").open("train")) == 1  # type: ignore[arg-type]
