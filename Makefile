@@ -18,7 +18,6 @@ $(READY): pyproject.toml
 
 demo: $(READY)
 	$(BIN)/bridgeflow train --task depth
-	@echo "picture: the newest runs/depth-blocks-*/evaluation.png (image, truth, prediction)"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -94,7 +94,8 @@ class Pipeline:
     ) -> list[list[Item]]:
         """`samples` results for each source item.
 
-        A result depends on its item, the seed and the number of its sample, not on the items beside it.
+        A result depends on its item, the seed and the number of its sample, not on the items beside it (with
+        dopri5, whose steps follow the whole batch, up to its tolerance).
         `seeds` gives each item a seed of its own. `on_progress(done, total)` counts evaluations of the network
         in batches.
         """

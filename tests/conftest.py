@@ -7,8 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import torch
 
 from bridgeflow import registry
+
+# The networks of the tests are tiny: more threads only wait for one another.
+torch.set_num_threads(1)
 
 Install = Callable[..., Path]
 

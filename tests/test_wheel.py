@@ -102,7 +102,8 @@ def test_installed_wheel_is_what_runs(installed: Path, tmp_path: Path) -> None:
     code = (
         "import bridgeflow, bridgeflow_recipes, bridgeflow_tasks, bridgeflow_plugins\n"
         "from bridgeflow import registry\n"
-        "print(bridgeflow.__file__, *(m.__path__[0] for m in (bridgeflow_recipes, bridgeflow_tasks, bridgeflow_plugins)))\n"
+        "packages = (bridgeflow, bridgeflow_recipes, bridgeflow_tasks, bridgeflow_plugins)\n"
+        "print(*(package.__path__[0] for package in packages))\n"
         "print(*{str(file) for _, file, _ in registry.recipe_files()})"
     )
     environment = {**os.environ, "PYTHONPATH": str(installed)}

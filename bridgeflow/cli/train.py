@@ -137,6 +137,8 @@ def _finish(run: Any, task: str, resolved: Any, as_json: bool, console: Any) -> 
         return 0
     if run.report is not None:
         print_report(run.report)
+        if run.report.picture is not None:
+            print(f"source, truth and prediction: {run.folder / 'evaluation.png'}")
     argument = '"a small red cube"' if resolved.source.textual else "IMAGE"
     console.say(f"done in {duration(outcome.seconds)}   {run.folder}   next: bridgeflow run --task {task} {argument}")
     sys.stdout.flush()

@@ -50,6 +50,42 @@ class SourceEncoder(nn.Module, ABC):
         """z0 for a batch. `sample=False` takes the mean of whatever is drawn, but for the noise source."""
 
 
+class LinearStem(nn.Module):
+    """Tokens (B, N, width) from a latent (B, *shape), each from its own cells."""
+
+    def __init__(self, patches: Patches, width: int) -> None:
+        super().__init__()
+        self.patches = patches
+        self.linear = nn.Linear(patches.width, width)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, *shape) to (B, N, width)."""
+        return self.linear(self.patches.split(z))
+
+
+class ConvStem(nn.Sequential):
+    """Tokens (B, N, width) from a grid (B, C, H, W), by convolutions of stride 2."""
+
+    def __init__(self, latent: LatentSpec, patches: Patches, width: int) -> None:
+        halvings = patches.patch.bit_length() - 1
+        if latent.layout != "grid" or len(latent.shape) != 3 or patches.patch != 2**halvings or halvings == 0:
+            raise UsageError(
+                f"source_encoder.stem=conv takes a grid (C, H, W) and a patch of 2, 4, 8, ..., not {latent} and "
+                f"{patches.patch}: set source_encoder.stem=linear."
+            )
+        layers: list[nn.Module] = []
+        channels = latent.shape[0]
+        for left in range(halvings - 1, -1, -1):
+            wider = max(8, width // 2**left)
+            layers += [nn.Conv2d(channels, wider, 3, stride=2, padding=1), nn.GroupNorm(1, wider), nn.GELU()]
+            channels = wider
+        super().__init__(*layers, nn.Conv2d(channels, width, 1), nn.Flatten(2))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, N, width), row by row."""
+        return super().forward(z).transpose(1, 2)
+
+
 class TokenEncoder(nn.Module):
     """A transformer from any latent to any shape: source tokens and one learned query per target patch attend
     to each other, and the queries are read out. Padding is masked."""
@@ -63,7 +99,7 @@ class TokenEncoder(nn.Module):
             raise UsageError(f"source_encoder.heads must divide its width: {width} is no multiple of {settings.heads}.")
         self.source = Patches(source, settings.patch, "source_encoder.patch")
         self.target = Patches(target, settings.target_patch, "source_encoder.target_patch")
-        self.embed = nn.Linear(self.source.width, width)
+        self.embed = ConvStem(source, self.source, width) if settings.stem == "conv" else LinearStem(self.source, width)
         self.norm_in = nn.LayerNorm(width)
         self.queries = nn.Parameter(0.02 * torch.randn(self.target.count, width))
         self.source_positions: Tensor
@@ -80,7 +116,7 @@ class TokenEncoder(nn.Module):
     def forward(self, z: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
         """(B, *source shape) to `outputs` tensors (B, *target shape)."""
         batch = z.shape[0]
-        tokens = self.norm_in(self.embed(self.source.split(z))) + self.source_positions
+        tokens = self.norm_in(self.embed(z)) + self.source_positions
         queries = (self.queries + self.target_positions).expand(batch, -1, -1).to(tokens.dtype)
         x = torch.cat([queries, tokens], dim=1)
         real = self.source.mask(mask)
@@ -105,6 +141,9 @@ class TokenEncoderSettings(Settings):
     """Hidden features of the MLP over the width."""
     patch: int = Field(default=1, ge=1)
     """Cells per axis of a source grid that make a token; 1 for sequences."""
+    stem: Literal["linear", "conv"] = "linear"
+    """How cells become a token: a linear layer, or 3x3 convolutions that halve a (C, H, W) grid until a token is
+    left (Xiao et al., arXiv 2106.14881); `patch` is then a power of 2."""
     target_patch: int = Field(default=1, ge=1)
     """Cells per axis of a target grid that one query writes; 1 for sequences."""
     dropout: float = Field(default=0.0, ge=0, lt=1)

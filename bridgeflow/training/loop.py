@@ -344,6 +344,7 @@ class Trainer:
         image = self.on_sample(self.result_bridge(), self.step)
         if image is not None:
             journal.picture(self.step, "samples", image)
+            self.console.say(f"step {self.step:,}: samples in {self.folder / 'samples' / f'{self.step:06d}.png'}")
 
 
 def make_accelerator(settings: Any, device: str | None) -> Accelerator:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,14 +34,21 @@ def test_help_and_lists_import_nothing_heavy(arguments: list[str]) -> None:
     assert len(done.stdout.splitlines()) >= 4
 
 
+def processor_seconds() -> float:
+    """Seconds that children of this process kept a core busy: those of the clock on an idle one, and steady on a
+    busy one."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.parametrize("arguments", QUICK, ids=" ".join)
 def test_help_and_lists_answer_in_under_three_tenths_of_a_second(arguments: list[str]) -> None:
     seconds = []
     for _ in range(10):
-        started = time.perf_counter()
+        before = processor_seconds()
         subprocess.run([sys.executable, "-m", "bridgeflow", *arguments], stdout=subprocess.DEVNULL, check=True)
-        seconds.append(time.perf_counter() - started)
-    assert statistics.median(seconds) < 0.3
+        seconds.append(processor_seconds() - before)
+    assert 0.01 < statistics.median(seconds) < 0.3
 
 
 def test_tasks_list_tells_recipes_and_origin(bridgeflow: Call) -> None:
