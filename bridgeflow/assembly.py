@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,18 +84,18 @@ def share_codec(assembly: Assembly) -> None:
 
 
 def fit_codecs(
-    assembly: Assembly, pairs: Iterable[tuple[Item, Item]], progress: Progress | None = None
+    assembly: Assembly, items_of: Callable[[str], Iterable[Item]], progress: Progress | None = None
 ) -> dict[str, dict[str, float]]:
-    """Fits whatever codec still needs it, to the items of those pairs; figures by side."""
+    """Fits whatever codec still needs it to the items of its side; figures by side.
+
+    `items_of('target')` gives the items of that side one by one, so that no more than the codec keeps is held.
+    """
     figures: dict[str, dict[str, float]] = {}
-    if not (assembly.source.needs_fit or assembly.target.needs_fit):
-        return figures
-    items = list(pairs)
-    for side, place in (("target", 1), ("source", 0)):
+    for side in ("target", "source"):
         share_codec(assembly)
         modality = assembly.modality(side)
         if modality.needs_fit:
-            figures[side] = modality.fit([pair[place] for pair in items], progress)
+            figures[side] = modality.fit(items_of(side), progress)
     return figures
 
 

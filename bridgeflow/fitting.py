@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,8 @@ import torch
 from bridgeflow import layers, recipe, registry
 from bridgeflow.assembly import save_codec
 from bridgeflow.console import Progress
-from bridgeflow.data.batches import describe_row
-from bridgeflow.data.rows import DataSettings, Rows
+from bridgeflow.data.batches import describe_row, in_order
+from bridgeflow.data.rows import DataSettings
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Item, Modality
 from bridgeflow.randomness import seed_of
@@ -56,24 +56,31 @@ def fit_codec(
     if wanted not in rows.columns:
         raise UsageError(f"{rows.description} has no column {wanted!r}, only {', '.join(rows.columns)}: set --column.")
     fitted = Fitted(0, {})
-    items: list[Item] = []
     rng = np.random.default_rng(seed)
-    stream = (rows[i] for i in range(len(rows))) if isinstance(rows, Rows) else rows.rows_from(0, 0)
-    for index, row in enumerate(islice(stream, count)):
-        value = row.get(wanted)
-        if isinstance(value, list | tuple) and value:
-            value = value[int(rng.integers(len(value)))]
-        try:
-            if value is None:
-                raise BridgeflowError(f"{describe_row(row, index)}: the column {wanted!r} is empty.")
-            items.append(modality.read(value))
-        except BridgeflowError as error:
-            fitted.unreadable.append(str(error))
-    if not items:
-        raise BridgeflowError(f"no row of {rows.description} can be read: {(fitted.unreadable or ['it is empty.'])[0]}")
+
+    def items() -> Iterator[Item]:
+        for index, row in in_order(rows, count):
+            try:
+                if isinstance(row, BridgeflowError):
+                    raise row
+                value = row.get(wanted)
+                if isinstance(value, list | tuple) and value:
+                    value = value[int(rng.integers(len(value)))]
+                if value is None:
+                    raise BridgeflowError(f"{describe_row(row, index)}: the column {wanted!r} is empty.")
+                item = modality.read(value)
+            except BridgeflowError as error:
+                fitted.unreadable.append(str(error))
+                continue
+            fitted.examples += 1
+            yield item
+
     torch.manual_seed(seed_of(seed, "fit", name))
-    fitted.figures = modality.fit(items, lambda done, total, what: console(done, total, what))
-    fitted.examples = len(items)
+    readable = items()
+    first = next(readable, None)
+    if first is None:
+        raise BridgeflowError(f"no row of {rows.description} can be read: {(fitted.unreadable or ['it is empty.'])[0]}")
+    fitted.figures = modality.fit(chain([first], readable), lambda done, total, what: console(done, total, what))
     save_codec(modality, folder, {"modality": name, "data": rows.description, "figures": fitted.figures})
     return fitted
 

@@ -157,7 +157,7 @@ class ResolvedRecipe:
         tree["source"] = self.source_options.model_dump(mode="json")
         tree["target"] = self.target_options.model_dump(mode="json")
         tree["data"] = {"name": self.recipe.data["name"], **self.data.model_dump(mode="json")}
-        tree["network"] = self.network.model_dump(mode="json")
+        tree["network"] = {**self.network.model_dump(mode="json"), "name": self.recipe.network["name"]}
         return tree
 
     def yaml(self) -> str:
@@ -205,6 +205,7 @@ def load(
 def resolve(tree: Mapping[str, Any], name: str) -> ResolvedRecipe:
     """A checked recipe from a tree of keys. Raises UsageError with every mistake at once."""
     mistakes: list[str] = []
+    tree = _with_default_names(tree)
     named = isinstance(tree.get("task"), str)
     # A missing name is told once, by `_plugin`, which knows the tasks.
     recipe = validated(Recipe, tree if named else {**tree, "task": ""}, "", mistakes)
@@ -223,7 +224,7 @@ def resolve(tree: Mapping[str, Any], name: str) -> ResolvedRecipe:
         given = _mapping(tree, section) or Recipe.model_fields[section].default
         settings = _plugin(kind, given.get("name"), mistakes)
         if settings is not None:
-            own = dict(given) if "name" in settings.model_fields else {k: v for k, v in given.items() if k != "name"}
+            own = {key: value for key, value in given.items() if key != "name"}
             sections[section] = validated(settings, own, section, mistakes)
     if mistakes or recipe is None or task is None:
         each = list(dict.fromkeys(mistakes))
@@ -242,6 +243,17 @@ def resolve(tree: Mapping[str, Any], name: str) -> ResolvedRecipe:
         sections["data"],
         sections["network"],
     )
+
+
+def _with_default_names(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tree with the default's name in a component's section that gives none: {patch: 2} is a dit's."""
+    named = dict(tree)
+    for key, field in Recipe.model_fields.items():
+        default, given = field.default, tree.get(key)
+        name = default.get("name") if isinstance(default, dict) else getattr(default, "name", None)
+        if name is not None and isinstance(given, Mapping) and "name" not in given:
+            named[key] = {"name": name, **given}
+    return named
 
 
 def _mapping(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:

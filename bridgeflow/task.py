@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -64,10 +64,10 @@ class Task:
         return {}
 
     def baseline(
-        self, truths: Sequence[Item], sources: Sequence[Item], examples: Sequence[Item]
+        self, truths: Sequence[Item], sources: Sequence[Item], examples: Iterable[Item]
     ) -> tuple[str, list[Item]] | None:
         """(name, results) of a trivial method to hold the figures against, or None.
 
-        `examples` are target items of the training data.
+        `examples` are target items of the training data, read one by one as they are taken.
         """
         return None

@@ -303,7 +303,7 @@ def test_the_encoding_loss_moves_the_source_encoder(kind: str) -> None:
     def gradient(kind: str) -> Tensor:
         bridge = build(learned("deterministic", encoding={"kind": kind}, null_rate=0.0))
         bridge(Latent(numbers(SEQUENCE)), Latent(numbers(GRID)), generator(8)).total.backward()
-        found = bridge.source_encoder.get_parameter("encoder.embed.weight").grad
+        found = bridge.source_encoder.get_parameter("encoder.embed.linear.weight").grad
         assert found is not None
         return found
 

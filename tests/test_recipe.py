@@ -14,6 +14,33 @@ Install = Callable[..., Path]
 RECIPES = layers.recipe_names()
 
 
+WRITTEN = {
+    "depth.yaml": """
+task: depth
+source: {size: 64, codec: {name: pixels}}
+target: {normalisation: {name: log, near: 1.0, far: 14.0}}
+source_encoder: {name: direct}
+network: {name: unet}
+optimizer: {name: adamw, learning_rate: 0.5}
+""",
+    "t2i.yaml": """
+task: t2i
+source: {codec: {name: encoder}}
+target: {codec: {name: pca}}
+source_encoder: {name: noisy}
+network: {name: dit}
+""",
+}
+
+
+@pytest.fixture(autouse=True)
+def _written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes of these tests' own, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in WRITTEN.items():
+        (tmp_path / name).write_text(text)
+
+
 def mistake(name: str, *overrides: str) -> str:
     """What `load` says of overrides with one mistake, without the recipe's name."""
     with pytest.raises(UsageError) as caught:
@@ -69,16 +96,16 @@ def test_first_line_of_a_recipe_says_what_it_is_for(name: str) -> None:
     ],
 )
 def test_unknown_key_is_named_with_the_nearest(override: str, place: str, suggestion: str) -> None:
-    assert mistake("t2i/blocks", override) == f"{place}: unknown key. Did you mean {suggestion!r}?"
+    assert mistake("t2i.yaml", override) == f"{place}: unknown key. Did you mean {suggestion!r}?"
 
 
 def test_unknown_key_unlike_any_other_lists_what_is_known() -> None:
-    assert mistake("depth/blocks", "training.schedule.zzz=1").endswith("Known here: decay, final, warmup.")
-    assert mistake("depth/blocks", "options.zzz=1") == "options.zzz: unknown key. Known here: none."
+    assert mistake("depth.yaml", "training.schedule.zzz=1").endswith("Known here: decay, final, warmup.")
+    assert mistake("depth.yaml", "options.zzz=1") == "options.zzz: unknown key. Known here: none."
 
 
 def test_keys_of_the_chosen_member_of_a_union_are_the_ones_known() -> None:
-    assert mistake("depth/blocks", "optimizer={name: sgd, betas: [0, 0]}") == (
+    assert mistake("depth.yaml", "optimizer={name: sgd, betas: [0, 0]}") == (
         "optimizer.betas: unknown key. Known here: learning_rate, momentum, name, weight_decay."
     )
 
@@ -125,20 +152,23 @@ def test_wrong_value_is_told_with_its_place_what_was_expected_and_what_was_given
 ) -> None:
     if told is None:
         # The base keeps its name, so the key is one of the component that the recipe chose.
-        assert "unknown key" in mistake("depth/blocks", override)
+        assert "unknown key" in mistake("depth.yaml", override)
     else:
-        assert mistake("depth/blocks", override) == told
+        assert mistake("depth.yaml", override) == told
 
 
-def test_component_without_a_name_asks_for_one(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("task: depth\noptimizer: {learning_rate: 1}\nnetwork: {patch: 2}\n")
-    with pytest.raises(UsageError) as caught:
-        recipe.load(str(tmp_path / "a.yaml"))
-    lines = str(caught.value).splitlines()
-    assert lines[1:] == [
-        "  optimizer: its name is missing, such as {name: ...}.",
-        "  network: no name is given; one of dit, unet is expected.",
-    ]
+def test_component_without_a_name_is_the_default_one() -> None:
+    Path("a.yaml").write_text("task: depth\noptimizer: {learning_rate: 0.25}\nnetwork: {depth: 3}\n")
+    resolved = recipe.load("a.yaml", ["data.size=7"])
+    assert resolved.recipe.optimizer == recipe.AdamWSettings(learning_rate=0.25)
+    tree = resolved.tree()
+    assert (tree["network"]["name"], tree["network"]["depth"]) == ("dit", 3)
+    assert (tree["data"]["name"], tree["data"]["size"]) == ("blocks", 7)
+
+
+def test_option_of_a_plugin_without_a_name_asks_for_one() -> None:
+    Path("a.yaml").write_text("task: depth\nsource: {codec: {patch: 4}}\n")
+    assert mistake("a.yaml") == "source.codec: its name is missing, such as {name: ...}."
 
 
 def test_keys_that_are_no_words_are_told(tmp_path: Path) -> None:
@@ -148,7 +178,7 @@ def test_keys_that_are_no_words_are_told(tmp_path: Path) -> None:
 
 
 def test_range_between_two_keys_is_told_in_the_components_own_words() -> None:
-    told = mistake("depth/blocks", "target.normalisation.far=0.1")
+    told = mistake("depth.yaml", "target.normalisation.far=0.1")
     assert told == "target.normalisation: near (1) must be less than far (0.1)."
 
 
@@ -164,9 +194,9 @@ def test_every_mistake_is_told_at_once() -> None:
         "frobnicate=1",
     ]
     with pytest.raises(UsageError) as caught:
-        recipe.load("t2i/blocks", overrides)
+        recipe.load("t2i.yaml", overrides)
     first, *lines = str(caught.value).splitlines()
-    assert first == "recipe 't2i/blocks' has 8 mistakes:"
+    assert first == "recipe 't2i.yaml' has 8 mistakes:"
     places = {line.strip().partition(":")[0] for line in lines}
     assert places == {
         "training.stepps",
@@ -193,11 +223,11 @@ def test_every_mistake_is_told_at_once() -> None:
 )
 def test_places_hold_only_keys_that_the_user_wrote(override: str) -> None:
     with pytest.raises(UsageError) as caught:
-        recipe.load("depth/blocks", [override])
+        recipe.load("depth.yaml", [override])
     section, _, value = override.partition("=")
     written = layers.parse(value, "here")
     keys = {str(key) for key in (written if isinstance(written, dict) else range(len(written)))}
-    lines = str(caught.value).removeprefix("recipe 'depth/blocks': ").splitlines()
+    lines = str(caught.value).removeprefix("recipe 'depth.yaml': ").splitlines()
     places = [line.strip().partition(":")[0] for line in lines if not line.startswith("recipe ")]
     assert len(places) >= 1
     for place in places:
@@ -205,17 +235,17 @@ def test_places_hold_only_keys_that_the_user_wrote(override: str) -> None:
 
 
 def test_switching_a_component_drops_its_old_settings() -> None:
-    resolved = recipe.load("depth/blocks", ["optimizer.betas=[0.1, 0.2]", "optimizer.name=sgd"])
+    resolved = recipe.load("depth.yaml", ["optimizer.betas=[0.1, 0.2]", "optimizer.name=sgd"])
     assert resolved.recipe.optimizer == recipe.SGDSettings()
-    kept = recipe.load("depth/blocks", ["optimizer.betas=[0.1, 0.2]", "optimizer.name=adamw"]).recipe.optimizer
+    kept = recipe.load("depth.yaml", ["optimizer.betas=[0.1, 0.2]", "optimizer.name=adamw"]).recipe.optimizer
     assert isinstance(kept, recipe.AdamWSettings)
     assert kept.betas == (0.1, 0.2)
-    assert recipe.load("depth/blocks", ["network.name=dit"]).tree()["network"]["name"] == "dit"
+    assert recipe.load("depth.yaml", ["network.name=dit"]).tree()["network"]["name"] == "dit"
 
 
 def test_overrides_are_laid_on_in_order_over_data_and_columns() -> None:
     resolved = recipe.load(
-        "depth/blocks",
+        "depth.yaml",
         ["training.steps=5", "training.steps=6", "data.held_out=0.25"],
         "folder:/some/place",
         {"image": "photo"},
@@ -226,15 +256,15 @@ def test_overrides_are_laid_on_in_order_over_data_and_columns() -> None:
 
 
 def test_options_of_the_task_lie_under_those_of_the_recipe() -> None:
-    stretched = recipe.load("depth/blocks")
+    stretched = recipe.load("depth.yaml")
     assert stretched.source_options.resize == "stretch"  # type: ignore[attr-defined]
     assert recipe.load("caption/blocks").source_options.resize == "crop"  # type: ignore[attr-defined]
-    cropped = recipe.load("depth/blocks", ["source.resize=crop"])
+    cropped = recipe.load("depth.yaml", ["source.resize=crop"])
     assert cropped.source_options.resize == "crop"  # type: ignore[attr-defined]
 
 
 def test_changed_checks_again() -> None:
-    resolved = recipe.load("depth/blocks")
+    resolved = recipe.load("depth.yaml")
     assert resolved.changed(training={"steps": 3}).recipe.training.steps == 3
     assert resolved.recipe.training.steps != 3
     with pytest.raises(UsageError, match=r"training\.stepps"):
@@ -279,7 +309,7 @@ def test_data_argument_that_names_nothing_is_refused(text: str, told: str) -> No
 def test_plugin_that_cannot_be_loaded_is_one_mistake_among_the_others(install: Install) -> None:
     install("acme", {"bridgeflow.networks": {"odd": "acme_odd:Net"}}, {"acme_odd.py": "raise ValueError('no')"})
     with pytest.raises(UsageError) as caught:
-        recipe.load("depth/blocks", ["network.name=odd", "training.stepps=1"])
+        recipe.load("depth.yaml", ["network.name=odd", "training.stepps=1"])
     lines = str(caught.value).splitlines()
     assert lines[1:] == [
         "  training.stepps: unknown key. Did you mean 'steps'?",

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-FIRST = ("foreground_abs_rel", "abs_rel", "delta1", "foreground_delta_1.05", "delta_1.05")
-
 
 def print_report(report: Any) -> None:
     """A line for each metric, with the baseline beside it."""
-    names = sorted(report.figures, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+    names = list(report.figures)
     if not names:
         return
     width = max(len(name) for name in names)

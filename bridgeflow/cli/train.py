@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
@@ -63,7 +64,9 @@ def train(
     checkpoint = None
     if resume:
         checkpoint = start.find_resumable(task, output)
-        resolved = _resumed(checkpoint, recipe, data, overrides)
+        if dry_run:
+            raise click.UsageError("--dry-run tries a new run: leave --resume out.")
+        resolved = _resumed(checkpoint, recipe, data, renames, overrides)
         console.say(f"going on from step {checkpoint.step:,} of {checkpoint.folder.parents[1]}")
     else:
         name = recipe or _default_recipe(declared, task, data)
@@ -75,20 +78,25 @@ def train(
         _print_dry_run(facts, as_json)
         return 0
     run = start.train(resolved, output, checkpoint, device, console)
+    if int(os.environ.get("RANK", "0")) != 0:
+        return 0
     return _finish(run, task, resolved, as_json, console)
 
 
 def _default_recipe(declared: Any, task: str, data: str | None) -> str:
     from bridgeflow import layers
 
-    if data is not None and not data.startswith("blocks"):
-        own = f"{task}/folder"
-        if own in layers.recipe_names(task):
-            return own
-    return str(declared.default_recipe)
+    default = str(declared.default_recipe)
+    own = f"{task}/folder"
+    if data is not None and own in layers.recipe_names(task):
+        usual = layers.read(default).get("data", {}).get("name")
+        return default if data.partition(":")[0] == usual else own
+    return default
 
 
-def _resumed(checkpoint: Any, recipe: str | None, data: str | None, overrides: tuple[str, ...]) -> Any:
+def _resumed(
+    checkpoint: Any, recipe: str | None, data: str | None, columns: dict[str, str], overrides: tuple[str, ...]
+) -> Any:
     from bridgeflow import layers
     from bridgeflow import recipe as recipes
 
@@ -104,6 +112,8 @@ def _resumed(checkpoint: Any, recipe: str | None, data: str | None, overrides: t
     tree = resolved.tree()
     if data is not None:
         tree = layers.merge(tree, {"data": recipes.data_section(data)})
+    if columns:
+        tree = layers.merge(tree, {"columns": columns})
     for assignment in overrides:
         tree = layers.override(tree, assignment)
     return recipes.resolve(tree, resolved.name)
@@ -112,6 +122,7 @@ def _resumed(checkpoint: Any, recipe: str | None, data: str | None, overrides: t
 def _finish(run: Any, task: str, resolved: Any, as_json: bool, console: Any) -> int:
     from bridgeflow.cli.tables import print_report
     from bridgeflow.console import duration
+    from bridgeflow.training.start import latest_run
 
     outcome = run.outcome
     if outcome.unreadable:
@@ -139,8 +150,12 @@ def _finish(run: Any, task: str, resolved: Any, as_json: bool, console: Any) -> 
         print_report(run.report)
         if run.report.picture is not None:
             print(f"source, truth and prediction: {run.folder / 'evaluation.png'}")
-    argument = '"a small red cube"' if resolved.source.textual else "IMAGE"
-    console.say(f"done in {duration(outcome.seconds)}   {run.folder}   next: bridgeflow run --task {task} {argument}")
+    argument = '"SOME WORDS"' if resolved.source.textual else "FILE"
+    found = latest_run(task)
+    where = "" if found is not None and found.resolve() == run.folder.resolve() else f" --checkpoint {run.folder}"
+    console.say(
+        f"done in {duration(outcome.seconds)}   {run.folder}   next: bridgeflow run --task {task} {argument}{where}"
+    )
     sys.stdout.flush()
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,18 @@ def read_pair(
         sentence = str(error)
         place = describe_row(row, index)
         raise BridgeflowError(sentence if place in sentence else f"{place}: {sentence}") from error
+
+
+def in_order(rows: Rows | Stream, limit: int | None = None) -> Iterator[tuple[int, dict[str, Any] | BridgeflowError]]:
+    """(number, row) from the first on, at most `limit`; in place of a row that cannot be read, the error."""
+    if isinstance(rows, Stream):
+        yield from enumerate(islice(rows.rows_from(0, 0), limit))
+        return
+    for index in range(len(rows) if limit is None else min(limit, len(rows))):
+        try:
+            yield index, rows[index]
+        except BridgeflowError as error:
+            yield index, error
 
 
 class EpochOrder:
@@ -208,25 +221,24 @@ def _streamed(
     rank: int,
     world: int,
 ) -> Iterator[Batch]:
-    """Batches of a stream. Row p belongs to batch p // batch_size; the next row that can be read stands in for one
-    that cannot, so that a batch does not depend on what broke before it."""
+    """Batches of a stream. Row p belongs to batch p // batch_size; the next row of this process that can be read
+    stands in for one that cannot, so that a batch does not depend on what broke before it."""
     pairs: list[Pair] = []
     failures: list[str] = []
     position, epoch, owed, skip = 0, 0, 0, first * batch_size * world
     while True:
         start = position
         for row in rows.rows_from(0, epoch):
-            own = int(position >= skip and (position // batch_size) % world == rank)
-            if own or owed:
+            if position >= skip and (position // batch_size) % world == rank:
                 try:
                     pair = read_pair(task, row, renames, position, seed_of(seed, "pair", position))
                 except BridgeflowError as error:
                     failures.append(str(error))
-                    owed += own
+                    owed += 1
                     if len(failures) >= MOST_TRIES:
                         raise _unreadable(failures) from error
                 else:
-                    for _ in range(owed + own):
+                    for _ in range(owed + 1):
                         pairs.append((*pair, failures))
                         failures = []
                         if len(pairs) == batch_size:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import islice
 
-from bridgeflow.data.batches import describe_row, read_pair
+from bridgeflow.data.batches import describe_row, in_order, read_pair
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.task import Task
@@ -30,17 +29,18 @@ def check_rows(
     """Pairs every row (or the first `limit`) and collates it where its codecs can, one by one."""
     checked = Checked()
     total = len(rows) if isinstance(rows, Rows) else (limit or 0)
-    count = total if limit is None or not isinstance(rows, Rows) else min(limit, total)
-    stream = islice(rows.rows_from(0, 0), limit) if isinstance(rows, Stream) else (rows[i] for i in range(count))
-    for index, row in enumerate(stream):
+    for index, row in in_order(rows, limit):
         try:
+            if isinstance(row, BridgeflowError):
+                raise row
             items = read_pair(task, row, renames, index, index)
             for modality, item in zip((task.from_modality, task.to_modality), items, strict=True):
                 # A codec is fitted when training starts; until then it cannot collate.
                 if not modality.needs_fit:
                     modality.collate([item])
         except BridgeflowError as error:
-            place, sentence = describe_row(row, index), str(error)
+            sentence = str(error)
+            place = f"row {index}" if isinstance(row, BridgeflowError) else describe_row(row, index)
             checked.broken.append(sentence if place in sentence else f"{place}: {sentence}")
         checked.rows += 1
         if on_progress is not None:

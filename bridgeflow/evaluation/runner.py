@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from PIL.Image import Image
 
-from bridgeflow.data.batches import named, read_pair
+from bridgeflow.data.batches import in_order, named, read_pair
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.inference import Pipeline
@@ -39,13 +39,18 @@ class Report:
 
     def json(self) -> dict[str, Any]:
         """The figures as JSON values."""
+        baseline = {"name": self.baseline_name, "figures": _finite(self.baseline)} if self.baseline_name else None
         return {
             "examples": self.count,
             "network_evaluations": self.evaluations,
-            "figures": self.figures,
-            "baseline": {"name": self.baseline_name, "figures": self.baseline} if self.baseline_name else None,
+            "figures": _finite(self.figures),
+            "baseline": baseline,
             "unreadable": self.unreadable,
         }
+
+
+def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
 @dataclass
@@ -58,19 +63,30 @@ class Examples:
     unreadable: list[str] = field(default_factory=list)
 
 
+def read_pairs(
+    rows: Rows | Stream, task: Task, renames: Mapping[str, str], count: int
+) -> Iterator[tuple[Item, Item, dict[str, Any]] | BridgeflowError]:
+    """(source item, target item, row) of the first `count` rows one by one; the error of one that cannot be read."""
+    for index, row in in_order(rows, count):
+        if isinstance(row, BridgeflowError):
+            yield row
+            continue
+        try:
+            yield (*read_pair(task, row, renames, index, seed_of("evaluation", index)), named(row, renames))
+        except BridgeflowError as error:
+            yield error
+
+
 def read_examples(rows: Rows | Stream, task: Task, renames: Mapping[str, str], count: int) -> Examples:
     """The first `count` rows, read; those that cannot be read are named and passed over."""
     examples = Examples()
-    iterator = (rows[i] for i in range(min(count, len(rows)))) if isinstance(rows, Rows) else rows.rows_from(0, 0)
-    for index, row in enumerate(islice(iterator, count)):
-        try:
-            source, truth = read_pair(task, row, renames, index, seed_of("evaluation", index))
-        except BridgeflowError as error:
-            examples.unreadable.append(str(error))
+    for pair in read_pairs(rows, task, renames, count):
+        if isinstance(pair, BridgeflowError):
+            examples.unreadable.append(str(pair))
             continue
-        examples.sources.append(source)
-        examples.truths.append(truth)
-        examples.rows.append(named(row, renames))
+        examples.sources.append(pair[0])
+        examples.truths.append(pair[1])
+        examples.rows.append(pair[2])
     return examples
 
 
@@ -85,6 +101,8 @@ def evaluate(
     """Figures of the pipeline on the first `count` held-out rows; the baseline learns from `training` rows."""
     task = pipeline.assembly.task
     renames = pipeline.assembly.recipe.recipe.columns
+    if isinstance(held_out, Rows) and len(held_out) == 0:
+        raise BridgeflowError(f"{held_out.description}: nothing is held out to score on; raise data.held_out.")
     examples = read_examples(held_out, task, renames, count)
     if not examples.sources:
         raise BridgeflowError(
@@ -98,7 +116,8 @@ def evaluate(
         task.metrics(results, examples.truths, examples.sources, examples.rows),
         unreadable=examples.unreadable,
     )
-    learned = read_examples(training, task, renames, BASELINE_EXAMPLES).truths if training is not None else []
+    pairs = read_pairs(training, task, renames, BASELINE_EXAMPLES) if training is not None else iter(())
+    learned = (pair[1] for pair in pairs if not isinstance(pair, BridgeflowError))
     trivial = task.baseline(examples.truths, examples.sources, learned)
     if trivial is not None:
         report.baseline_name = trivial[0]

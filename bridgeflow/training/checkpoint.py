@@ -7,20 +7,19 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import bridgeflow
+from bridgeflow import layers, registry
 from bridgeflow import recipe as recipes
-from bridgeflow import registry
 from bridgeflow.assembly import SIDES, Assembly, save_codec
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.recipe import ResolvedRecipe
@@ -34,6 +33,8 @@ class Checkpoint:
 
     folder: Path
     meta: Mapping[str, Any]
+    passed_over: tuple[str, ...] = ()
+    """A sentence for each newer checkpoint of the run that is damaged."""
 
     @property
     def step(self) -> int:
@@ -43,7 +44,7 @@ class Checkpoint:
     def recipe(self) -> ResolvedRecipe:
         """The resolved recipe it was trained with."""
         text = (self.folder / "recipe.yaml").read_text(encoding="utf-8")
-        return recipes.resolve(yaml.safe_load(text), str(self.meta["recipe"]))
+        return recipes.resolve(layers.parse(text, str(self.folder / "recipe.yaml")), str(self.meta["recipe"]))
 
     def weights(self, averaged: bool = True) -> dict[str, Tensor]:
         """The weights by name: their moving average where there is one and it is wanted."""
@@ -76,13 +77,13 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise BridgeflowError(
             f"{str(folder)!r} holds no checkpoint: give the folder of a run or of one of its checkpoints."
         )
+    passed_over: list[str] = []
     for candidate in reversed(newest):
         try:
-            return _open(candidate)
-        except BridgeflowError:
-            if candidate == newest[0]:
-                raise
-    raise AssertionError("unreachable")
+            return replace(_open(candidate), passed_over=tuple(passed_over))
+        except BridgeflowError as error:
+            passed_over.append(str(error))
+    raise BridgeflowError(passed_over[0])
 
 
 def _open(folder: Path) -> Checkpoint:
@@ -108,7 +109,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoint folders by rising step."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.name.isdigit() and (path / "meta.json").is_file())
+    whole = (path for path in folder.iterdir() if path.name.isdigit() and (path / "meta.json").is_file())
+    return sorted(whole, key=lambda path: int(path.name))
 
 
 def save_checkpoint(
@@ -190,6 +192,19 @@ def plugins_of(recipe: ResolvedRecipe) -> list[dict[str, str]]:
     ]
     found = [registry.find(kind, name) for kind, name in dict.fromkeys(needed)]
     return [{"kind": p.kind, "name": p.name, "distribution": p.distribution, "version": p.version} for p in found]
+
+
+def set_aside(folder: Path, after: int) -> list[Path]:
+    """Renames the checkpoints of later steps than `after`, so that a run that goes on from there writes its own."""
+    moved = []
+    for path in list_checkpoints(folder):
+        if int(path.name) > after:
+            number = 1
+            while (aside := path.with_name(f"{path.name}-aside-{number:02d}")).exists():
+                number += 1
+            path.rename(aside)
+            moved.append(aside)
+    return moved
 
 
 def rotate(folder: Path, keep: int) -> None:

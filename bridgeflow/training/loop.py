@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from bridgeflow.assembly import Assembly
@@ -45,6 +47,26 @@ class Outcome:
     unreadable: list[str] = field(default_factory=list)
 
 
+class _Window:
+    """Means over the steps between two lines of the log."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.seconds = 0.0
+        self.waited = 0.0
+        self.totals: dict[str, Tensor] = {}
+        self.health: dict[str, Tensor] = {}
+
+    def add(self, losses: Losses, seconds: float, waited: float) -> None:
+        """Counts a step, without waiting for the device."""
+        self.steps += 1
+        self.seconds += seconds
+        self.waited += waited
+        for name, value in {"loss": losses.total.detach(), **losses.terms}.items():
+            self.totals[name] = self.totals[name] + value if name in self.totals else value
+        self.health = losses.health
+
+
 def learning_rate_share(step: int, steps: int, settings: LearningRateSettings) -> float:
     """Share of the peak learning rate at an optimiser step counted from 0."""
     if step < settings.warmup:
@@ -74,8 +96,16 @@ def encode(modality: Modality, batch: dict[str, Tensor], device: torch.device) -
     return Latent(latent.mean.float(), None if latent.std is None else latent.std.float(), latent.mask)
 
 
+def mean_losses(parts: list[Losses]) -> Losses:
+    """The mean of several backward passes' losses; the health of the last."""
+    if len(parts) == 1:
+        return parts[0]
+    terms = {name: torch.stack([part.terms[name] for part in parts]).mean() for name in parts[0].terms}
+    return Losses(torch.stack([part.total for part in parts]).mean(), terms, parts[-1].health)
+
+
 class Interruption:
-    """Notes SIGINT and SIGTERM, so that the step in hand ends and is saved; a second one stops at once."""
+    """Notes SIGINT and SIGTERM, so that the step in hand ends and is saved; a second SIGINT stops at once."""
 
     def __init__(self) -> None:
         self.received: str | None = None
@@ -94,7 +124,7 @@ class Interruption:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
 
@@ -159,18 +189,17 @@ class Trainer:
         started, first = time.monotonic(), self.step
         journal = Journal(self.folder, self.step) if self.accelerator.is_main_process else None
         data = self._batches()
-        waited = 0.0
-        window = time.monotonic()
+        window = _Window()
         with Interruption() as interruption:
-            while self.step < settings.steps and interruption.received is None:
-                losses, wait = self._train_step(data)
-                waited += wait
+            while self.step < settings.steps and self._interrupted(interruption) is None:
+                begun = time.monotonic()
+                losses, waited = self._train_step(data)
+                window.add(losses, time.monotonic() - begun, waited)
                 self.step += 1
                 last = self.step == settings.steps
                 if self.step % settings.log_every == 0 or last:
-                    now = time.monotonic()
-                    self._log(journal, losses, waited, now - window, started, first)
-                    waited, window = 0.0, now
+                    self._log(journal, window, started, first)
+                    window = _Window()
                 if self.step % settings.checkpoint_every == 0 and not last:
                     self.save()
                 if settings.sample_every and self.step % settings.sample_every == 0 and not last:
@@ -183,6 +212,14 @@ class Trainer:
             journal.curve()
             journal.close()
         return Outcome(self.step, time.monotonic() - started, saved, interruption.received, self.unreadable)
+
+    def _interrupted(self, interruption: Interruption) -> str | None:
+        """The signal that any process received, so that all of them stop at the same step."""
+        if self.accelerator.num_processes > 1:
+            noted = torch.tensor(float(interruption.received is not None), device=self.device)
+            if self.accelerator.reduce(noted, "sum").item() > 0:
+                interruption.received = interruption.received or "SIGTERM"
+        return interruption.received
 
     def _batches(self) -> Iterator[Batch]:
         settings = self.settings
@@ -199,13 +236,14 @@ class Trainer:
         )
 
     def _train_step(self, data: Iterator[Batch]) -> tuple[Losses, float]:
-        """One optimiser step; the losses of its last backward pass and the seconds spent waiting for data."""
+        """One optimiser step; its losses, averaged over the backward passes, and the seconds spent waiting for data."""
         settings = self.settings
         self.model.train()
         share = learning_rate_share(self.step, settings.steps, settings.schedule)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * share
         waited = 0.0
+        parts: list[Losses] = []
         for part in range(settings.accumulation):
             start = time.monotonic()
             batch = next(data)
@@ -220,6 +258,7 @@ class Trainer:
             if not torch.isfinite(losses.total):
                 self._stop_non_finite("loss")
             self.accelerator.backward(losses.total / settings.accumulation)
+            parts.append(Losses(losses.total.detach(), losses.terms, losses.health))
         if settings.clip is not None:
             norm = self.accelerator.clip_grad_norm_(self.model.parameters(), settings.clip)
             if not torch.isfinite(norm):
@@ -228,7 +267,7 @@ class Trainer:
         self.prepared.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(self.bridge)
-        return losses, waited
+        return mean_losses(parts), waited
 
     def _stop_non_finite(self, what: str) -> None:
         saved = checkpoints.list_checkpoints(self.folder / "checkpoints")
@@ -249,28 +288,20 @@ class Trainer:
                 elif len(self.unreadable) == 6:
                     self.console.warn("more rows are passed over; their number is told at the end.")
 
-    def _log(
-        self,
-        journal: Journal | None,
-        losses: Losses,
-        waited: float,
-        seconds: float,
-        started: float,
-        first: int,
-    ) -> None:
+    def _log(self, journal: Journal | None, window: _Window, started: float, first: int) -> None:
         settings = self.settings
-        pairs = settings.log_every * settings.batch_size * settings.accumulation * self.accelerator.num_processes
-        figures = {"loss": losses.total.item(), **{name: term.item() for name, term in losses.terms.items()}}
-        self.health = {name: value.item() for name, value in losses.health.items()}
+        per_step = settings.batch_size * settings.accumulation * self.accelerator.num_processes
+        figures = {name: total.item() / window.steps for name, total in window.totals.items()}
+        self.health = {name: value.item() for name, value in window.health.items()}
         figures |= self.health
         figures["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        figures["pairs_per_second"] = pairs / seconds
-        figures["data_wait"] = waited / seconds
+        figures["pairs_per_second"] = window.steps * per_step / window.seconds
+        figures["data_wait"] = window.waited / window.seconds
         if journal is not None:
             journal.write(self.step, figures)
         self._warn_of_collapse()
-        per_step = (time.monotonic() - started) / (self.step - first)
-        left = duration(per_step * (settings.steps - self.step))
+        pace = (time.monotonic() - started) / (self.step - first)
+        left = duration(pace * (settings.steps - self.step))
         wait = f"  data wait {figures['data_wait']:.0%}"
         self.console.status(
             f"{self.step:>6,}/{settings.steps:,}  loss {figures['loss']:.4f}  z0 std {figures['z0_std']:.2f}  "
@@ -349,6 +380,10 @@ class Trainer:
 
 def make_accelerator(settings: Any, device: str | None) -> Accelerator:
     """The accelerator of a run, in the precision that the settings and the machine call for."""
+    if device not in (None, "cpu", "cuda") and "LOCAL_RANK" not in os.environ:
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
     precision = choose_precision(settings.precision, torch.device("cpu" if on_cpu else "cuda"))
+    # Accelerate keeps its state for the process: a second run may want another precision or device.
+    AcceleratorState._reset_state(reset_partial_state="LOCAL_RANK" not in os.environ)
     return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=on_cpu)

@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import json
-import resource
+import math
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
-from bridgeflow.assembly import MOST_FITTED, Assembly, assemble, fit_codecs
+from bridgeflow.assembly import (
+    MOST_FITTED,
+    SIDES,
+    Assembly,
+    assemble,
+    fit_codecs,
+    restore_codec,
+    save_codec,
+)
 from bridgeflow.bridge import Bridge
 from bridgeflow.console import Progress, duration
-from bridgeflow.data.batches import batches, check_columns, read_pair
+from bridgeflow.data.batches import batches, check_columns
 from bridgeflow.data.rows import Rows, Split, Stream
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.evaluation.runner import Examples, Report, evaluate, read_examples
+from bridgeflow.evaluation.runner import Examples, Report, evaluate, read_examples, read_pairs
 from bridgeflow.inference import Pipeline
 from bridgeflow.modality import Item
 from bridgeflow.pictures import comparison
 from bridgeflow.randomness import seed_of
 from bridgeflow.recipe import ResolvedRecipe
-from bridgeflow.training.checkpoint import Checkpoint, open_checkpoint
+from bridgeflow.training.checkpoint import Checkpoint, open_checkpoint, set_aside
 from bridgeflow.training.loop import Outcome, Trainer, encode, make_accelerator
 
 RUNS = Path("runs")
@@ -90,22 +101,26 @@ def open_rows(recipe: ResolvedRecipe, split: Split, console: Progress) -> Rows |
 
 def prepare_codecs(assembly: Assembly, rows: Rows | Stream, console: Progress) -> None:
     """Fits the codecs that still need it to the first training rows that can be read."""
-    sides = [side for side in ("source", "target") if assembly.modality(side).needs_fit]
-    if not sides:
-        return
-    examples = read_examples(rows, assembly.task, assembly.recipe.recipe.columns, MOST_FITTED)
-    if not examples.truths:
-        why = f": {examples.unreadable[0]}" if examples.unreadable else "."
-        raise BridgeflowError(f"no row of {rows.description} can be read to fit a codec to{why}")
-    pairs: list[tuple[Item, Item]] = list(zip(examples.sources, examples.truths, strict=True))
     started = time.monotonic()
-    figures = fit_codecs(assembly, pairs, lambda done, total, what: console(done, total, what))
+    count = 0
+
+    def items_of(side: str) -> Iterator[Item]:
+        nonlocal count
+        count = 0
+        for pair in read_pairs(rows, assembly.task, assembly.recipe.recipe.columns, MOST_FITTED):
+            if not isinstance(pair, BridgeflowError):
+                count += 1
+                yield pair[0] if side == "source" else pair[1]
+        if count == 0:
+            raise BridgeflowError(
+                f"no row of {rows.description} can be read to fit a codec to: see why with bridgeflow data check."
+            )
+
+    figures = fit_codecs(assembly, items_of, lambda done, total, what: console(done, total, what))
     for side, own in figures.items():
         name = getattr(assembly.recipe.task, side).name
         shown = "  ".join(f"{key} {value:.4g}" for key, value in own.items())
-        console.say(
-            f"fitted the {name} codec to {len(pairs):,} examples in {duration(time.monotonic() - started)}: {shown}"
-        )
+        console.say(f"fitted the {name} codec to {count:,} examples in {duration(time.monotonic() - started)}: {shown}")
 
 
 def describe(assembly: Assembly, bridge: Bridge, rows: Rows | Stream) -> str:
@@ -127,22 +142,25 @@ def train(
     console: Progress | None = None,
 ) -> Run:
     """Trains a recipe from the start or from a checkpoint, samples, scores, and returns how it went."""
-    console = console or Progress()
     torch.manual_seed(seed_of(recipe.recipe.training.seed, "codecs"))
     accelerator = make_accelerator(recipe.recipe.training, device)
+    console = console or Progress()
+    if not accelerator.is_main_process:
+        console = Progress(quiet=True)
     precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
     recipe = recipe.changed(training={"precision": precision})
     with accelerator.main_process_first():
         rows = open_rows(recipe, "train", console)
         held_out = open_rows(recipe, "held_out", console)
     if resume is not None:
-        assembly = assemble(recipe, {side: f for side in ("source", "target") if (f := resume.codec(side))})
+        assembly = assemble(recipe, {side: f for side in SIDES if (f := resume.codec(side))})
         folder = resume.folder.parents[1]
+        _check_resumed(resume, rows, console)
+        if accelerator.is_main_process:
+            for path in set_aside(resume.folder.parent, resume.step):
+                console.say(f"a later checkpoint is kept aside as {path}")
     else:
-        assembly = assemble(recipe)
-        prepare_codecs(assembly, rows, console)
-        assembly.build_bridge()
-        folder = new_folder(recipe, output) if accelerator.is_main_process else Path(output or RUNS)
+        assembly, folder = _begin(recipe, rows, output, accelerator, console)
     if accelerator.is_main_process:
         (folder / "recipe.yaml").write_text(recipe.yaml(), encoding="utf-8")
     shown = _shown_examples(assembly, held_out, rows, console)
@@ -155,6 +173,43 @@ def train(
     if outcome.interrupted is None and count and accelerator.is_main_process:
         report = _score(assembly, trainer.result_bridge(), held_out, rows, count, folder, accelerator.device, console)
     return Run(folder, outcome, report)
+
+
+def _begin(
+    recipe: ResolvedRecipe, rows: Rows | Stream, output: str | None, accelerator: Accelerator, console: Progress
+) -> tuple[Assembly, Path]:
+    """The assembly with fitted codecs and the folder of a new run, the same on every process."""
+    assembly = assemble(recipe)
+    if accelerator.num_processes == 1:
+        prepare_codecs(assembly, rows, console)
+        assembly.build_bridge()
+        return assembly, new_folder(recipe, output)
+    agreed = [""]
+    if accelerator.is_main_process:
+        folder = new_folder(recipe, output)
+        to_fit = [side for side in SIDES if assembly.modality(side).needs_fit]
+        prepare_codecs(assembly, rows, console)
+        for side in to_fit:
+            save_codec(assembly.modality(side), folder / "codecs" / side, {})
+        agreed = [str(folder)]
+    broadcast_object_list(agreed)
+    folder = Path(agreed[0])
+    if not accelerator.is_main_process:
+        for side in SIDES:
+            if (folder / "codecs" / side).is_dir():
+                restore_codec(assembly.modality(side), folder / "codecs" / side)
+    return assembly, folder
+
+
+def _check_resumed(checkpoint: Checkpoint, rows: Rows | Stream, console: Progress) -> None:
+    for sentence in checkpoint.passed_over:
+        console.warn(sentence)
+    before = checkpoint.meta.get("data", {}).get("fingerprint")
+    if before != rows.fingerprint:
+        console.warn(
+            "the data are not those that the run was trained on so far: rows come in another order, and some that "
+            "were held out may be trained on."
+        )
 
 
 @dataclass
@@ -235,10 +290,10 @@ def dry_run(recipe: ResolvedRecipe, device: str | None, console: Progress, steps
     assembly = assemble(recipe)
     prepare_codecs(assembly, rows, console)
     trainer = Trainer(assembly, rows, Path("."), accelerator, console)
-    first = read_pair(assembly.task, _first_row(rows), recipe.recipe.columns, 0, 0)
-    source = encode(assembly.source, assembly.source.collate([first[0]]), trainer.device)
-    target = encode(assembly.target, assembly.target.collate([first[1]]), trainer.device)
     data = batches(rows, assembly.task, recipe.recipe.columns, trainer.settings.batch_size, trainer.settings.seed)
+    first = next(data)
+    source = encode(assembly.source, first.source, trainer.device)
+    target = encode(assembly.target, first.target, trainer.device)
     seconds = []
     for _ in range(steps):
         start = time.perf_counter()
@@ -267,13 +322,13 @@ def dry_run(recipe: ResolvedRecipe, device: str | None, console: Progress, steps
     }
 
 
-def _first_row(rows: Rows | Stream) -> dict[str, Any]:
-    return rows[0] if isinstance(rows, Rows) else next(iter(rows.rows_from(0, 0)))
-
-
 def _peak_memory(device: torch.device) -> float:
     """Megabytes at the peak: of the GPU's memory, or of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        import resource
+    except ImportError:
+        return math.nan
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,10 +41,8 @@ class Caption(Task):
         return {"exact_match": exact_match(results, truths), "token_f1": token_f1(results, truths)}
 
     def baseline(
-        self, truths: Sequence[Item], sources: Sequence[Item], examples: Sequence[Item]
+        self, truths: Sequence[Item], sources: Sequence[Item], examples: Iterable[Item]
     ) -> tuple[str, list[Item]] | None:
         """The most frequent caption of the training data, whatever the picture."""
-        if not examples:
-            return None
-        common = max(sorted(set(examples)), key=list(examples).count)
-        return "most frequent caption", [common] * len(truths)
+        counted = Counter(examples).most_common(1)
+        return ("most frequent caption", [counted[0][0]] * len(truths)) if counted else None

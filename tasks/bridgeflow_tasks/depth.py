@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bridgeflow.modality import Item
+from bridgeflow.errors import UsageError
+from bridgeflow.modality import Item, Modality
+from bridgeflow.settings import Settings
 from bridgeflow.task import ModalityUse, Task
 from bridgeflow_plugins.depth.geometry import check_aligned, resize_depth
 from bridgeflow_plugins.depth.metrics import align, depth_metrics
@@ -22,14 +25,19 @@ class DepthEstimation(Task):
     columns = {"image": "a picture", "depth": "its depth map: 16-bit PNG, .npy, .pfm or EXR"}
     default_recipe = "depth/blocks"
 
+    def __init__(self, options: Settings, source: Modality, target: Modality) -> None:
+        super().__init__(options, source, target)
+        for side, modality in (("source", source), ("target", target)):
+            if getattr(modality.options, "resize", "stretch") != "stretch":
+                raise UsageError(
+                    f"{side}.resize must be stretch: a depth map covers the whole picture, and a cut one would not."
+                )
+
     def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
         """(picture, depth map), of one aspect ratio."""
         image, depth = self.from_modality.read(row["image"]), self.to_modality.read(row["depth"])
-        check_aligned(
-            image.shape[:2],
-            depth.shape,
-            str(row["depth"]) if not isinstance(row["depth"], np.ndarray) else "depth",
-        )
+        name = str(row["depth"]) if isinstance(row["depth"], str | Path) else "the pair"
+        check_aligned(image.shape[:2], depth.shape, name)
         return image, depth
 
     def join(self, results: Sequence[Item], item: Item) -> Item:
@@ -50,17 +58,24 @@ class DepthEstimation(Task):
             fitted = resize_depth(result, truth.shape)
             if not metric:
                 fitted = align(fitted, truth).astype(np.float32)
-            scopes = {"": None, "foreground_": np.asarray(row["objects"]) > 0} if "objects" in row else {"": None}
+            scopes = {"foreground_": np.asarray(row["objects"]) > 0, "": None} if "objects" in row else {"": None}
             for scope, mask in scopes.items():
                 for name, value in depth_metrics(fitted, truth, mask).items():
                     each.setdefault(scope + name, []).append(value)
         return {name: float(np.nanmean(values)) for name, values in each.items()}
 
     def baseline(
-        self, truths: Sequence[Item], sources: Sequence[Item], examples: Sequence[Item]
+        self, truths: Sequence[Item], sources: Sequence[Item], examples: Iterable[Item]
     ) -> tuple[str, list[Item]] | None:
         """The mean depth of each pixel over the training data, whatever the picture."""
-        if not examples:
+        height, width = self.to_modality.options.height_and_width  # type: ignore[attr-defined]
+        total = np.zeros((height, width))
+        count = np.zeros((height, width))
+        for example in examples:
+            depth = resize_depth(example, (height, width))
+            total += np.nan_to_num(depth)
+            count += ~np.isnan(depth)
+        if not count.any():
             return None
-        maps = np.stack([resize_depth(example, examples[0].shape) for example in examples])
-        return "constant map", [np.nanmean(maps, axis=0).astype(np.float32)] * len(truths)
+        mean = np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
+        return "constant map", [mean] * len(truths)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 
 from bridgeflow.data.item_cache import ItemCache
-from bridgeflow.errors import BridgeflowError
+from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Item, Modality
 from bridgeflow.settings import Settings
 from bridgeflow.task import ModalityUse, Task
@@ -44,6 +44,12 @@ class SuperResolution(Task):
         super().__init__(options, source, target)
         if not isinstance(source, LowRes):
             raise TypeError(f"the source of super-resolution is a LowRes, not a {type(source).__name__}")
+        smallest = min(source.low_size)
+        if 2 * options.overlap > smallest:
+            raise UsageError(
+                f"options.overlap={options.overlap} does not suit tiles of {smallest} pixels: "
+                f"choose at most {smallest // 2}."
+            )
         self.lowres = source
         self.cut = options
         self._cache = ItemCache(options.cache_mb * 2**20)
@@ -59,7 +65,8 @@ class SuperResolution(Task):
             )
         top = int(rng.integers(image.shape[0] - height + 1))
         left = int(rng.integers(image.shape[1] - width + 1))
-        cut = image[top : top + height, left : left + width]
+        # A copy, so that the cut does not keep the whole picture in memory.
+        cut = image[top : top + height, left : left + width].copy()
         return self.lowres.degrade(cut), cut
 
     def split(self, item: Item) -> list[Item]:
@@ -87,7 +94,7 @@ class SuperResolution(Task):
         return {"psnr": float(np.mean([psnr(a, b) for a, b in zip(results, truths, strict=True)]))}
 
     def baseline(
-        self, truths: Sequence[Item], sources: Sequence[Item], examples: Sequence[Item]
+        self, truths: Sequence[Item], sources: Sequence[Item], examples: Iterable[Item]
     ) -> tuple[str, list[Item]] | None:
         """The low-resolution picture enlarged by bicubic interpolation."""
         return "bicubic", to_images(self.lowres.collate(sources)["pixels"])

@@ -243,7 +243,7 @@ def test_input_that_cannot_be_read_is_named_and_the_others_go_on(bridgeflow: Cal
     assert len(told) == 3
     assert "broken.png" in told[0]
     assert "gone.png" in told[1]
-    assert told[2] == "bridgeflow: 2 of 4 inputs could not be read."
+    assert told[2] == "bridgeflow: 2 of 4 inputs gave no result."
 
 
 def test_run_that_is_there_is_not_overwritten(bridgeflow: Call, trained: Path, photos: Path) -> None:

@@ -110,7 +110,7 @@ def test_a_bad_file_among_good_ones_is_named_and_passed_over(
     assert [line.split("\t")[0] for line in captured.out.splitlines()] == [str(good)]
     assert "bad.png" in captured.err
     assert "none.png" in captured.err
-    assert "2 of 3 inputs could not be read" in captured.err
+    assert "2 of 3 inputs gave no result" in captured.err
     assert "Traceback" not in captured.err
 
 
@@ -234,3 +234,21 @@ def test_nothing_to_run_on_is_said(
     monkeypatch.chdir(tmp_path)
     assert invoke(["run", "--task", "depth", "x.png"]) == 1
     assert "train one with bridgeflow train --task depth" in capsys.readouterr().err
+
+
+def test_captions_go_to_a_folder_or_a_file(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    photo(photos / "a.png")
+    photo(photos / "b.png")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    assert invoke(["run", "--task", "caption", str(photos), "-o", str(folder)]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["a-caption.txt", "b-caption.txt"]
+    lines = tmp_path / "lines.txt"
+    assert invoke(["run", "--task", "caption", str(photos), "-o", str(lines)]) == 0
+    assert [line.split("\t")[0] for line in lines.read_text().splitlines()] == [
+        str(photos / "a.png"),
+        str(photos / "b.png"),
+    ]
+    capsys.readouterr()

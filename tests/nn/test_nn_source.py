@@ -13,6 +13,7 @@ from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.nn.source import (
     DeterministicSourceSettings,
     DirectSourceSettings,
+    LearnedSource,
     NoiseSourceSettings,
     NoisySourceSettings,
     SourceEncoder,
@@ -231,3 +232,26 @@ def test_options_that_do_not_fit_are_refused_by_name(pair: str) -> None:
         NoisySourceSettings(**SIZE, patch=3).build(source, target)
     with pytest.raises(UsageError, match=r"source_encoder\.heads must divide its width: 32 is no multiple of 5"):
         NoisySourceSettings(width=32, heads=5, **patches).build(source, target)
+
+
+def test_convolutional_stem_reads_a_grid_row_by_row() -> None:
+    settings = DeterministicSourceSettings(width=16, depth=1, heads=2, patch=4, stem="conv")
+    encoder = settings.build(LatentSpec((3, 8, 16), "grid"), LatentSpec((5, 4), "sequence"))
+    assert isinstance(encoder, LearnedSource)
+    stem = encoder.encoder.embed
+    z = torch.zeros(1, 3, 8, 16)
+    z[0, :, 5:7, 9:11] = 5.0
+    moved = (stem(z) - stem(torch.zeros_like(z))).abs().sum(-1)[0]
+    assert moved.shape == (2 * 4,)
+    assert moved.argmax() == 1 * 4 + 2, "rows of 4 tokens: the changed cells lie in row 1, column 2"
+    assert encoder(Latent(z)).z0.shape == (1, 5, 4)
+
+
+@pytest.mark.parametrize(
+    ("latent", "patch"),
+    [(LatentSpec((6, 8), "sequence"), 1), (LatentSpec((3, 9, 9), "grid"), 3), (LatentSpec((3, 8, 8), "grid"), 1)],
+)
+def test_convolutional_stem_refuses_what_it_cannot_halve(latent: LatentSpec, patch: int) -> None:
+    settings = DeterministicSourceSettings(width=16, depth=1, heads=2, patch=patch, stem="conv")
+    with pytest.raises(UsageError, match=r"source_encoder\.stem=conv takes a grid"):
+        settings.build(latent, LatentSpec((5, 4), "sequence"))

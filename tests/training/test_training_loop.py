@@ -116,7 +116,7 @@ def test_dry_run_tells_sizes_and_writes_nothing(tiny_depth: Make, tmp_path: Path
     from bridgeflow.console import Progress
 
     facts = dry_run(tiny_depth(), "cpu", Progress(quiet=True), steps=2)
-    assert facts["source_batch"] == [1, 3, 64, 64]
+    assert facts["source_batch"] == [4, 3, 64, 64]
     assert facts["trainable_parameters"] == facts["network_parameters"] > 1000
     assert facts["seconds_per_step"] > 0
     assert facts["peak_memory_mb"] > 50

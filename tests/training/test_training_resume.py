@@ -153,5 +153,28 @@ def test_second_signal_stops_at_once() -> None:
     with loop.Interruption() as interruption:
         os.kill(os.getpid(), signal.SIGINT)
         assert interruption.received == "SIGINT"
+        os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_later_checkpoints_are_kept_aside_when_a_run_goes_on_from_an_earlier_one(
+    tiny_depth: Make, quiet_train: Train
+) -> None:
+    quiet_train(tiny_depth("training.steps=4", "training.checkpoint_every=2"), output="run")
+    newest = Path("run/checkpoints/000004/model.safetensors")
+    newest.write_bytes(newest.read_bytes()[:100])
+    earlier = open_checkpoint(Path("run"))
+    assert earlier.step == 2
+    assert "000004" in earlier.passed_over[0]
+    run = quiet_train(earlier.recipe(), resume=earlier)
+    assert open_checkpoint(Path("run")).step == 4
+    assert load_file(run.outcome.checkpoint / "model.safetensors")
+    assert Path("run/checkpoints/000004-aside-01").is_dir()
+
+
+def test_checkpoints_are_ordered_by_number(tmp_path: Path) -> None:
+    for name in ("999500", "1000000", "000010"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "meta.json").touch()
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["000010", "999500", "1000000"]

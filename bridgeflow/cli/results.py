@@ -1,0 +1,72 @@
+"""Where `run` puts results, and what it says of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from bridgeflow.cli.inputs import Input
+
+
+class ResultWriter:
+    """Writes results as files or prints them, as the target modality and the user's wishes have it."""
+
+    def __init__(self, target: Any, output: str | None, many: bool, as_json: bool, facts: dict[str, Any]) -> None:
+        self.target = target
+        self.output = Path(output) if output is not None else None
+        self.many = many
+        self.as_json = as_json
+        self.facts = facts
+        self.records: list[dict[str, Any]] = []
+        bare = self.output is not None and not self.output.suffix
+        self.into_folder = self.output is not None and (
+            self.output.is_dir() or str(output).endswith("/") or (bare and (many or not target.textual))
+        )
+
+    def add(self, entry: Input, results: list[Any]) -> None:
+        """Writes or prints the results of one input. Raises BridgeflowError where a file cannot be written."""
+        for number, result in enumerate(results):
+            record: dict[str, Any] = {"input": entry.name, "sample": number}
+            if self.target.textual:
+                record["result"] = result
+            if self.target.textual and self.output is None and not self.as_json:
+                print(f"{entry.name}\t{result}" if self.many else result)
+            elif not self.target.textual or self.into_folder:
+                paths = self.target.write(result, self._path(entry, number, len(results)))
+                record["files"] = [str(path) for path in paths]
+                if not self.as_json:
+                    print("\n".join(record["files"]))
+            self.records.append(record)
+            sys.stdout.flush()
+
+    def finish(self) -> None:
+        """Writes what goes out in one piece: JSON, or all lines of a text target in one file."""
+        if self.target.textual and self.output is not None and not self.into_folder:
+            lines = [f"{r['input']}\t{r['result']}" if self.many else str(r["result"]) for r in self.records]
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            self.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            if not self.as_json:
+                print(self.output)
+        if self.as_json:
+            print(json.dumps({**self.facts, "results": self.records}, indent=1, ensure_ascii=False))
+
+    def _path(self, entry: Input, number: int, samples: int) -> Path:
+        if self.output is not None and not self.into_folder:
+            if not self.many:
+                return self.output
+            return self.output.with_stem(f"{self.output.stem}-{len(self.records) + 1:02d}")
+        words = Path(entry.name).stem if isinstance(entry.value, Path) else entry.name
+        stem = "-".join("".join(c if c.isalnum() else " " for c in words).split())[:60] or "result"
+        name = f"{stem}-{self.facts['task']}" + (f"-{number + 1:02d}" if samples > 1 else "")
+        return _unused(self.output or Path("."), name, self.target.writes)
+
+
+def _unused(folder: Path, name: str, ending: str) -> Path:
+    """A path in a folder that overwrites nothing."""
+    taken = {path.stem for path in folder.glob(f"{name}*")} if folder.is_dir() else set()
+    candidate, number = name, 2
+    while candidate in taken:
+        candidate, number = f"{name}-{number}", number + 1
+    return folder / f"{candidate}{ending}"
