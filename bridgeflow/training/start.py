@@ -50,11 +50,8 @@ class Run:
     report: Report | None
 
 
-def new_folder(recipe: ResolvedRecipe, output: str | None) -> Path:
-    """A folder for a new run: `output`, or runs/TASK-RECIPE-NN with the next free number.
-
-    Raises UsageError when `output` holds a run already.
-    """
+def check_output(output: str | None) -> None:
+    """Raises UsageError when a new run cannot go to `output`: before anything slow is done for it."""
     if output is not None:
         folder = Path(output)
         if (folder / "checkpoints").is_dir() and any((folder / "checkpoints").iterdir()):
@@ -63,6 +60,13 @@ def new_folder(recipe: ResolvedRecipe, output: str | None) -> Path:
             )
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"--output {output!r} is a file: a run needs a folder.")
+
+
+def new_folder(recipe: ResolvedRecipe, output: str | None) -> Path:
+    """A folder for a new run: `output`, or runs/TASK-RECIPE-NN with the next free number."""
+    check_output(output)
+    if output is not None:
+        folder = Path(output)
     else:
         stem = Path(recipe.name).stem if recipe.name.endswith((".yaml", ".yml")) else recipe.name.replace("/", "-")
         number = 1
@@ -179,6 +183,7 @@ def _begin(
     recipe: ResolvedRecipe, rows: Rows | Stream, output: str | None, accelerator: Accelerator, console: Progress
 ) -> tuple[Assembly, Path]:
     """The assembly with fitted codecs and the folder of a new run, the same on every process."""
+    check_output(output)
     assembly = assemble(recipe)
     if accelerator.num_processes == 1:
         prepare_codecs(assembly, rows, console)
