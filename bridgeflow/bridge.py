@@ -16,25 +16,25 @@ from torch import Tensor, nn
 from bridgeflow.flow.coupling import PairedCoupling, draw_null_rows
 from bridgeflow.flow.guidance import Guidance, NoGuidance
 from bridgeflow.flow.losses import (
-    EncodingSettings,
     KLSettings,
     contrastive_loss,
-    flow_loss,
     kl_loss,
+    logit_multiplier,
     masked_mean,
+    staged_flow_loss,
 )
 from bridgeflow.flow.path import Path
 from bridgeflow.flow.schedule import TimeSchedule
 from bridgeflow.flow.solver import Observer, Solver
 from bridgeflow.modality import Latent, LatentSpec
+from bridgeflow.nn.encoded import Encoded, SourceEncoder
 from bridgeflow.nn.source import (
     DirectSourceSettings,
-    Encoded,
-    SourceEncoder,
     SourceEncoderSettings,
     TokenEncoder,
     TokenEncoderSettings,
 )
+from bridgeflow.nn.tower import EncodingSettings, TimmTower, TimmTowerSettings
 from bridgeflow.nn.velocity import NetworkSettings, VelocityNet
 from bridgeflow.randomness import Randomness
 from bridgeflow.settings import Settings
@@ -84,26 +84,51 @@ class Bridge(nn.Module):
         self._build_encoding(settings.encoding, source, target)
 
     def _build_encoding(self, encoding: EncodingSettings, source: LatentSpec, target: LatentSpec) -> None:
-        self.tower: TokenEncoder | None = None
+        self.tower: TokenEncoder | TimmTower | None = None
         self.logit_scale: nn.Parameter | None = None
         if encoding.kind == "none" or encoding.weight == 0:
             return
-        encoder = self.settings.source_encoder
-        if not isinstance(encoder, TokenEncoderSettings):
+        if not self.source_encoder.learned:
             raise ValueError(
-                f"encoding.kind={encoding.kind} needs a learned source encoder, not '{encoder.name}': "
-                "set encoding.kind=none or source_encoder.name=variational."
+                f"encoding.kind={encoding.kind} needs a learned source encoder, not "
+                f"'{self.settings.source_encoder.name}': set encoding.kind=none or source_encoder.name=variational."
             )
-        size = {"width": encoder.width, "heads": encoder.heads, "depth": max(1, encoder.depth // 2)}
+        self.tower = self._build_tower(encoding, source, target)
+        if encoding.kind != "reconstruction":
+            self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / encoding.temperature)))
+
+    def _build_tower(
+        self, encoding: EncodingSettings, source: LatentSpec, target: LatentSpec
+    ) -> TokenEncoder | TimmTower:
+        tower = encoding.tower
+        if isinstance(tower, TimmTowerSettings):
+            if encoding.kind != "cross":
+                raise ValueError("encoding.tower.name=timm sees the target: set encoding.kind=cross.")
+            return TimmTower(tower, target)
+        # Sizes that the tower leaves open are those of a source encoder that is such a transformer itself.
+        encoder = self.settings.source_encoder
+        like = encoder if isinstance(encoder, TokenEncoderSettings) else None
+        sizes = {
+            "width": tower.width or (like.width if like else 192),
+            "heads": tower.heads or (like.heads if like else 4),
+            "depth": tower.depth or (max(1, like.depth // 2) if like else 4),
+        }
+        patches = {"source": like.patch if like else 1, "target": like.target_patch if like else 1}
+        for side, spec in (("source", source), ("target", target)):
+            if like is None and spec.layout == "grid":
+                patches[side] = 2
+        sees = "source" if encoding.kind == "intra" else "target"
+        patches[sees] = tower.patch or patches[sees]
         if encoding.kind == "reconstruction":
-            swapped = TokenEncoderSettings(patch=encoder.target_patch, target_patch=encoder.patch, **size)
-            self.tower = TokenEncoder(target, source, swapped)
-            return
-        seen = source if encoding.kind == "intra" else target
-        patch = encoder.patch if encoding.kind == "intra" else encoder.target_patch
-        tower = TokenEncoderSettings(patch=patch, target_patch=encoder.target_patch, **size)
-        self.tower = TokenEncoder(seen, target, tower)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / encoding.temperature)))
+            settings = TokenEncoderSettings(patch=patches["target"], target_patch=patches["source"], **sizes)
+            return TokenEncoder(target, source, settings)
+        settings = TokenEncoderSettings(patch=patches[sees], target_patch=patches["target"], **sizes)
+        return TokenEncoder(source if sees == "source" else target, target, settings)
+
+    @property
+    def sees_observed(self) -> bool:
+        """True where the loss looks at the target before its codec (`Latent.observed`)."""
+        return isinstance(self.tower, TimmTower)
 
     # -- training ----------------------------------------------------------------------------------------
 
@@ -124,14 +149,15 @@ class Bridge(nn.Module):
             mask = self.coupling.couple(mask, null)
         t = settings.time.sample(len(z1), generator).to(device)
         z_t = settings.path.interpolate(z0, coupled, t)
-        velocity = self._velocity(encoded, z_t, t, null)
-        per_row = flow_loss(velocity, settings.path.velocity(z0, coupled), mask)
+        velocities = self._velocities(encoded, z_t, t, null)
+        weights = self.network.stage_weights
+        per_row = staged_flow_loss(velocities, settings.path.velocity(z0, coupled), weights, mask)
         flow = (settings.time.loss_weight(t) * per_row).mean()
 
         terms = {"flow": flow}
         total = flow
         if self.tower is not None:
-            terms["encoding"] = self._encoding_loss(self.tower, source, z0, z1, target.mask)
+            terms["encoding"] = self._encoding_loss(self.tower, source, z0, z1, target)
             total = total + settings.encoding.weight * terms["encoding"]
         if encoded.mu is not None and encoded.logvar is not None and settings.kl.weight > 0:
             terms["kl"] = kl_loss(encoded.mu, encoded.logvar, settings.kl.form, settings.kl.reduction).mean()
@@ -139,29 +165,46 @@ class Bridge(nn.Module):
         return Losses(total, {name: term.detach() for name, term in terms.items()}, source_health(encoded))
 
     def _encoding_loss(
-        self, tower: TokenEncoder, source: Latent, z0: Tensor, z1: Tensor, z1_mask: Tensor | None
+        self, tower: TokenEncoder | TimmTower, source: Latent, z0: Tensor, z1: Tensor, target: Latent
     ) -> Tensor:
-        name = self.settings.encoding.kind
-        if name == "reconstruction":
+        encoding = self.settings.encoding
+        if isinstance(tower, TimmTower):
+            if target.observed is None:
+                raise ValueError("encoding.tower.name=timm looks at pixels, and this target modality shows none.")
+            seen = tower(target.observed)
+        elif encoding.kind == "reconstruction":
             (features,) = tower(z0)
             return masked_mean((features - source.mean.float()).square(), source.mask).mean()
+        elif encoding.kind == "intra":
+            (seen,) = tower(source.mean, source.mask)
+        else:
+            (seen,) = tower(z1, target.mask)
         assert self.logit_scale is not None
-        (seen,) = tower(source.mean, source.mask) if name == "intra" else tower(z1, z1_mask)
-        return contrastive_loss(z0, seen, self.logit_scale.exp().clamp(max=100))
+        return contrastive_loss(z0, seen, logit_multiplier(self.logit_scale, encoding.logit_scale))
+
+    def _velocities(self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor) -> list[Tensor]:
+        """The velocity at each resolution of the network, the last at the latent's own."""
+        if encoded.context is None or self.null_context is None:
+            return self.network.velocities(z, t, null)
+        return self.network.velocities(z, t, null, *self._context(encoded, self.null_context, null))
 
     def _velocity(self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor) -> Tensor:
         if encoded.context is None or self.null_context is None:
             return self.network(z, t, null)
+        return self.network(z, t, null, *self._context(encoded, self.null_context, null))
+
+    def _context(self, encoded: Encoded, null_context: Tensor, null: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens to attend to, a learned one in front that null rows see alone, and which of them are real."""
         context, real = encoded.context, encoded.context_mask
-        if len(z) != len(context):
-            repeats = len(z) // len(context)
+        assert context is not None
+        if len(null) != len(context):
+            repeats = len(null) // len(context)
             context = context.repeat(repeats, *([1] * (context.ndim - 1)))
             real = None if real is None else real.repeat(repeats, 1)
         if real is None:
-            real = torch.ones(context.shape[:2], dtype=torch.bool, device=z.device)
-        context = torch.cat([self.null_context.expand(len(context), -1, -1).to(context.dtype), context], dim=1)
-        real = torch.cat([real.new_ones(len(real), 1), real & ~null[:, None]], dim=1)
-        return self.network(z, t, null, context, real)
+            real = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
+        context = torch.cat([null_context.expand(len(context), -1, -1).to(context.dtype), context], dim=1)
+        return context, torch.cat([real.new_ones(len(real), 1), real & ~null[:, None]], dim=1)
 
     # -- sampling ----------------------------------------------------------------------------------------
 
@@ -185,13 +228,15 @@ class Bridge(nn.Module):
         `observer(t, z)` sees every state; `on_step(t)` is called at each evaluation of the network.
         """
         guide = guidance or NoGuidance()
+        time = self.settings.time
 
         def velocity(z: Tensor, t: float) -> Tensor:
             if on_step is not None:
                 on_step(t)
-            return guide(lambda z, t, null: self._velocity(encoded, z, t, null), z, t)
+            told = time.network_time(t, steps)
+            return guide(lambda z, t, null: self._velocity(encoded, z, t, null), z, told)
 
-        return solver.integrate(velocity, encoded.z0, self.settings.time.solver_grid(steps), observer)
+        return solver.integrate(velocity, encoded.z0, time.solver_grid(steps), observer)
 
 
 def source_health(encoded: Encoded) -> dict[str, Tensor]:

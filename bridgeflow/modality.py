@@ -72,11 +72,13 @@ class Latent:
     std:  the same shape, or None. Where given, `sample` draws from N(mean, std^2), so that a cached latent of
           a stochastic codec is still sampled afresh.
     mask: bool, True where the value is real. (B, L) for a sequence; (B, 1, *sizes) for a grid. None: all real.
+    observed: what the items look like before any codec, (B, ...), for a contrast that sees them; usually None.
     """
 
     mean: Tensor
     std: Tensor | None = None
     mask: Tensor | None = None
+    observed: Tensor | None = None
 
     def sample(self, generator: Randomness = None) -> Tensor:
         """A draw of shape (B, *shape); the mean itself where there is no std."""
@@ -91,6 +93,7 @@ class Latent:
             mean=self.mean.to(device),
             std=None if self.std is None else self.std.to(device),
             mask=None if self.mask is None else self.mask.to(device),
+            observed=None if self.observed is None else self.observed.to(device),
         )
 
     def rows(self, index: Tensor | slice) -> Latent:
@@ -99,6 +102,7 @@ class Latent:
             self.mean[index],
             None if self.std is None else self.std[index],
             None if self.mask is None else self.mask[index],
+            None if self.observed is None else self.observed[index],
         )
 
     def __len__(self) -> int:
@@ -152,6 +156,14 @@ class Modality(nn.Module, ABC):
     @abstractmethod
     def encode(self, batch: dict[str, Tensor]) -> Latent:
         """The latent of a batch that `collate` made; called without gradients."""
+
+    def observed(self, batch: dict[str, Tensor]) -> Tensor | None:
+        """What a batch looks like before the codec, (B, ...), such as pixels in [-1, 1]; None where the latent is
+        all there is to see."""
+        return None
+
+    def unload(self) -> None:
+        """Frees weights that are read again when they are next needed; nothing where there are none."""
 
     def decode(self, latent: Tensor) -> list[Item]:
         """Items from latents (B, *shape). A modality that is only ever a source need not have it."""

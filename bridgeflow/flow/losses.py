@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from bridgeflow.settings import Settings
 
 Reduction = Literal["sum", "mean"]
+LogitScale = Literal["exp", "raw"]
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
@@ -30,6 +32,27 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
 def flow_loss(velocity: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean squared error of the velocity per row, (B,) (CrossFlow, equation 1)."""
     return masked_mean((velocity.float() - target.float()).square(), mask)
+
+
+def pooled(velocity: Tensor, ratio: int) -> Tensor:
+    """A velocity (B, C, H, W) on a grid `ratio` times as coarse: the sum of each block divided by `ratio`, which
+    keeps the deviation of independent cells (Liu et al., arXiv 2406.09416)."""
+    return velocity if ratio == 1 else ratio * F.avg_pool2d(velocity, ratio)
+
+
+def staged_flow_loss(
+    velocities: Sequence[Tensor], target: Tensor, weights: Sequence[float], mask: Tensor | None = None
+) -> Tensor:
+    """Weighted sum over resolutions of the flow loss per row, (B,); the last velocity has the target's shape.
+
+    A coarse cell counts where all the cells in its block are real.
+    """
+    total = weights[-1] * flow_loss(velocities[-1], target, mask)
+    for velocity, weight in zip(velocities[:-1], weights[:-1], strict=True):
+        ratio = target.shape[-1] // velocity.shape[-1]
+        real = None if mask is None else F.avg_pool2d(mask.float(), ratio) > 0.999
+        total = total + weight * flow_loss(velocity, pooled(target.float(), ratio), real)
+    return total
 
 
 class KLSettings(Settings):
@@ -52,16 +75,9 @@ def kl_loss(mu: Tensor, logvar: Tensor, form: str, reduction: str) -> Tensor:
     return per_dimension.sum(1) if reduction == "sum" else per_dimension.mean(1)
 
 
-class EncodingSettings(Settings):
-    """What keeps the learned source informative (CrossFlow, section 3.2 and table 3b)."""
-
-    kind: Literal["none", "reconstruction", "intra", "cross"] = "none"
-    """`reconstruction`: the source's own features from z0; `intra`: contrast with the source's features;
-    `cross`: contrast with the target's latent, the best in the paper."""
-    weight: float = Field(default=1.0, ge=0)
-    """Weight of the term in the total loss; the term is a mean over the batch (and over real features)."""
-    temperature: float = Field(default=0.07, ge=0.01)
-    """Starting temperature of the contrast; it is learned, and never falls below 0.01."""
+def logit_multiplier(scale: Tensor, reading: LogitScale) -> Tensor:
+    """What the cosine is multiplied by, from the learned scale."""
+    return scale.exp().clamp(max=100) if reading == "exp" else scale
 
 
 def contrastive_loss(source: Tensor, target: Tensor, logit_scale: Tensor) -> Tensor:

@@ -6,11 +6,14 @@ import math
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from bridgeflow.errors import UsageError
 from bridgeflow.settings import Settings
+
+ENDPOINTS_SHORT = 1e-5
+"""How far from 1 the states of the grid `endpoints` stop."""
 
 
 class TimeSchedule(Settings):
@@ -32,8 +35,16 @@ class TimeSchedule(Settings):
     whose time runs from target to source): above 1 spends more of the path near the source."""
     weight: Literal["none", "source", "target"] = "none"
     """Weight of the flow loss along t, of mean 1 for uniform t: `source` is 2 (1 - t), `target` is 2 t."""
-    grid: Literal["uniform", "density"] = "uniform"
-    """Solver steps equal in t, or equal in probability under the density."""
+    grid: Literal["uniform", "density", "endpoints"] = "uniform"
+    """Solver steps equal in t, or equal in probability under the density. `endpoints`: N equal steps at which the
+    network is told i / (N - 1), so that it sees both 0 and 1: the sampler of CrossFlow's published code, whose
+    network runs a little ahead of the state."""
+
+    @model_validator(mode="after")
+    def _endpoints_are_not_shifted(self) -> TimeSchedule:
+        if self.grid == "endpoints" and self.shift != 1:
+            raise ValueError("grid=endpoints has equal steps: leave shift at 1")
+        return self
 
     def _shifted(self, t: Tensor) -> Tensor:
         # The formula of `shift` solved for t, so that small times keep their digits.
@@ -64,7 +75,7 @@ class TimeSchedule(Settings):
         return torch.ones_like(t)
 
     def solver_grid(self, steps: int) -> Tensor:
-        """steps + 1 rising times from exactly 0 to exactly 1, float64 on the CPU.
+        """steps + 1 rising times from exactly 0 to exactly 1 (1 - 1e-5 for `endpoints`), float64 on the CPU.
 
         Raises UsageError where the density is so steep that two of them fall together.
         """
@@ -74,9 +85,17 @@ class TimeSchedule(Settings):
         t = self._quantile(u) if self.grid == "density" else u
         t = self._shifted(t)
         t[0], t[-1] = 0.0, 1.0
+        if self.grid == "endpoints":
+            t = t * (1 - ENDPOINTS_SHORT)
         if not bool((t.diff() > 0).all()):
             raise UsageError(
                 f"the density of time is too steep for a solver grid of {steps} steps: set time.grid=uniform, fewer "
                 "steps, or a smaller time.std or time.power."
             )
         return t
+
+    def network_time(self, t: float, steps: int) -> float:
+        """The time that the network is told in the state of time t, for a solver of that many steps."""
+        if self.grid != "endpoints" or steps == 1:
+            return t
+        return min(1.0, t / (1 - ENDPOINTS_SHORT) * steps / (steps - 1))

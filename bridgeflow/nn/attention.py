@@ -7,40 +7,57 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """Softmax attention of (B, heads, N, d) over (B, heads, M, d); `mask` is bool (B, M), True where to look.
 
     Where gradients are needed on the CPU it is written as two matrix products and a softmax: there the fused
-    kernel's backward in bfloat16 takes several times as long.
+    kernel's backward in bfloat16 takes several times as long. A row with nothing to look at gives not a number.
     """
     bias = None if mask is None else mask[:, None, None, :]
     if query.device.type != "cpu" or not (torch.is_grad_enabled() and query.requires_grad):
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     if bias is not None:
         scores = scores.masked_fill(~bias, float("-inf"))
-    return scores.softmax(-1).to(value.dtype) @ value
+    shares = F.dropout(scores.softmax(-1).to(value.dtype), dropout)
+    return shares @ value
 
 
-class Attention(nn.Module):
-    """Multi-head attention of tokens (B, N, width) over themselves or over a context (B, M, context_width)."""
+def _split(x: Tensor, heads: int) -> Tensor:
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
-    def __init__(self, width: int, heads: int, context_width: int | None = None) -> None:
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of tokens (B, N, width) over themselves."""
+
+    def __init__(self, width: int, heads: int, bias: bool = True) -> None:
+        """bias: of queries, keys and values; the output has one always."""
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Tokens of the shape of x; `mask` (B, N) is True where a token is real."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of tokens (B, N, width) over a context (B, M, context_width)."""
+
+    def __init__(self, width: int, heads: int, context_width: int) -> None:
         super().__init__()
         self.heads = heads
         self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(context_width or width, 2 * width)
+        self.key_value = nn.Linear(context_width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Tokens of the shape of x; `mask` (B, M) is True where the context (or x itself) is real."""
-        looked_at = x if context is None else context
-        q = self._split(self.query(x))
-        k, v = (self._split(part) for part in self.key_value(looked_at).chunk(2, dim=-1))
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Tokens of the shape of x; `mask` (B, M) is True where the context is real."""
+        q = _split(self.query(x), self.heads)
+        k, v = (_split(part, self.heads) for part in self.key_value(context).chunk(2, dim=-1))
         return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class MLP(nn.Sequential):
@@ -56,12 +73,12 @@ class TransformerBlock(nn.Module):
     def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
+        self.attention = SelfAttention(width, heads)
         self.norm_mlp = nn.LayerNorm(width)
         self.mlp = MLP(width, int(width * mlp_ratio))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens (B, N, width) to tokens; `mask` (B, N) is True where a token is real."""
-        x = x + self.dropout(self.attention(self.norm_attention(x), mask=mask))
+        x = x + self.dropout(self.attention(self.norm_attention(x), mask))
         return x + self.dropout(self.mlp(self.norm_mlp(x)))

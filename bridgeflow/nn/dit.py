@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from bridgeflow.modality import LatentSpec
-from bridgeflow.nn.attention import MLP, Attention
+from bridgeflow.nn.attention import MLP, CrossAttention, SelfAttention
 from bridgeflow.nn.patches import Patches, grid_positions
 from bridgeflow.nn.velocity import Conditioning, NetworkSettings, VelocityNet
 
@@ -31,6 +31,11 @@ class DiTSettings(NetworkSettings):
     indicator: Literal["token", "embedding"] = "token"
     """`token`: one of two learned tokens is put before the others (CrossFlow's paper); `embedding`: added to
     the time embedding (its published DiT)."""
+
+    time_scale: float = Field(default=1000.0, gt=0)
+    """Factor on t before its sinusoid; CrossFlow's published DiT takes t as it is, 1."""
+    time_features: int = Field(default=128, ge=2)
+    """Features of the sinusoid of t."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> DiTSettings:
@@ -56,14 +61,14 @@ class DiTBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, context_width: int | None) -> None:
         super().__init__()
-        self.norm_attention = nn.LayerNorm(width, elementwise_affine=False)
-        self.attention = Attention(width, heads)
-        self.norm_mlp = nn.LayerNorm(width, elementwise_affine=False)
+        self.norm_attention = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.attention = SelfAttention(width, heads)
+        self.norm_mlp = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.mlp = MLP(width, int(width * mlp_ratio))
         self.modulation = nn.Sequential(nn.SiLU(), zero_linear(width, 6 * width))
         if context_width is not None:
             self.norm_context = nn.LayerNorm(width)
-            self.cross_attention = Attention(width, heads, context_width)
+            self.cross_attention = CrossAttention(width, heads, context_width)
             self.cross_attention.out = zero_linear(width, width)
 
     def forward(self, x: Tensor, condition: Tensor, context: Tensor | None, context_mask: Tensor | None) -> Tensor:
@@ -83,15 +88,22 @@ class DiT(VelocityNet):
         width = settings.width
         self.patches = Patches(latent, settings.patch)
         self.embed = nn.Linear(self.patches.width, width)
-        self.register_buffer("positions", grid_positions(self.patches.grid, width), persistent=False)
-        self.conditioning = Conditioning(width, settings.second_time, settings.indicator == "embedding")
+        # Kept with the weights: imported ones bring an order of features of their own.
+        self.register_buffer("positions", grid_positions(self.patches.grid, width))
+        self.conditioning = Conditioning(
+            width,
+            settings.second_time,
+            settings.indicator == "embedding",
+            settings.time_features,
+            settings.time_scale,
+        )
         self.indicator = nn.Parameter(0.02 * torch.randn(2, width)) if settings.indicator == "token" else None
         self.context_embed = nn.Linear(context.shape[-1], width) if context is not None else None
         self.blocks = nn.ModuleList(
             DiTBlock(width, settings.heads, settings.mlp_ratio, width if context is not None else None)
             for _ in range(settings.depth)
         )
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.modulation = nn.Sequential(nn.SiLU(), zero_linear(width, 2 * width))
         self.head = zero_linear(width, self.patches.width)
 

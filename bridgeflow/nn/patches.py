@@ -82,13 +82,14 @@ def grid_positions(grid: tuple[int, ...], width: int) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """t (B,) in [0, 1] to (B, width) by a sinusoid of 1000 t and two linear layers."""
+    """t (B,) in [0, 1] to (B, width) by a sinusoid of `scale` t and two linear layers."""
 
-    def __init__(self, width: int, features: int = 128) -> None:
+    def __init__(self, width: int, features: int = 128, scale: float = 1000.0) -> None:
         super().__init__()
         self.features = features
+        self.scale = scale
         self.mlp = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
         """(B,) to (B, width)."""
-        return self.mlp(sinusoid(1000.0 * t, self.features))
+        return self.mlp(sinusoid(self.scale * t, self.features))

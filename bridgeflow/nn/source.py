@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -13,41 +11,11 @@ from torch import Tensor, nn
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.nn.attention import TransformerBlock
+from bridgeflow.nn.encoded import Encoded, SourceEncoder
+from bridgeflow.nn.narrowing import NarrowingSourceSettings
 from bridgeflow.nn.patches import Patches, grid_positions
 from bridgeflow.randomness import Randomness, normal
 from bridgeflow.settings import Settings
-
-
-@dataclass
-class Encoded:
-    """What a source encoder makes of a batch.
-
-    z0: (B, *target shape), where the flow starts. mu, logvar: the same shape; mu is given by learned encoders,
-    logvar by the variational one alone. context: (B, M, D) tokens for cross-attention, with its bool mask
-    (B, M), from the noise source alone.
-    """
-
-    z0: Tensor
-    mu: Tensor | None = None
-    logvar: Tensor | None = None
-    context: Tensor | None = None
-    context_mask: Tensor | None = None
-
-
-class SourceEncoder(nn.Module, ABC):
-    """Brings a source latent into the target's shape."""
-
-    learned: bool = False
-    """True where the flow's loss reaches the encoder, so that its scale can collapse."""
-
-    @property
-    def context(self) -> LatentSpec | None:
-        """Shape of the context that the velocity network has to attend to."""
-        return None
-
-    @abstractmethod
-    def forward(self, source: Latent, generator: Randomness = None, sample: bool = True) -> Encoded:
-        """z0 for a batch. `sample=False` takes the mean of whatever is drawn, but for the noise source."""
 
 
 class LinearStem(nn.Module):
@@ -285,6 +253,7 @@ SourceEncoderSettings = Annotated[
     | DeterministicSourceSettings
     | NoisySourceSettings
     | VariationalSourceSettings
+    | NarrowingSourceSettings
     | NoiseSourceSettings,
     Field(discriminator="name"),
 ]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import LatentSpec
-from bridgeflow.nn.attention import Attention
+from bridgeflow.nn.attention import CrossAttention, SelfAttention
 from bridgeflow.nn.velocity import Conditioning, NetworkSettings, VelocityNet
 
 
@@ -89,9 +89,9 @@ class SpatialAttention(nn.Module):
                 f"network.heads must divide the channels of a level that attends: {channels} is no multiple of {heads}."
             )
         self.norm = nn.LayerNorm(channels)
-        self.attention = Attention(channels, heads)
+        self.attention = SelfAttention(channels, heads)
         self.cross_norm = nn.LayerNorm(channels) if context_width is not None else None
-        self.cross = Attention(channels, heads, context_width) if context_width is not None else None
+        self.cross = CrossAttention(channels, heads, context_width) if context_width is not None else None
 
     def forward(self, x: Tensor, context: Tensor | None, context_mask: Tensor | None) -> Tensor:
         """(B, channels, H, W) to the same."""

@@ -30,6 +30,23 @@ class VelocityNet(nn.Module, ABC):
         built with a context. r: (B,) in [0, 1], a second time, only where built with `second_time`.
         Returns the velocity, (B, *shape)."""
 
+    stage_weights: tuple[float, ...] = (1.0,)
+    """Weight of the flow loss at each resolution that `velocities` gives."""
+
+    def velocities(
+        self,
+        z: Tensor,
+        t: Tensor,
+        null: Tensor,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        r: Tensor | None = None,
+    ) -> list[Tensor]:
+        """The velocity at every resolution that training looks at, from coarse to fine; the last is `forward`'s.
+
+        A coarse one is (B, C, *sizes / ratio) and stands for `flow.losses.pooled` of the velocity."""
+        return [self(z, t, null, context, context_mask, r)]
+
 
 class NetworkSettings(Settings, ABC):
     """Base of a network's settings, found under the entry point group `bridgeflow.networks`."""
@@ -45,10 +62,12 @@ class NetworkSettings(Settings, ABC):
 class Conditioning(nn.Module):
     """Times and, where asked for, the indicator as one vector (B, width) that modulates every block."""
 
-    def __init__(self, width: int, second_time: bool, indicator: bool) -> None:
+    def __init__(
+        self, width: int, second_time: bool, indicator: bool, features: int = 128, scale: float = 1000.0
+    ) -> None:
         super().__init__()
-        self.time = TimeEmbedding(width)
-        self.second_time = TimeEmbedding(width) if second_time else None
+        self.time = TimeEmbedding(width, features, scale)
+        self.second_time = TimeEmbedding(width, features, scale) if second_time else None
         self.indicator = nn.Embedding(2, width) if indicator else None
         if self.indicator is not None:
             nn.init.normal_(self.indicator.weight, std=0.02)

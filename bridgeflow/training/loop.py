@@ -90,10 +90,12 @@ def build_optimizer(bridge: Bridge, settings: Any) -> torch.optim.Optimizer:
 
 
 @torch.no_grad()
-def encode(modality: Modality, batch: dict[str, Tensor], device: torch.device) -> Latent:
-    """The latent of a collated batch on a device, in float32."""
-    latent = modality.encode({name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()})
-    return Latent(latent.mean.float(), None if latent.std is None else latent.std.float(), latent.mask)
+def encode(modality: Modality, batch: dict[str, Tensor], device: torch.device, observed: bool = False) -> Latent:
+    """The latent of a collated batch on a device, in float32; with what the codec saw, where that is asked for."""
+    batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+    latent = modality.encode(batch)
+    std = None if latent.std is None else latent.std.float()
+    return Latent(latent.mean.float(), std, latent.mask, modality.observed(batch) if observed else None)
 
 
 def mean_losses(parts: list[Losses]) -> Losses:
@@ -252,7 +254,7 @@ class Trainer:
             place = (settings.seed, "step", self.step, part, self.accelerator.process_index)
             torch.manual_seed(seed_of(*place))
             source = encode(self.assembly.source, batch.source, self.device)
-            target = encode(self.assembly.target, batch.target, self.device)
+            target = encode(self.assembly.target, batch.target, self.device, self.bridge.sees_observed)
             with self.accelerator.autocast():
                 losses: Losses = self.model(source, target, generator(*place))
             if not torch.isfinite(losses.total):

@@ -9,7 +9,8 @@ import torch
 from pydantic import ValidationError
 from torch.distributions import Normal, kl_divergence
 
-from bridgeflow.flow.losses import EncodingSettings, contrastive_loss, flow_loss, kl_loss, masked_mean
+from bridgeflow.flow.losses import contrastive_loss, flow_loss, kl_loss, masked_mean
+from bridgeflow.nn.tower import EncodingSettings
 
 
 def test_the_mean_without_a_mask_is_over_everything_but_the_batch() -> None:

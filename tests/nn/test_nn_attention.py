@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bridgeflow.nn.attention import Attention, TransformerBlock, attend
+from bridgeflow.nn.attention import CrossAttention, TransformerBlock, attend
 
 
 def inputs(dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -68,7 +68,7 @@ def test_what_is_masked_has_no_influence() -> None:
 
 def test_the_layer_attends_to_a_context_of_another_width() -> None:
     torch.manual_seed(0)
-    layer = Attention(16, 4, context_width=6)
+    layer = CrossAttention(16, 4, context_width=6)
     x, context = torch.randn(2, 5, 16), torch.randn(2, 9, 6)
     mask = torch.ones(2, 9, dtype=torch.bool)
     mask[:, 4:] = False

@@ -113,6 +113,10 @@ class ImageLatent(Modality):
             mean, std = self.codec.encode(pixels.float())
         return Latent(mean, std)
 
+    def observed(self, batch: dict[str, Tensor]) -> Tensor:
+        """The pixels, (B, 3, H, W) in [-1, 1]."""
+        return batch["pixels"]
+
     @torch.no_grad()
     def decode(self, latent: Tensor) -> list[Pixels]:
         """Pictures, uint8 (H, W, 3), of latents (B, *shape)."""

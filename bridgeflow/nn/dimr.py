@@ -1,0 +1,314 @@
+"""DiMR: one network over several resolutions, a transformer on the coarsest grid and ConvNeXts on finer ones.
+
+Source: Liu et al., "Alleviating Distortion in Image Generation via Multi-Resolution Diffusion Models" (arXiv
+2406.09416), as CrossFlow (arXiv 2412.15213) uses it.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bridgeflow.errors import UsageError
+from bridgeflow.modality import LatentSpec
+from bridgeflow.nn.attention import SelfAttention
+from bridgeflow.nn.normalise import rms_norm
+from bridgeflow.nn.velocity import NetworkSettings, VelocityNet
+from bridgeflow.settings import Settings
+
+
+class StageSettings(Settings):
+    """One resolution of the network."""
+
+    kind: Literal["transformer", "convnext"] = "transformer"
+    """What its blocks are made of."""
+    width: int = Field(default=256, ge=8)
+    """Features of a cell."""
+    hidden: int = Field(default=512, ge=8)
+    """Features inside the gated MLP."""
+    heads: int = Field(default=4, ge=1)
+    """Attention heads of a transformer; they divide the width. A ConvNeXt has none."""
+    blocks: int = Field(default=7, ge=1)
+    """Blocks: an odd number, the same before and after the middle one, joined by long skips."""
+    patch: int = Field(default=1, ge=1)
+    """Cells per axis of the (folded) latent that make a cell of this stage's grid."""
+
+    @model_validator(mode="after")
+    def _odd_and_divisible(self) -> StageSettings:
+        if self.blocks % 2 == 0:
+            raise ValueError(f"blocks must be odd, one of them stands in the middle; {self.blocks} is even")
+        if self.kind == "transformer" and self.width % self.heads:
+            raise ValueError(f"heads must divide width, but {self.width} is no multiple of {self.heads}")
+        return self
+
+
+class DiMRSettings(NetworkSettings):
+    """A multi-resolution network; its velocity is the last stage's."""
+
+    name: Literal["dimr"] = "dimr"
+    stages: tuple[StageSettings, ...] = Field(
+        default=(
+            StageSettings(patch=2),
+            StageSettings(kind="convnext", width=128, hidden=256, blocks=5),
+        ),
+        min_length=1,
+    )
+    """From the coarsest grid to the finest, whose patch is 1."""
+    stage_weights: tuple[float, ...] = (0.25, 1.0)
+    """Weight of each stage's flow loss: one a stage."""
+    patch: int = Field(default=1, ge=1)
+    """Cells per axis of the latent folded into channels before the first stage: for pixels rather than latents."""
+
+    @model_validator(mode="after")
+    def _stages_in_order(self) -> DiMRSettings:
+        patches = [stage.patch for stage in self.stages]
+        if patches[-1] != 1:
+            raise ValueError(f"the last stage has patch 1, the latent's own grid, not {patches[-1]}")
+        if any(coarse <= fine or coarse % fine for coarse, fine in pairwise(patches)):
+            raise ValueError(f"each stage's patch is a multiple of the next one's, unlike {patches}")
+        if len(self.stage_weights) != len(self.stages):
+            raise ValueError(
+                f"stage_weights gives one weight a stage: {len(self.stages)}, not {len(self.stage_weights)}"
+            )
+        return self
+
+    def build(self, latent: LatentSpec, context: LatentSpec | None = None) -> VelocityNet:
+        """The network; refuses a context, a second time, and latents that are not (C, H, W) or do not divide."""
+        if latent.layout != "grid" or len(latent.shape) != 3:
+            raise UsageError(f"network 'dimr' takes a grid latent (C, H, W), not {latent}: try network.name=dit.")
+        if context is not None:
+            raise UsageError(
+                "network 'dimr' starts from the source and attends to no context: choose another source_encoder "
+                "than 'noise', or network.name=dit."
+            )
+        if self.second_time:
+            raise UsageError("network 'dimr' has no second time: leave network.second_time out.")
+        multiple = self.patch * self.stages[0].patch
+        if any(size % multiple for size in latent.shape[1:]):
+            raise UsageError(
+                f"network 'dimr' with these patches needs sizes that are multiples of {multiple}: {latent}."
+            )
+        return DiMR(self, latent)
+
+
+class TimeVector(nn.Module):
+    """A vector that moves from `early` to `late` along t, element by element.
+
+    s = sigmoid((1 + slope)(1 - 2t) + offset); the vector is s early + (1 - s) late.
+    """
+
+    def __init__(self, width: int, value: float) -> None:
+        super().__init__()
+        self.early = nn.Parameter(torch.full((width,), value))
+        self.late = nn.Parameter(torch.full((width,), value))
+        self.slope = nn.Parameter(torch.zeros(width))
+        self.offset = nn.Parameter(torch.zeros(width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """t (B,) in [0, 1], or (1,) for all rows, to (B, 1, width)."""
+        share = torch.sigmoid((1 + self.slope) * (1 - 2 * t.float())[:, None] + self.offset)
+        return torch.lerp(self.late.expand_as(share), self.early.expand_as(share), share)[:, None]
+
+
+class TimeRMSNorm(nn.Module):
+    """x / rms(x), times a vector that depends on time."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = TimeVector(width, 1.0)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """x: (B, N, width)."""
+        return rms_norm(x, self.scale(t))
+
+
+class TimeLayerNorm(nn.Module):
+    """Layer norm whose scale and shift depend on time."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = TimeVector(width, 1.0)
+        self.shift = TimeVector(width, 0.0)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """x: (B, N, width)."""
+        return torch.addcmul(self.shift(t), F.layer_norm(x, x.shape[-1:]), self.scale(t))
+
+
+class GatedMLP(nn.Module):
+    """out(GELU(gate x) * value x)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, hidden)
+        self.value = nn.Linear(width, hidden)
+        self.out = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, width) to the same."""
+        return self.out(F.gelu(self.gate(x)) * self.value(x))
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention and gated MLP, each after a norm that depends on time."""
+
+    def __init__(self, settings: StageSettings) -> None:
+        super().__init__()
+        self.norm_attention = TimeRMSNorm(settings.width)
+        self.attention = SelfAttention(settings.width, settings.heads, bias=False)
+        self.norm_mlp = TimeRMSNorm(settings.width)
+        self.mlp = GatedMLP(settings.width, settings.hidden)
+
+    def forward(self, x: Tensor, t: Tensor, grid: tuple[int, int]) -> Tensor:
+        """x: (B, N, width)."""
+        x = x + self.attention(self.norm_attention(x, t))
+        return x + self.mlp(self.norm_mlp(x, t))
+
+
+class ConvNeXtBlock(nn.Module):
+    """A depthwise 7x7 convolution, then a gated MLP after a norm that depends on time."""
+
+    def __init__(self, settings: StageSettings) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(settings.width, settings.width, 7, padding=3, groups=settings.width)
+        self.norm_mlp = TimeRMSNorm(settings.width)
+        self.mlp = GatedMLP(settings.width, settings.hidden)
+
+    def forward(self, x: Tensor, t: Tensor, grid: tuple[int, int]) -> Tensor:
+        """x: (B, N, width), the cells of the grid row by row."""
+        x = x + on_grid(self.depthwise, x, grid)
+        return x + self.mlp(self.norm_mlp(x, t))
+
+
+def on_grid(convolution: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A convolution applied to tokens (B, N, width) that are the cells of a grid; its output as tokens."""
+    cells = x.unflatten(1, grid).permute(0, 3, 1, 2)
+    return convolution(cells).permute(0, 2, 3, 1).flatten(1, 2)
+
+
+class Upsample(nn.Module):
+    """Features (B, N, inputs) of a coarse grid as features (B, N ratio^2, width) of a grid `ratio` times as fine."""
+
+    def __init__(self, inputs: int, width: int, ratio: int) -> None:
+        super().__init__()
+        self.ratio = ratio
+        self.norm_in = TimeLayerNorm(inputs)
+        self.linear = nn.Linear(inputs, ratio**2 * width)
+        self.norm_out = TimeLayerNorm(width)
+
+    def forward(self, x: Tensor, t: Tensor, grid: tuple[int, int]) -> Tensor:
+        """`grid` is the coarse one. A cell's features are ordered (row, column, feature) of its finer cells."""
+        r = self.ratio
+        x = self.linear(self.norm_in(x, t)).unflatten(1, grid).unflatten(-1, (r, r, -1))
+        return self.norm_out(x.transpose(2, 3).flatten(1, 4), t)
+
+
+class Stage(nn.Module):
+    """One resolution: its own view of the state, what the coarser stage saw, blocks with long skips, a velocity."""
+
+    def __init__(self, settings: StageSettings, channels: int, grid: tuple[int, int], coarse: tuple[int, int]) -> None:
+        """channels: of the latent. coarse: (features, ratio) of the coarser stage, or (0, 1) for the first."""
+        super().__init__()
+        width, half = settings.width, settings.blocks // 2
+        self.grid = grid
+        self.embed = nn.Conv2d(channels, width, settings.patch, stride=settings.patch)
+        self.positions = nn.Parameter(0.02 * torch.randn(grid[0] * grid[1], width))
+        self.upsample = Upsample(coarse[0], width, coarse[1]) if coarse[0] else None
+        self.indicator_conditional: nn.Parameter | None = None
+        self.indicator_null: nn.Parameter | None = None
+        if settings.kind == "transformer":
+            self.indicator_conditional = nn.Parameter(torch.ones(1))
+            self.indicator_null = nn.Parameter(-torch.ones(1))
+        block = AttentionBlock if settings.kind == "transformer" else ConvNeXtBlock
+        self.blocks = nn.ModuleList(block(settings) for _ in range(settings.blocks))
+        self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(half))
+        self.norm_out = TimeLayerNorm(width)
+        self.head = nn.Conv2d(width, channels, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        self.features = (settings.blocks + 1) * width
+
+    def forward(self, z: Tensor, t: Tensor, null: Tensor, coarse: Tensor | None, keep: bool) -> tuple[Tensor, Tensor]:
+        """Velocity (B, C, h, w) on this grid, and where `keep` is set the features (B, h w, features) for the next.
+
+        coarse: what the coarser stage kept.
+        """
+        x = self.embed(z).flatten(2).transpose(1, 2) + self.positions
+        if self.upsample is not None and coarse is not None:
+            ratio = self.upsample.ratio
+            x = x + self.upsample(coarse, t, (self.grid[0] // ratio, self.grid[1] // ratio))
+        x = self._with_indicator(x, null)
+        seen: list[Tensor] = [x]
+        skips: list[Tensor] = []
+        half = len(self.skips)
+        for index, block in enumerate(self.blocks):
+            if index > half:
+                x = self.skips[index - half - 1](torch.cat([x, skips.pop()], dim=-1))
+            x = block(x, t, self.grid)
+            if index < half:
+                skips.append(x)
+            seen.append(x)
+        first = x.shape[1] - self.positions.shape[0]
+        velocity = self.head(self.norm_out(x[:, first:], t).unflatten(1, self.grid).permute(0, 3, 1, 2))
+        kept = torch.cat([own[:, first:] for own in seen], dim=-1) if keep else x
+        return velocity, kept
+
+    def _with_indicator(self, x: Tensor, null: Tensor) -> Tensor:
+        """One more token in front, where the stage has an indicator: its number in every channel."""
+        if self.indicator_null is None or self.indicator_conditional is None:
+            return x
+        value = torch.where(null, self.indicator_null, self.indicator_conditional).to(x.dtype)
+        return torch.cat([value[:, None, None].expand(-1, 1, x.shape[-1]), x], dim=1)
+
+
+class DiMR(VelocityNet):
+    """The network that `DiMRSettings` describes."""
+
+    def __init__(self, settings: DiMRSettings, latent: LatentSpec) -> None:
+        super().__init__()
+        channels, height, width = latent.shape
+        self.patch = settings.patch
+        self.stage_weights = settings.stage_weights
+        self.stages = nn.ModuleList()
+        coarse = (0, 1)
+        for index, own in enumerate(settings.stages):
+            cell = settings.patch * own.patch
+            stage = Stage(own, channels * settings.patch**2, (height // cell, width // cell), coarse)
+            self.stages.append(stage)
+            if index + 1 < len(settings.stages):
+                coarse = (stage.features, own.patch // settings.stages[index + 1].patch)
+
+    def forward(
+        self,
+        z: Tensor,
+        t: Tensor,
+        null: Tensor,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        r: Tensor | None = None,
+    ) -> Tensor:
+        """See `VelocityNet.forward`."""
+        return self.velocities(z, t, null, context, context_mask, r)[-1]
+
+    def velocities(
+        self,
+        z: Tensor,
+        t: Tensor,
+        null: Tensor,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        r: Tensor | None = None,
+    ) -> list[Tensor]:
+        """See `VelocityNet.velocities`; stage k gives (B, C, H / patch_k, W / patch_k)."""
+        folded = F.pixel_unshuffle(z, self.patch)
+        coarse: Tensor | None = None
+        found = []
+        for index, stage in enumerate(self.stages):
+            velocity, coarse = stage(folded, t, null, coarse, index + 1 < len(self.stages))
+            found.append(F.pixel_shuffle(velocity, self.patch).to(z.dtype))
+        return found

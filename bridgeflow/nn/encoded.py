@@ -1,0 +1,43 @@
+"""The contract of a source encoder."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from bridgeflow.modality import Latent, LatentSpec
+from bridgeflow.randomness import Randomness
+
+
+@dataclass
+class Encoded:
+    """What a source encoder makes of a batch.
+
+    z0: (B, *target shape), where the flow starts. mu, logvar: the same shape; mu is given by learned encoders,
+    logvar by the variational one alone. context: (B, M, D) tokens for cross-attention, with its bool mask
+    (B, M), from the noise source alone.
+    """
+
+    z0: Tensor
+    mu: Tensor | None = None
+    logvar: Tensor | None = None
+    context: Tensor | None = None
+    context_mask: Tensor | None = None
+
+
+class SourceEncoder(nn.Module, ABC):
+    """Brings a source latent into the target's shape."""
+
+    learned: bool = False
+    """True where the flow's loss reaches the encoder, so that its scale can collapse."""
+
+    @property
+    def context(self) -> LatentSpec | None:
+        """Shape of the context that the velocity network has to attend to."""
+        return None
+
+    @abstractmethod
+    def forward(self, source: Latent, generator: Randomness = None, sample: bool = True) -> Encoded:
+        """z0 for a batch. `sample=False` takes the mean of whatever is drawn, but for the noise source."""

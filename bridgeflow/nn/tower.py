@@ -1,0 +1,104 @@
+"""Towers: what the source's z0 is contrasted with, in the target's shape.
+
+Source: CrossFlow (arXiv 2412.15213), section 3.2: the encoding loss contrasts z0 with an encoding of the target.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bridgeflow.errors import UsageError
+from bridgeflow.flow.losses import LogitScale
+from bridgeflow.modality import LatentSpec
+from bridgeflow.nn.narrowing import ConvTail, grid_of
+from bridgeflow.settings import Settings
+
+
+class TokenTowerSettings(Settings):
+    """A transformer over the latent itself. What is none is as in the source encoder where that is one too."""
+
+    name: Literal["tokens"] = "tokens"
+    width: int | None = Field(default=None, ge=16)
+    """Features of a token; none and nothing to follow: 192."""
+    heads: int | None = Field(default=None, ge=1)
+    """Attention heads; none and nothing to follow: 4."""
+    depth: int | None = Field(default=None, ge=1)
+    """Blocks; none: half the source encoder's, or 4."""
+    patch: int | None = Field(default=None, ge=1)
+    """Cells per axis of the grid it sees that make a token; none and nothing to follow: 2 for grids, 1 for
+    sequences."""
+
+
+class TimmTowerSettings(Settings):
+    """An image network of timm over the pixels before the codec, as the published checkpoints have it."""
+
+    name: Literal["timm"] = "timm"
+    model: str = "vit_large_patch16_siglip_256"
+    """Name of a model of timm; its weights start random."""
+    size: int = Field(default=256, ge=16)
+    """Height and width that the pixels are brought to."""
+    head: Literal["mlp", "conv"] = "mlp"
+    """From the network's features to the target's shape: two linear layers, or a few more and convolutions."""
+
+
+TowerSettings = Annotated[TokenTowerSettings | TimmTowerSettings, Field(discriminator="name")]
+
+
+class EncodingSettings(Settings):
+    """What keeps the learned source informative (CrossFlow, section 3.2 and table 3b)."""
+
+    kind: Literal["none", "reconstruction", "intra", "cross"] = "none"
+    """`reconstruction`: the source's own features from z0; `intra`: contrast with the source's features;
+    `cross`: contrast with the target's latent, the best in the paper."""
+    weight: float = Field(default=1.0, ge=0)
+    """Weight of the term in the total loss; the term is a mean over the batch (and over real features)."""
+    temperature: float = Field(default=0.07, ge=0.01)
+    """Starting temperature of the contrast; it is learned."""
+    logit_scale: LogitScale = "exp"
+    """How the learned scale s = ln(1 / temperature) multiplies the cosine: `exp` by exp(s), as the paper's
+    temperature, never above 100; `raw` by s itself, as the published code has it."""
+    tower: TowerSettings = TokenTowerSettings()
+    """What encodes the other side of the contrast, or reads the source back."""
+
+
+class MLPHead(nn.Module):
+    """Two linear layers with a GELU and then a norm between them."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.linear_in = nn.Linear(inputs, outputs)
+        self.norm = nn.LayerNorm(outputs)
+        self.linear_out = nn.Linear(outputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs) to (B, outputs)."""
+        return self.linear_out(self.norm(F.gelu(self.linear_in(x))))
+
+
+class TimmTower(nn.Module):
+    """Pixels (B, 3, H, W) in [-1, 1] to (B, target size), flat."""
+
+    def __init__(self, settings: TimmTowerSettings, target: LatentSpec) -> None:
+        super().__init__()
+        import timm
+
+        if settings.model not in timm.list_models(settings.model):
+            raise UsageError(f"encoding.tower.model: timm has no model {settings.model!r}; see timm.list_models().")
+        self.size = settings.size
+        self.trunk = timm.create_model(settings.model, pretrained=False, num_classes=0)
+        features = self.trunk.num_features
+        self.head: nn.Module
+        if settings.head == "mlp":
+            self.head = MLPHead(features, target.size)
+        else:
+            self.head = ConvTail(features, target.shape[0], grid_of(target, "encoding.tower.head"))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """See the class; the pixels are resized where they are not of the network's size."""
+        if pixels.shape[-2:] != (self.size, self.size):
+            pixels = F.interpolate(pixels, (self.size, self.size), mode="bicubic", antialias=True)
+        return self.head(self.trunk(pixels)).float()
