@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from bridgeflow.arithmetic import PLAIN, Mixture, between, sums
 from bridgeflow.assembly import SIDES, Assembly, assemble
 from bridgeflow.bridge import Bridge
-from bridgeflow.errors import BridgeflowError
-from bridgeflow.modality import Item, Latent
-from bridgeflow.randomness import generator
+from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.loading import load_bridge
+from bridgeflow.modality import Item, Progress
 from bridgeflow.recipe import SamplingSettings
+from bridgeflow.stages import Job, Piece, Stages
 from bridgeflow.training.checkpoint import Checkpoint, open_checkpoint
 from bridgeflow.training.precision import choose_precision
 
 OnProgress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One piece of one item, for one sample."""
-
-    item: int
-    sample: int
-    piece: int
-    value: Item
 
 
 class Pipeline:
@@ -38,51 +27,74 @@ class Pipeline:
     def __init__(
         self,
         assembly: Assembly,
-        bridge: Bridge,
+        bridge: Bridge | Callable[[], Bridge],
         device: torch.device | str = "cpu",
         precision: str = "fp32",
         sampling: SamplingSettings | None = None,
+        low_memory: bool = False,
+        watch: Progress | None = None,
     ) -> None:
-        self.assembly = assembly.to(device)
-        self.bridge = bridge.to(device).eval()
-        self.device = torch.device(device)
-        self.precision = precision
+        """bridge: the bridge itself, or what loads it whenever it is needed.
+
+        precision: 'fp32', or 'bf16' for bfloat16 autocast. low_memory: source modality, bridge and target modality
+        are in memory one after the other, see `Stages`. watch: called as `watch(done, total, what)` at every
+        evaluation of the network and whenever something else begins; total is 0 where it is not known.
+        """
+        if isinstance(bridge, Bridge):
+            bridge.eval()
+        self.assembly = assembly
         self.sampling = sampling or assembly.recipe.recipe.sampling
-        self.evaluations = 0
-        """Evaluations of the network for the last batch (NFE)."""
+        self.stages = Stages(assembly, bridge, torch.device(device), precision, low_memory, watch)
 
     @classmethod
-    def open(cls, folder: Path, device: str | None = None) -> Pipeline:
+    def open(
+        cls,
+        folder: Path,
+        device: str | None = None,
+        precision: str | None = None,
+        low_memory: bool = False,
+        watch: Progress | None = None,
+    ) -> Pipeline:
         """A pipeline from a checkpoint or the newest checkpoint of a run.
 
-        device: 'cpu', 'cuda', ...; None takes a GPU where there is one.
+        device: 'cpu', 'cuda', ...; None takes a GPU where there is one. precision: 'fp32', 'bf16' (matrices are held
+        and multiplied in bfloat16; the state between steps is float32), or None for bf16 where the model was
+        trained so and the device is faster with it. For the others see `__init__`.
         """
-        checkpoint = open_checkpoint(folder)
-        return cls.of(checkpoint, device)
+        return cls.of(open_checkpoint(folder), device, precision, low_memory, watch)
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, device: str | None = None) -> Pipeline:
-        """A pipeline from an opened checkpoint."""
+    def of(
+        cls,
+        checkpoint: Checkpoint,
+        device: str | None = None,
+        precision: str | None = None,
+        low_memory: bool = False,
+        watch: Progress | None = None,
+    ) -> Pipeline:
+        """A pipeline from an opened checkpoint; see `open`."""
         recipe = checkpoint.recipe()
         assembly = assemble(recipe, {side: folder for side in SIDES if (folder := checkpoint.codec(side))})
-        bridge = assembly.build_bridge()
-        try:
-            bridge.load_state_dict(checkpoint.weights())
-        except RuntimeError as error:
-            first = str(error).splitlines()[-1].strip()
-            raise BridgeflowError(
-                f"the weights in {str(checkpoint.folder)!r} do not fit the recipe beside them ({first}): "
-                "use another checkpoint."
-            ) from error
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        trained_in_bf16 = recipe.recipe.training.precision == "bf16"
-        precision = choose_precision("auto", chosen) if trained_in_bf16 else "fp32"
-        try:
-            return cls(assembly, bridge, chosen, precision)
-        except (RuntimeError, AssertionError) as error:
-            raise BridgeflowError(
-                f"device {device!r} cannot be used ({str(error).splitlines()[0]}): try --device cpu."
-            ) from error
+        if precision is None:
+            trained_in_bf16 = recipe.recipe.training.precision == "bf16"
+            precision = choose_precision("auto", chosen) if trained_in_bf16 else "fp32"
+        number_type = precision
+
+        def load() -> Bridge:
+            return load_bridge(assembly, checkpoint, number_type, watch)
+
+        return cls(assembly, load, chosen, number_type, low_memory=low_memory, watch=watch)
+
+    @property
+    def bridge(self) -> Bridge:
+        """The bridge, which is loaded where it is not there."""
+        return self.stages.bridge
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the network for the last batch (NFE)."""
+        return self.stages.evaluations
 
     def carry(
         self,
@@ -96,66 +108,128 @@ class Pipeline:
 
         A result depends on its item, the seed and the number of its sample, not on the items beside it (with
         dopri5, whose steps follow the whole batch, up to its tolerance).
-        `seeds` gives each item a seed of its own. `on_progress(done, total)` counts evaluations of the network
-        in batches.
+        `seeds` gives each item a seed of its own. `on_progress(done, total)` counts the pieces that are done.
         """
-        task = self.assembly.task
-        pieces = [task.split(item) for item in items]
-        jobs = [
-            _Job(index, sample, place, piece)
-            for index, own in enumerate(pieces)
-            for sample in range(samples)
-            for place, piece in enumerate(own)
-        ]
-        outputs: dict[tuple[int, int], list[Item]] = {}
-        size = self.sampling.batch_size
-        done = 0
-        for start in range(0, len(jobs), size):
-            chunk = jobs[start : start + size]
-            rows = [generator(seeds[j.item] if seeds else seed, j.sample, j.piece) for j in chunk]
-            for job, result in zip(chunk, self._carry_batch([job.value for job in chunk], rows), strict=True):
-                outputs.setdefault((job.item, job.sample), []).append(result)
-            done += len(chunk)
-            if on_progress is not None:
-                on_progress(done, len(jobs))
-        return [
-            [task.join(outputs[index, sample], item) for sample in range(samples)] for index, item in enumerate(items)
-        ]
+        jobs = self._jobs(items, samples, seeds or [seed] * len(items))
+        return self._results(items, [jobs], samples, on_progress)
 
-    def trajectory(self, item: Item, seed: int = 0) -> list[tuple[float, Item]]:
-        """(t, decoded state) at the start and after each step of the flow of one item."""
-        task = self.assembly.task
-        pieces = task.split(item)
-        states: dict[float, list[Item]] = {}
-        size = self.sampling.batch_size
-
-        def observe(t: float, z: Tensor) -> None:
-            states.setdefault(t, []).extend(self.assembly.target.decode(z.float()))
-
-        for start in range(0, len(pieces), size):
-            chunk = pieces[start : start + size]
-            self._carry_batch(chunk, [generator(seed, 0, start + place) for place in range(len(chunk))], observe)
-        return [(t, task.join(decoded, item)) for t, decoded in sorted(states.items())]
-
-    @torch.no_grad()
-    def _carry_batch(
+    def combine(
         self,
-        values: Sequence[Item],
-        rows: list[torch.Generator],
-        observer: Callable[[float, Tensor], None] | None = None,
-    ) -> list[Item]:
-        batch = {name: tensor.to(self.device) for name, tensor in self.assembly.source.collate(values).items()}
-        latent = self.assembly.source.encode(batch)
-        source = Latent(latent.mean.float(), None if latent.std is None else latent.std.float(), latent.mask)
-        settings = self.sampling
-        solver = settings.solver.build()
-        with self._autocast():
-            encoded = self.bridge.encode(source, rows, sample=settings.source == "sample")
-            z1 = self.bridge.sample(encoded, solver, settings.solver.steps, settings.guidance.build(), observer)
-        self.evaluations = solver.evaluations
-        return self.assembly.target.decode(z1.float())
+        items: Sequence[Item],
+        plus: Sequence[Item] = (),
+        minus: Sequence[Item] = (),
+        samples: int = 1,
+        seed: int = 0,
+        on_progress: OnProgress | None = None,
+    ) -> list[list[Item]]:
+        """`samples` results for each item + plus - minus, a sum of the states z0 that the flow starts from.
 
-    def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        if self.precision == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return contextlib.nullcontext()
+        z = z_item + sum of z_plus - sum of z_minus, all with the same draws; then z is brought to one mean and one
+        standard deviation over all elements, 0 and 1 where the source encoder has a learned variance, else those of
+        z_item (CrossFlow, arXiv 2412.15213, section 4, arithmetic). Raises BridgeflowError where the flow starts
+        from noise, where the terms cancel out, and where they have different numbers of pieces.
+        """
+        jobs = self._jobs(items, samples, [seed] * len(items), [*plus, *minus], sums(len(plus), len(minus)))
+        return self._results(items, [jobs], samples, on_progress)
+
+    def interpolate(
+        self,
+        starts: Sequence[Item],
+        end: Item,
+        frames: int = 9,
+        seed: int = 0,
+        on_progress: OnProgress | None = None,
+    ) -> list[list[Item]]:
+        """`frames` results on the way from each start to the end, both included.
+
+        z = (1 - a) z_start + a z_end, with the same draws at both ends and a from 0 to 1 in equal steps (CrossFlow,
+        arXiv 2412.15213, section 4, interpolation). The first and the last result are those of `carry`, bit for bit;
+        a task that fits results to their source fits all of them to the start. Raises UsageError for fewer than 2
+        frames, and BridgeflowError as `combine` does.
+        """
+        if frames < 2:
+            raise UsageError(f"an interpolation has at least 2 frames, its ends, not {frames}.")
+        groups: list[list[Job]] = []
+        last = self._split(end)
+        for index, start in enumerate(starts):
+            first = self._split(start)
+            _check_counts([first, last])
+            # The ends run apart, as `carry` would run them: a product's last bits change with the rows of a batch.
+            groups.append([Job(index, 0, (one,), (seed, 0, place)) for place, one in enumerate(first)])
+            groups.append(
+                [
+                    Job(index, frame, pair, (seed, 0, place), between(frame / (frames - 1)))
+                    for frame in range(1, frames - 1)
+                    for place, pair in enumerate(zip(first, last, strict=True))
+                ]
+            )
+            groups.append([Job(index, frames - 1, (one,), (seed, 0, place)) for place, one in enumerate(last)])
+        return self._results(starts, groups, frames, on_progress)
+
+    def trajectory(
+        self, item: Item, seed: int = 0, plus: Sequence[Item] = (), minus: Sequence[Item] = ()
+    ) -> list[tuple[float, Item]]:
+        """(t, decoded state) at the start and after each step of the flow of one item, or of a sum of `combine`."""
+        mixture = sums(len(plus), len(minus)) if plus or minus else PLAIN
+        jobs = self._jobs([item], 1, [seed], [*plus, *minus], mixture)
+        states: dict[float, list[Item]] = {}
+        for batch in self.stages.run([jobs], self.sampling, whole_flow=True):
+            for t, decoded in batch.states:
+                states.setdefault(t, []).extend(decoded)
+        return [(t, self.assembly.task.join(decoded, item)) for t, decoded in sorted(states.items())]
+
+    def check_terms(self, items: Sequence[Item]) -> None:
+        """Raises BridgeflowError where items cannot be added or interpolated: their numbers of pieces differ."""
+        _check_counts([self._split(item) for item in items])
+
+    def _split(self, item: Item) -> list[Piece]:
+        return [Piece(piece) for piece in self.assembly.task.split(item)]
+
+    def _jobs(
+        self,
+        items: Sequence[Item],
+        samples: int,
+        seeds: Sequence[int],
+        others: Sequence[Item] = (),
+        mixture: Mixture = PLAIN,
+    ) -> list[Job]:
+        shared = [self._split(other) for other in others]
+        jobs: list[Job] = []
+        for index, item in enumerate(items):
+            terms = [self._split(item), *shared]
+            _check_counts(terms)
+            jobs += [
+                Job(index, sample, pieces, (seeds[index], sample, place), mixture)
+                for sample in range(samples)
+                for place, pieces in enumerate(zip(*terms, strict=True))
+            ]
+        return jobs
+
+    def _results(
+        self,
+        items: Sequence[Item],
+        groups: Sequence[Sequence[Job]],
+        count: int,
+        on_progress: OnProgress | None,
+    ) -> list[list[Item]]:
+        """`count` results for each item."""
+        outputs: dict[tuple[int, int], list[Item]] = {}
+        done, total = 0, sum(map(len, groups))
+        for batch in self.stages.run(groups, self.sampling):
+            ((_, decoded),) = batch.states
+            for job, result in zip(batch.jobs, decoded, strict=True):
+                outputs.setdefault((job.item, job.result), []).append(result)
+            done += len(batch.jobs)
+            if on_progress is not None:
+                on_progress(done, total)
+        join = self.assembly.task.join
+        return [[join(outputs[index, number], item) for number in range(count)] for index, item in enumerate(items)]
+
+
+def _check_counts(terms: Sequence[Sequence[Piece]]) -> None:
+    counts = {len(pieces) for pieces in terms}
+    if len(counts) > 1:
+        raise BridgeflowError(
+            f"these inputs do not go together, because they are carried in {min(counts)} to {max(counts)} pieces: "
+            "give inputs of one size."
+        )

@@ -56,6 +56,17 @@ def expand(given: list[str], source: Any) -> list[Input]:
     return found
 
 
+def read_one(value: str, source: Any, option: str) -> Any:
+    """The item of an option that takes one input, such as `--plus`.
+
+    Raises UsageError where the value holds several, and BridgeflowError where it cannot be read.
+    """
+    entries = expand([value], source)
+    if len(entries) != 1:
+        raise click.UsageError(f"{option} {value!r} holds {len(entries)} inputs, but takes one at a time.")
+    return source.read(entries[0].value)
+
+
 def _existing(value: str) -> Path | None:
     """The path that a value names, where there is one; words can be longer than any file name."""
     try:

@@ -18,6 +18,7 @@ COMMANDS = {
     "eval": ("bridgeflow.cli.evaluate:evaluate", "Score a checkpoint on held-out data."),
     "fit": ("bridgeflow.cli.fit:fit", "Fit the codec of a modality to data."),
     "data": ("bridgeflow.cli.data:data", "Look at data before training does."),
+    "import": ("bridgeflow.cli.importing:importing", "Turn a published checkpoint into one of bridgeflow's."),
     "tasks": ("bridgeflow.cli.listings:tasks", "See the installed tasks."),
     "recipes": ("bridgeflow.cli.listings:recipes", "See the installed recipes."),
     "plugins": ("bridgeflow.cli.listings:plugins", "See the installed plugins and who offers them."),

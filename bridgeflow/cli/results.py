@@ -28,7 +28,7 @@ class ResultWriter:
     def add(self, entry: Input, results: list[Any]) -> None:
         """Writes or prints the results of one input. Raises BridgeflowError where a file cannot be written."""
         for number, result in enumerate(results):
-            record: dict[str, Any] = {"input": entry.name, "sample": number}
+            record = {"input": entry.name, **self._place(number)}
             if self.target.textual:
                 record["result"] = result
             if self.target.textual and self.output is None and not self.as_json:
@@ -52,18 +52,26 @@ class ResultWriter:
         if self.as_json:
             print(json.dumps({**self.facts, "results": self.records}, indent=1, ensure_ascii=False))
 
+    def _place(self, number: int) -> dict[str, Any]:
+        """What a record says of the place of a result among those of its input."""
+        return {"sample": number}
+
     def _path(self, entry: Input, number: int, samples: int) -> Path:
         if self.output is not None and not self.into_folder:
             if not self.many:
                 return self.output
             return self.output.with_stem(f"{self.output.stem}-{len(self.records) + 1:02d}")
+        name = self._name(entry) + (f"-{number + 1:02d}" if samples > 1 else "")
+        return unused(self.output or Path("."), name, self.target.writes)
+
+    def _name(self, entry: Input) -> str:
+        """A name for the results of an input, without an ending."""
         words = Path(entry.name).stem if isinstance(entry.value, Path) else entry.name
         stem = "-".join("".join(c if c.isalnum() else " " for c in words).split())[:60] or "result"
-        name = f"{stem}-{self.facts['task']}" + (f"-{number + 1:02d}" if samples > 1 else "")
-        return _unused(self.output or Path("."), name, self.target.writes)
+        return f"{stem}-{self.facts['task']}"
 
 
-def _unused(folder: Path, name: str, ending: str) -> Path:
+def unused(folder: Path, name: str, ending: str) -> Path:
     """A path in a folder that overwrites nothing."""
     taken = {path.stem for path in folder.glob(f"{name}*")} if folder.is_dir() else set()
     candidate, number = name, 2

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridgeflow.cli.inputs import Input, expand, lines_on_stdin
+from bridgeflow.cli.frames import FrameWriter
+from bridgeflow.cli.inputs import Input, expand, lines_on_stdin, read_one
 from bridgeflow.cli.options import check_task, device_option, find_task, json_option, task_option
 from bridgeflow.cli.results import ResultWriter
 from bridgeflow.errors import BridgeflowError
@@ -18,6 +22,39 @@ if TYPE_CHECKING:
     from bridgeflow.inference import Pipeline
 
 MOST_STEPS = 10_000
+MOST_HELD = 256
+"""Results that wait for one another with --low-memory."""
+FRAMES = 9
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What becomes of each input: results by itself, with terms added and taken away, or on the way to an end."""
+
+    seed: int
+    samples: int = 1
+    plus: tuple[Any, ...] = ()
+    minus: tuple[Any, ...] = ()
+    end: Any = None
+    frames: int = 0
+
+    @property
+    def each(self) -> int:
+        """Results of one input."""
+        return self.frames or self.samples
+
+    @property
+    def terms(self) -> list[Any]:
+        """The items that go with every input."""
+        return [*self.plus, *self.minus, *([self.end] if self.frames else [])]
+
+    def fulfil(self, pipeline: Pipeline, items: list[Any]) -> list[list[Any]]:
+        """The results of each item."""
+        if self.frames:
+            return pipeline.interpolate(items, self.end, self.frames, self.seed)
+        if self.terms:
+            return pipeline.combine(items, self.plus, self.minus, self.samples, self.seed)
+        return pipeline.carry(items, self.samples, self.seed)
 
 
 @click.command(
@@ -25,6 +62,8 @@ MOST_STEPS = 10_000
     "  bridgeflow run --task caption image.jpg\n"
     "  bridgeflow run --task depth photos/ -o depths/\n"
     '  bridgeflow run --task t2i "a small red cube" --samples 4 --seed 7\n'
+    '  bridgeflow run --task t2i "a red cube" --plus "a blue sphere" --minus "a red sphere"\n'
+    '  bridgeflow run --task t2i "a red cube" --interpolate "a blue sphere" --frames 24 -o way.gif\n'
     "  cat prompts.txt | bridgeflow run --task t2i -o pictures/\n"
     "  bridgeflow run --task superres small.png --trajectory flow.gif"
 )
@@ -42,7 +81,19 @@ MOST_STEPS = 10_000
 @click.option("--steps", type=click.IntRange(min=1), help="Solver steps; the checkpoint's by default.")
 @click.option("--solver", type=click.Choice(["euler", "midpoint", "heun", "ab2", "dopri5"]), help="Solver.")
 @click.option("--guidance", type=float, metavar="SCALE", help="Scale of the guidance; 1 is none.")
+@click.option("--plus", multiple=True, metavar="INPUT", help="Add this to each input's latent; may be repeated.")
+@click.option("--minus", multiple=True, metavar="INPUT", help="Take this from each input's latent; may be repeated.")
+@click.option("--interpolate", metavar="INPUT", help="Go from each input to this one in --frames results.")
+@click.option("--frames", type=click.IntRange(2, 500), help=f"Results of an interpolation, {FRAMES} by default.")
 @click.option("--trajectory", metavar="FILE.gif", help="Draw the flow from source to target.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Number type of the network; auto is that of its training where the device is faster with it.",
+)
+@click.option("--low-memory", is_flag=True, help="Hold encoder, network and decoder in memory one after the other.")
 @device_option
 @json_option
 def run(
@@ -55,7 +106,13 @@ def run(
     steps: int | None,
     solver: str | None,
     guidance: float | None,
+    plus: tuple[str, ...],
+    minus: tuple[str, ...],
+    interpolate: str | None,
+    frames: int | None,
     trajectory: str | None,
+    precision: str,
+    low_memory: bool,
     device: str | None,
     as_json: bool,
 ) -> int:
@@ -65,43 +122,34 @@ def run(
     stderr, and the others go on.
     """
     find_task(task)
-    if trajectory is not None and not trajectory.lower().endswith(".gif"):
-        raise click.UsageError(f"--trajectory {trajectory!r} must end in .gif.")
+    _check_options(samples, plus + minus, interpolate, frames, trajectory)
     given = list(inputs) or lines_on_stdin()
     from bridgeflow.console import Progress
     from bridgeflow.inference import Pipeline
 
     console = Progress()
     folder = _find_checkpoint(task, checkpoint)
-    pipeline = Pipeline.open(folder, device)
+    pipeline = Pipeline.open(folder, device, None if precision == "auto" else precision, low_memory, _shown(console))
     check_task(pipeline.assembly.recipe.recipe.task, task, folder)
     console.say(f"using {folder}")
     _set_sampling(pipeline, steps, solver, guidance)
-    entries = expand(given, pipeline.assembly.source)
-    many = len(entries) * samples > 1
-    facts = {"task": task, "checkpoint": str(folder), "seed": seed}
-    writer = ResultWriter(pipeline.assembly.target, output, many, as_json, facts)
-    size = max(1, pipeline.sampling.batch_size // samples)
-    failed = 0
-    drawn = Path(trajectory) if trajectory is not None else None
-    for start in range(0, len(entries), size):
-        chunk = _read(entries[start : start + size], pipeline)
-        failed += len(entries[start : start + size]) - len(chunk)
-        results = pipeline.carry(
-            [item for _, item in chunk], samples, seed, on_progress=_shown(console, start, len(entries))
-        )
-        console.clear()
-        for place, ((entry, item), own) in enumerate(zip(chunk, results, strict=True), start + 1):
-            try:
-                writer.add(entry, own)
-                if drawn is not None:
-                    one = len(entries) == 1
-                    _draw_trajectory(
-                        pipeline, item, drawn if one else drawn.with_stem(f"{drawn.stem}-{place:02d}"), seed, console
-                    )
-            except BridgeflowError as error:
-                failed += 1
-                print(f"bridgeflow: {error}", file=sys.stderr)
+    source, target = pipeline.assembly.source, pipeline.assembly.target
+    entries = expand(given, source)
+    wish = _Wish(
+        seed,
+        samples,
+        tuple(read_one(value, source, "--plus") for value in plus),
+        tuple(read_one(value, source, "--minus") for value in minus),
+        None if interpolate is None else read_one(interpolate, source, "--interpolate"),
+        0 if interpolate is None else frames or FRAMES,
+    )
+    asked = {"plus": list(plus), "minus": list(minus), "interpolate": interpolate}
+    facts = {"task": task, "checkpoint": str(folder), "seed": seed, **{k: v for k, v in asked.items() if v}}
+    if wish.frames:
+        writer: ResultWriter = FrameWriter(target, output, len(entries) > 1, as_json, facts, wish.frames)
+    else:
+        writer = ResultWriter(target, output, len(entries) * samples > 1, as_json, facts)
+    failed = _carry_all(pipeline, entries, wish, writer, trajectory, console)
     if failed < len(entries):
         writer.finish()
     if failed and len(entries) > 1:
@@ -109,23 +157,85 @@ def run(
     return 1 if failed else 0
 
 
-def _read(entries: list[Input], pipeline: Pipeline) -> list[tuple[Input, Any]]:
+def _check_options(
+    samples: int, terms: tuple[str, ...], interpolate: str | None, frames: int | None, trajectory: str | None
+) -> None:
+    """Raises UsageError where options do not go together."""
+    if trajectory is not None and not trajectory.lower().endswith(".gif"):
+        raise click.UsageError(f"--trajectory {trajectory!r} must end in .gif.")
+    if interpolate is None:
+        if frames is not None:
+            raise click.UsageError("--frames counts the frames of --interpolate: give both.")
+        return
+    if terms:
+        raise click.UsageError("--interpolate does not go with --plus or --minus: leave one of them out.")
+    if samples > 1:
+        raise click.UsageError("--interpolate does not go with --samples: call it again with another --seed.")
+    if trajectory is not None:
+        raise click.UsageError("--interpolate draws a GIF of its own: leave --trajectory out.")
+
+
+def _carry_all(
+    pipeline: Pipeline,
+    entries: list[Input],
+    wish: _Wish,
+    writer: ResultWriter,
+    trajectory: str | None,
+    console: Any,
+) -> int:
+    """Carries the inputs in groups that fit together, and counts those that gave no result."""
+    size = max(1, (MOST_HELD if pipeline.stages.low_memory else pipeline.sampling.batch_size) // wish.each)
+    failed = 0
+    for start in range(0, len(entries), size):
+        group = entries[start : start + size]
+        chunk = _read(group, pipeline, wish.terms)
+        failed += len(group) - len(chunk)
+        results = wish.fulfil(pipeline, [item for _, item in chunk]) if chunk else []
+        console.clear()
+        for place, ((entry, item), own) in enumerate(zip(chunk, results, strict=True), start + 1):
+            try:
+                writer.add(entry, own)
+                if trajectory is not None:
+                    path = Path(trajectory)
+                    path = path if len(entries) == 1 else path.with_stem(f"{path.stem}-{place:02d}")
+                    _draw_trajectory(pipeline, item, wish, path, console)
+            except BridgeflowError as error:
+                failed += 1
+                print(f"bridgeflow: {error}", file=sys.stderr)
+    return failed
+
+
+def _read(entries: list[Input], pipeline: Pipeline, terms: list[Any]) -> list[tuple[Input, Any]]:
     """The inputs that can be read and carried, with their items; the others are named on stderr."""
     items: list[tuple[Input, Any]] = []
     for entry in entries:
         try:
             item = pipeline.assembly.source.read(entry.value)
-            pipeline.assembly.task.split(item)
-            items.append((entry, item))
         except BridgeflowError as error:
             print(f"bridgeflow: {error}", file=sys.stderr)
+            continue
+        try:
+            pipeline.check_terms([item, *terms])
+            items.append((entry, item))
+        except BridgeflowError as error:
+            print(f"bridgeflow: {entry.name}: {error}", file=sys.stderr)
     return items
 
 
-def _shown(console: Any, start: int, count: int) -> Any:
-    def show(done: int, total: int) -> None:
-        detail = f" of input {start + 1:,}/{count:,}" if count > 1 else ""
-        console(done, total, "pieces carried", "pieces", detail)
+def _shown(console: Any) -> Callable[[int, int, str], None]:
+    """Shows the stages of a pipeline, with a pace where there are steps."""
+    now, since, first = "", 0.0, 0
+
+    def show(done: int, total: int, what: str) -> None:
+        nonlocal now, since, first
+        if what != now or done < first:
+            now, since, first = what, time.monotonic(), done
+        if total == 0:
+            if console.live:
+                console.status(what)
+            return
+        each = (time.monotonic() - since) / (done - first) if done > first else 0.0
+        console(done, total, what, detail=f"  {each:.1f} s each" if each > 1 else "")
 
     return show
 
@@ -163,11 +273,12 @@ def _set_sampling(pipeline: Pipeline, steps: int | None, solver: str | None, gui
     )
 
 
-def _draw_trajectory(pipeline: Pipeline, item: Any, path: Path, seed: int, console: Any) -> None:
+def _draw_trajectory(pipeline: Pipeline, item: Any, wish: _Wish, path: Path, console: Any) -> None:
     from bridgeflow.pictures import save_gif
 
     preview = pipeline.assembly.target.preview
     frames = [("source", pipeline.assembly.source.preview(item))]
-    frames += [(f"t = {t:.2f}", preview(state)) for t, state in pipeline.trajectory(item, seed)]
+    flow = pipeline.trajectory(item, wish.seed, wish.plus, wish.minus)
+    frames += [(f"t = {t:.2f}", preview(state)) for t, state in flow]
     save_gif(frames, path)
     console.say(f"the flow is drawn in {path}")

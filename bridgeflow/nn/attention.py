@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bridgeflow.nn.kernels import mlp, self_attention, trains_on_cpu
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """Softmax attention of (B, heads, N, d) over (B, heads, M, d); `mask` is bool (B, M), True where to look.
@@ -39,7 +41,10 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens of the shape of x; `mask` (B, N) is True where a token is real."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(x)
+        if mask is None and trains_on_cpu(x):
+            return self.out(self_attention(qkv, self.heads))
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
@@ -65,6 +70,13 @@ class MLP(nn.Sequential):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to the same."""
+        first, _, second = self
+        assert isinstance(first, nn.Linear)
+        assert isinstance(second, nn.Linear)
+        return mlp(x, first, second)
 
 
 class TransformerBlock(nn.Module):

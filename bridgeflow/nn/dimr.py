@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import LatentSpec
 from bridgeflow.nn.attention import SelfAttention
-from bridgeflow.nn.normalise import rms_norm
+from bridgeflow.nn.kernels import depthwise, gated_mlp, layer_norm, rms_norm
 from bridgeflow.nn.velocity import NetworkSettings, VelocityNet
 from bridgeflow.settings import Settings
 
@@ -137,7 +137,7 @@ class TimeLayerNorm(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """x: (B, N, width)."""
-        return torch.addcmul(self.shift(t), F.layer_norm(x, x.shape[-1:]), self.scale(t))
+        return layer_norm(x, self.scale(t), self.shift(t))
 
 
 class GatedMLP(nn.Module):
@@ -151,7 +151,7 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) to the same."""
-        return self.out(F.gelu(self.gate(x)) * self.value(x))
+        return gated_mlp(x, self.gate, self.value, self.out)
 
 
 class AttentionBlock(nn.Module):
@@ -181,14 +181,18 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, grid: tuple[int, int]) -> Tensor:
         """x: (B, N, width), the cells of the grid row by row."""
-        x = x + on_grid(self.depthwise, x, grid)
+        cells = x.unflatten(1, grid).permute(0, 3, 1, 2)
+        x = x + depthwise(cells, self.depthwise).permute(0, 2, 3, 1).flatten(1, 2)
         return x + self.mlp(self.norm_mlp(x, t))
 
 
-def on_grid(convolution: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """A convolution applied to tokens (B, N, width) that are the cells of a grid; its output as tokens."""
-    cells = x.unflatten(1, grid).permute(0, 3, 1, 2)
-    return convolution(cells).permute(0, 2, 3, 1).flatten(1, 2)
+class LongSkip(nn.Linear):
+    """What came before joined with what a block saw on the way in: a linear layer over both side by side."""
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
+        """(B, N, width) twice to one. As two products, so that nothing is copied side by side."""
+        width = self.out_features
+        return F.linear(x, self.weight[:, :width], self.bias) + F.linear(skip, self.weight[:, width:])
 
 
 class Upsample(nn.Module):
@@ -226,7 +230,7 @@ class Stage(nn.Module):
             self.indicator_null = nn.Parameter(-torch.ones(1))
         block = AttentionBlock if settings.kind == "transformer" else ConvNeXtBlock
         self.blocks = nn.ModuleList(block(settings) for _ in range(settings.blocks))
-        self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(half))
+        self.skips = nn.ModuleList(LongSkip(2 * width, width) for _ in range(half))
         self.norm_out = TimeLayerNorm(width)
         self.head = nn.Conv2d(width, channels, 3, padding=1)
         nn.init.zeros_(self.head.weight)
@@ -238,7 +242,8 @@ class Stage(nn.Module):
 
         coarse: what the coarser stage kept.
         """
-        x = self.embed(z).flatten(2).transpose(1, 2) + self.positions
+        # Features innermost from here on: a sum keeps the order of its first term in memory.
+        x = self.embed(z).flatten(2).transpose(1, 2).contiguous() + self.positions
         if self.upsample is not None and coarse is not None:
             ratio = self.upsample.ratio
             x = x + self.upsample(coarse, t, (self.grid[0] // ratio, self.grid[1] // ratio))
@@ -248,7 +253,7 @@ class Stage(nn.Module):
         half = len(self.skips)
         for index, block in enumerate(self.blocks):
             if index > half:
-                x = self.skips[index - half - 1](torch.cat([x, skips.pop()], dim=-1))
+                x = self.skips[index - half - 1](x, skips.pop())
             x = block(x, t, self.grid)
             if index < half:
                 skips.append(x)

@@ -10,8 +10,12 @@ from torch import Tensor, nn
 
 from bridgeflow.modality import LatentSpec
 from bridgeflow.nn.attention import MLP, CrossAttention, SelfAttention
+from bridgeflow.nn.kernels import layer_norm
 from bridgeflow.nn.patches import Patches, grid_positions
 from bridgeflow.nn.velocity import Conditioning, NetworkSettings, VelocityNet
+
+EPSILON = 1e-6
+"""Of the layer norms."""
 
 
 class DiTSettings(NetworkSettings):
@@ -61,9 +65,7 @@ class DiTBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, context_width: int | None) -> None:
         super().__init__()
-        self.norm_attention = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.attention = SelfAttention(width, heads)
-        self.norm_mlp = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.mlp = MLP(width, int(width * mlp_ratio))
         self.modulation = nn.Sequential(nn.SiLU(), zero_linear(width, 6 * width))
         if context_width is not None:
@@ -74,10 +76,10 @@ class DiTBlock(nn.Module):
     def forward(self, x: Tensor, condition: Tensor, context: Tensor | None, context_mask: Tensor | None) -> Tensor:
         """x: (B, N, width); condition: (B, width)."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(6, dim=-1)
-        x = x + gate_a * self.attention(self.norm_attention(x) * (1 + scale_a) + shift_a)
+        x = torch.addcmul(x, gate_a, self.attention(layer_norm(x, 1 + scale_a, shift_a, EPSILON)))
         if context is not None:
             x = x + self.cross_attention(self.norm_context(x), context, context_mask)
-        return x + gate_m * self.mlp(self.norm_mlp(x) * (1 + scale_m) + shift_m)
+        return torch.addcmul(x, gate_m, self.mlp(layer_norm(x, 1 + scale_m, shift_m, EPSILON)))
 
 
 class DiT(VelocityNet):
@@ -103,7 +105,6 @@ class DiT(VelocityNet):
             DiTBlock(width, settings.heads, settings.mlp_ratio, width if context is not None else None)
             for _ in range(settings.depth)
         )
-        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.modulation = nn.Sequential(nn.SiLU(), zero_linear(width, 2 * width))
         self.head = zero_linear(width, self.patches.width)
 
@@ -128,4 +129,4 @@ class DiT(VelocityNet):
         if self.indicator is not None:
             x = x[:, 1:]
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
-        return self.patches.join(self.head(self.norm(x) * (1 + scale) + shift)).to(z.dtype)
+        return self.patches.join(self.head(layer_norm(x, 1 + scale, shift, EPSILON))).to(z.dtype)

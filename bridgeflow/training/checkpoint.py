@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -171,6 +172,104 @@ def save_checkpoint(
 
 def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor somewhere else, read when it is needed; its shape and type are known before."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+    """Gives the tensor, on the CPU, of that shape and type."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+SAFETENSORS_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}
+
+
+def write_tensors(
+    tensors: Mapping[str, StoredTensor], path: Path, on_bytes: Callable[[int, int], None] | None = None
+) -> None:
+    """Writes a safetensors file tensor by tensor, so that one of them at a time is in memory.
+
+    The format: the header's length as 8 bytes (little-endian), the header as JSON (type, shape and place of each
+    tensor), then the data without gaps; wide types first, so that each lies on a multiple of its own width.
+    `on_bytes(done, total)` is called after every tensor.
+    """
+    ordered = sorted(tensors.items(), key=lambda entry: (-entry[1].dtype.itemsize, entry[0]))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    total = 0
+    for name, tensor in ordered:
+        place = [total, total + tensor.size]
+        header[name] = {
+            "dtype": SAFETENSORS_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": place,
+        }
+        total = place[1]
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    done = 0
+    with path.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for name, tensor in ordered:
+            value = tensor.read().detach()
+            if value.shape != tensor.shape or value.dtype != tensor.dtype:
+                raise ValueError(f"{name} is {value.dtype} {tuple(value.shape)}, not {tensor.dtype} {tensor.shape}")
+            stream.write(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            done += tensor.size
+            if on_bytes is not None:
+                on_bytes(done, total)
+
+
+def save_imported(
+    folder: Path,
+    recipe: ResolvedRecipe,
+    tensors: Mapping[str, StoredTensor],
+    facts: Mapping[str, Any],
+    on_bytes: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Writes a checkpoint of step 0 from tensors that are read one by one, as `folder` itself: under a temporary name
+    beside it, synced, renamed. The folder must be absent or empty."""
+    folder = folder.resolve()
+    part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        write_tensors(tensors, part / "model.safetensors", on_bytes)
+        (part / "recipe.yaml").write_text(recipe.yaml(), encoding="utf-8")
+        meta = {
+            "format": FORMAT,
+            "step": 0,
+            "task": recipe.recipe.task,
+            "recipe": recipe.name,
+            "bridgeflow": bridgeflow.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            "plugins": plugins_of(recipe),
+            "sampling": recipe.recipe.sampling.model_dump(mode="json"),
+            **facts,
+            "files": {path.name: path.stat().st_size for path in part.iterdir()},
+        }
+        (part / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
+        for path in part.iterdir():
+            _sync(path)
+        _sync(part)
+        part.rename(folder)
+        _sync(folder.parent)
+    except OSError as error:
+        raise BridgeflowError(
+            f"the checkpoint {str(folder)!r} cannot be written ({error}): free some space or choose another --output."
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
 
 
 def _sync(path: Path) -> None:

@@ -1,54 +1,15 @@
 """From a checkpoint to results, through the command line too."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from bridgeflow import recipe as recipes
 from bridgeflow.cli.main import invoke
-from bridgeflow.console import Progress
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.inference import Pipeline
-from bridgeflow.training.start import train
-
-COMMON = [
-    "data.size=64", "data.held_out=8", "data.workers=1", "training.steps=3", "training.batch_size=4",
-    "training.precision=fp32", "training.evaluate=0", "training.sample_every=0",
-]  # fmt: skip
-SMALL_UNET = ["network.channels=[8,16]", "network.blocks=1", "network.attention=[]"]
-SMALL_DIT = [
-    "network.width=32", "network.depth=1", "source_encoder.width=32", "source_encoder.depth=1", "null_rate=0.5",
-    "optimizer.learning_rate=1e-2", "training.schedule.warmup=0", "training.steps=12",
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A run of each task, trained for three steps."""
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BRIDGEFLOW_CACHE", str(home / "cache"))
-        patch.chdir(home)
-        own = {
-            "depth": SMALL_UNET,
-            "superres": SMALL_UNET,
-            "caption": [*SMALL_DIT, "target.codec.steps=30", "target.codec.width=32"],
-            "t2i": SMALL_DIT,
-        }
-        for task, overrides in own.items():
-            train(recipes.load(f"{task}/blocks", [*COMMON, *overrides]), device="cpu", console=Progress(quiet=True))
-        yield home
-
-
-@pytest.fixture
-def home(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("BRIDGEFLOW_CACHE", str(runs / "cache"))
-    monkeypatch.chdir(runs)
-    return runs
 
 
 def photo(path: Path, size: tuple[int, int] = (50, 37), mode: str = "RGB") -> Path:

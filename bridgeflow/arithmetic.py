@@ -1,0 +1,80 @@
+"""Arithmetic with the states z0 that flows start from: sums, differences and the way between two.
+
+Source: CrossFlow (arXiv 2412.15213), section 4. It works because the flow starts from the source itself: a model
+whose flow starts from noise has nothing to add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.nn.encoded import Encoded
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """z = w_1 z_1 + ... + w_K z_K of the z0 of K terms, brought back to a usual scale where `standardised`."""
+
+    weights: tuple[float, ...] = (1.0,)
+    standardised: bool = False
+
+
+PLAIN = Mixture()
+"""The z0 of one source as it is."""
+
+
+def sums(plus: int, minus: int) -> Mixture:
+    """z_a + the z0 of `plus` terms - the z0 of `minus` terms, standardised."""
+    return Mixture((1.0, *[1.0] * plus, *[-1.0] * minus), standardised=True)
+
+
+def between(a: float) -> Mixture:
+    """(1 - a) z_a + a z_b, on a straight line and as it comes."""
+    return Mixture((1 - a, a))
+
+
+def mix(terms: Sequence[Encoded], mixtures: Sequence[Mixture]) -> Encoded:
+    """What flows start from, one mixture of K weights for each of B rows of the K terms.
+
+    Sums are taken in float64 with the first term last, so that a + b - b is a to the last bit. Raises
+    BridgeflowError where the terms have a context, or where a row to be standardised is constant.
+    """
+    first = terms[0]
+    if all(mixture == PLAIN for mixture in mixtures):
+        return first
+    if first.context is not None:
+        raise BridgeflowError(
+            "this model's flow starts from noise (source_encoder.name=noise), so that there is no source in it to add "
+            "to or to interpolate: use a model with another source encoder."
+        )
+    device = first.z0.device
+    z = [term.z0.detach().to("cpu", torch.float64) for term in terms]
+    weights = torch.tensor([mixture.weights for mixture in mixtures], dtype=torch.float64)
+    weights = weights.view(*weights.shape, *[1] * (z[0].ndim - 1))
+    others = sum((weights[:, k] * z[k] for k in range(1, len(z))), torch.zeros_like(z[0]))
+    mixed = weights[:, 0] * z[0] + others
+    if mixtures[0].standardised:
+        mixed = standardise(mixed, None if first.logvar is not None else z[0])
+    return replace(first, z0=mixed.to(device, first.z0.dtype))
+
+
+def standardise(z: Tensor, like: Tensor | None = None) -> Tensor:
+    """Each row of z (B, ...) at mean 0 and standard deviation 1 over all its elements, or at those of the same row
+    of `like`.
+
+    Mean and deviation are one number for a row, not for a dimension, and do not look at the batch. Raises
+    BridgeflowError where a row is constant.
+    """
+    axes = tuple(range(1, z.ndim))
+    mean, std = z.mean(axes, keepdim=True), z.std(axes, keepdim=True)
+    if not bool((std > 0).all()):
+        raise BridgeflowError("these terms cancel out and leave nothing to start from: add or subtract other ones.")
+    standard = (z - mean) / std
+    if like is None:
+        return standard
+    return standard * like.std(axes, keepdim=True) + like.mean(axes, keepdim=True)

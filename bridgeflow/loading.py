@@ -1,0 +1,64 @@
+"""The bridge of a checkpoint, ready for inference: read without a second copy, in the precision it runs in."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from bridgeflow.assembly import Assembly
+from bridgeflow.bridge import Bridge
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.modality import Progress
+from bridgeflow.training.checkpoint import Checkpoint
+
+
+def load_bridge(
+    assembly: Assembly, checkpoint: Checkpoint, precision: str = "fp32", watch: Progress | None = None
+) -> Bridge:
+    """The bridge with the checkpoint's weights, without what only training needs (the tower of the encoding loss).
+
+    The weights stay in the memory-mapped file until they are used, but for those whose number type changes.
+    precision: 'fp32' or 'bf16', see `set_precision`. Raises BridgeflowError where the weights do not fit.
+    """
+    # accelerate takes a second to import.
+    from accelerate import init_empty_weights
+
+    # Most buffers are computed when the bridge is built and are no part of a checkpoint, so they must be real.
+    with init_empty_weights(include_buffers=False):
+        bridge = assembly.build_bridge()
+    weights = checkpoint.weights()
+    if watch is not None:
+        watch(0, 0, f"loading the network ({_size(sum(tensor.nbytes for tensor in weights.values()))})")
+    try:
+        bridge.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()
+        raise BridgeflowError(
+            f"the weights in {str(checkpoint.folder)!r} do not fit the recipe beside them ({first}): "
+            "use another checkpoint."
+        ) from error
+    del weights
+    bridge.tower = None
+    set_precision(bridge, precision)
+    return bridge.eval()
+
+
+def set_precision(module: nn.Module, precision: str) -> None:
+    """Sets the number types of a module's weights and buffers, one after the other.
+
+    'fp32': all are float32. 'bf16': matrices and kernels (two axes or more) are bfloat16; vectors, which cost
+    nothing and scale everything, are float32, and so are buffers. Integers stay as they are.
+    """
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            low = precision == "bf16" and parameter.ndim >= 2
+            parameter.data = parameter.data.to(torch.bfloat16 if low else torch.float32)
+    for owner in module.modules():
+        for name, buffer in list(owner.named_buffers(recurse=False)):
+            # A new tensor in its place: one that came out of a file is a view, and would keep the whole file.
+            setattr(owner, name, buffer.float() if buffer.is_floating_point() else buffer.clone())
+
+
+def _size(count: int) -> str:
+    """'4.2 GB', '310 MB', '0.4 MB'."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.{0 if count >= 1e7 else 1}f} MB"

@@ -1,0 +1,325 @@
+"""Gradients written out by hand, for training on a CPU, where passes over memory cost as much as products.
+
+Each has a plain form beside it, of the same value, that other devices and inference take.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CACHED = 2**18
+"""Numbers of a hidden layer that are worked on together, so that they stay in a core's own cache."""
+
+
+def trains_on_cpu(x: Tensor) -> bool:
+    """True where a gradient will be asked for on a CPU."""
+    return x.device.type == "cpu" and torch.is_grad_enabled()
+
+
+def product_type(x: Tensor) -> torch.dtype:
+    """The type of matrix products: autocast's where it is on."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+# -- gated MLP -------------------------------------------------------------------------------------------
+
+
+def gated_mlp(x: Tensor, gate: nn.Linear, value: nn.Linear, out: nn.Linear) -> Tensor:
+    """out(GELU(gate x) * value x) for linear layers gate, value and out; x: (..., width)."""
+    if not trains_on_cpu(x):
+        return out(F.gelu(gate(x)) * value(x))
+    return _GatedMLP.apply(x, gate.weight, gate.bias, value.weight, value.bias, out.weight, out.bias, product_type(x))
+
+
+class _GatedMLP(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *rest: Any) -> Tensor:
+        *parameters, dtype = rest
+        gate_w, gate_b, value_w, value_b, out_w, out_b = (p.to(dtype) for p in parameters)
+        rows = x.reshape(-1, x.shape[-1]).to(dtype)
+        count, hidden = len(rows), gate_w.shape[0]
+        gate, value = rows.new_empty(count, hidden), rows.new_empty(count, hidden)
+        result = rows.new_empty(count, out_w.shape[0])
+        with torch.autocast(x.device.type, enabled=False):
+            for part in _parts(count, hidden):
+                torch.addmm(gate_b, rows[part], gate_w.t(), out=gate[part])
+                torch.addmm(value_b, rows[part], value_w.t(), out=value[part])
+                torch.addmm(out_b, F.gelu(gate[part]).mul_(value[part]), out_w.t(), out=result[part])
+        ctx.save_for_backward(rows, gate, value, gate_w, value_w, out_w)
+        ctx.shape, ctx.dtype = x.shape, x.dtype
+        ctx.parameter_types = [p.dtype for p in parameters]
+        return result.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        rows, gate, value, gate_w, value_w, out_w = ctx.saved_tensors
+        gradient = gradients[0].reshape(len(rows), -1).to(rows.dtype)
+        inner, to_gate, to_value = (torch.empty_like(gate) for _ in range(3))
+        to_rows = torch.empty_like(rows)
+        for part in _parts(len(rows), gate.shape[1]):
+            active = F.gelu(gate[part])
+            torch.mul(active, value[part], out=inner[part])
+            to_inner = gradient[part] @ out_w
+            torch.mul(to_inner, active, out=to_value[part])
+            to_gate[part] = torch.ops.aten.gelu_backward(to_inner.mul_(value[part]), gate[part])
+            torch.mm(to_gate[part], gate_w, out=to_rows[part])
+            to_rows[part].addmm_(to_value[part], value_w)
+        found = (
+            to_gate.t() @ rows,
+            to_gate.sum(0),
+            to_value.t() @ rows,
+            to_value.sum(0),
+            gradient.t() @ inner,
+            gradient.sum(0),
+        )
+        typed = (g.to(dtype) for g, dtype in zip(found, ctx.parameter_types, strict=True))
+        return to_rows.view(ctx.shape).to(ctx.dtype), *typed, None
+
+
+# -- MLP -------------------------------------------------------------------------------------------------
+
+TANH_GELU = (2 * math.sqrt(2 / math.pi), 0.044715)
+"""c and a of GELU's tanh form, x sigmoid(c (x + a x^3))."""
+
+
+def mlp(x: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
+    """second(GELU(first x)), the GELU in its tanh form, for linear layers first and second; x: (..., width)."""
+    if not trains_on_cpu(x):
+        return second(F.gelu(first(x), approximate="tanh"))
+    return _MLP.apply(x, first.weight, first.bias, second.weight, second.bias, product_type(x))
+
+
+class _MLP(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *rest: Any) -> Tensor:
+        *parameters, dtype = rest
+        first_w, first_b, second_w, second_b = (p.to(dtype) for p in parameters)
+        rows = x.reshape(-1, x.shape[-1]).to(dtype)
+        hidden = rows.new_empty(len(rows), first_w.shape[0])
+        result = rows.new_empty(len(rows), second_w.shape[0])
+        with torch.autocast(x.device.type, enabled=False):
+            for part in _parts(*hidden.shape):
+                torch.addmm(first_b, rows[part], first_w.t(), out=hidden[part])
+                wide = _wide(hidden[part])
+                active = wide.mul(_tanh_gelu_share(wide))
+                torch.addmm(second_b, active.to(dtype), second_w.t(), out=result[part])
+        ctx.save_for_backward(rows, hidden, first_w, second_w)
+        ctx.shape, ctx.dtype = x.shape, x.dtype
+        ctx.parameter_types = [p.dtype for p in parameters]
+        return result.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        rows, hidden, first_w, second_w = ctx.saved_tensors
+        dtype = rows.dtype
+        gradient = gradients[0].reshape(len(rows), -1).to(dtype)
+        active, to_hidden = torch.empty_like(hidden), torch.empty_like(hidden)
+        c, a = TANH_GELU
+        for part in _parts(*hidden.shape):
+            wide = _wide(hidden[part])
+            share = _tanh_gelu_share(wide)
+            acted = wide * share
+            active[part] = acted
+            # d (x s) / dx = s + x s (1 - s) c (1 + 3 a x^2)
+            slope = wide.square().mul_(3 * a * c).add_(c).mul_(acted.addcmul(acted, share, value=-1)).add_(share)
+            torch.mul(gradient[part] @ second_w, slope, out=slope)
+            to_hidden[part] = slope
+        found = (to_hidden.t() @ rows, to_hidden.sum(0), gradient.t() @ active, gradient.sum(0))
+        typed = (g.to(own) for g, own in zip(found, ctx.parameter_types, strict=True))
+        return (to_hidden @ first_w).view(ctx.shape).to(ctx.dtype), *typed, None
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least float32: half types lose too much between one elementwise step and the next."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def _tanh_gelu_share(x: Tensor) -> Tensor:
+    c, a = TANH_GELU
+    return x.square().mul_(a * c).add_(c).mul_(x).sigmoid_()
+
+
+def _parts(count: int, width: int) -> list[slice]:
+    size = max(64, CACHED // width)
+    return [slice(start, start + size) for start in range(0, count, size)]
+
+
+# -- norms whose scale and shift follow the batch --------------------------------------------------------
+
+EPSILON = 1e-8
+"""Added to the root mean square itself, not under the root."""
+
+
+def rms_norm(x: Tensor, scale: Tensor) -> Tensor:
+    """x / (rms(x) + 1e-8) * scale, in float32; x: (B, N, width), scale: (B, 1, width), or (1, 1, width) for all."""
+    return _RMSNorm.apply(x.float(), scale.float())
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
+        inverse = (torch.linalg.vector_norm(x, dim=-1, keepdim=True) * x.shape[-1] ** -0.5 + EPSILON).reciprocal()
+        ctx.save_for_backward(x, scale, inverse)
+        return (x * inverse).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        (gradient,) = gradients
+        x, scale, inverse = ctx.saved_tensors
+        product = gradient * x
+        to_scale = _for_batch(inverse.transpose(1, 2) @ product, scale)
+        # d rms / dx = x / (width rms), and rms = 1 / inverse up to epsilon.
+        pull = product @ scale.expand(len(x), -1, -1).transpose(1, 2)
+        to_x = torch.mul(gradient, scale, out=product).mul_(inverse)
+        return to_x.addcmul_(x, pull * inverse.pow(3), value=-1.0 / x.shape[-1]), to_scale
+
+
+def layer_norm(x: Tensor, scale: Tensor, shift: Tensor, epsilon: float = 1e-5) -> Tensor:
+    """Layer norm times scale plus shift, in float32; shapes as in `rms_norm`."""
+    return _LayerNorm.apply(x.float(), scale.float(), shift.float(), epsilon)
+
+
+class _LayerNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, epsilon: float) -> Tensor:
+        normal, _, inverse = torch.native_layer_norm(x, x.shape[-1:], None, None, epsilon)
+        ctx.save_for_backward(normal, scale, inverse)
+        return torch.addcmul(shift, normal, scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        normal, scale, inverse = ctx.saved_tensors
+        batch, count, width = normal.shape
+        column = scale.expand(batch, -1, -1).transpose(1, 2)
+        product = gradient * normal
+        ones = normal.new_ones(batch, 1, count)
+        to_scale, to_shift = _for_batch(ones @ product, scale), _for_batch(ones @ gradient, scale)
+        mean, pull = (gradient @ column).div_(width), (product @ column).div_(width)
+        to_x = torch.mul(gradient, scale, out=product).sub_(mean)
+        return to_x.addcmul_(normal, pull, value=-1).mul_(inverse), to_scale, to_shift, None
+
+
+def _for_batch(gradient: Tensor, like: Tensor) -> Tensor:
+    """Of each row, or summed where one vector served all rows."""
+    return gradient if like.shape[0] == gradient.shape[0] else gradient.sum(0, keepdim=True)
+
+
+# -- depthwise convolution -------------------------------------------------------------------------------
+
+
+def depthwise(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    """A convolution of each channel with its own (1, k, k) kernel, k odd, same size; x: (B, C, H, W)."""
+    if not trains_on_cpu(x):
+        return layer(x)
+    return _Depthwise.apply(x.to(product_type(x)), layer.weight, layer.bias)
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.bias_type = bias.dtype
+        padding, groups = weight.shape[-1] // 2, weight.shape[0]
+        return F.conv2d(x, weight.to(x.dtype), bias.to(x.dtype), padding=padding, groups=groups)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        (gradient,) = gradients
+        x, weight = ctx.saved_tensors
+        padding, groups = weight.shape[-1] // 2, weight.shape[0]
+        gradient = gradient.to(x.dtype)
+        to_x = F.conv2d(gradient, weight.to(x.dtype).flip(2, 3), padding=padding, groups=groups)
+        if x.dtype == torch.bfloat16:
+            to_weight = _depthwise_weight_gradient(x, gradient, weight.shape[-1])
+        else:
+            to_weight = torch.ops.aten.convolution_backward(
+                gradient,
+                x,
+                weight,
+                None,
+                (1, 1),
+                (padding, padding),
+                (1, 1),
+                False,
+                (0, 0),
+                groups,
+                (False, True, False),
+            )[1]
+        to_bias = gradient.sum((0, 2, 3), dtype=torch.float32)
+        return to_x, to_weight.to(weight.dtype), to_bias.to(ctx.bias_type)
+
+
+def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, size: int) -> Tensor:
+    """(C, 1, size, size) by matrix products over batch and rows, whose diagonals hold what is wanted: in bfloat16
+    several times as quick as the library's own."""
+    batch, channels, height, width = x.shape
+    pad = size // 2
+    tall, wide = height + 2 * pad, width + 2 * pad
+    looked = gradient.permute(1, 0, 2, 3).contiguous().view(channels, batch * height, width)
+    padded = x.new_zeros(channels, batch, tall, wide)
+    padded[:, :, pad : pad + height, pad : pad + width] = x.permute(1, 0, 2, 3)
+    found = []
+    for start in range(0, channels, 16):
+        own = padded[start : start + 16]
+        strides = (batch * tall * wide, tall * wide, wide, wide, 1)
+        windows = own.as_strided((len(own), batch, height, size, wide), strides, own.storage_offset())
+        products = torch.bmm(
+            looked[start : start + 16].transpose(1, 2), windows.reshape(len(own), batch * height, size * wide)
+        )
+        diagonal = (width * size * wide, size * wide + 1, wide, 1)
+        found.append(products.as_strided((len(own), width, size, size), diagonal).sum(1, dtype=torch.float32))
+    return torch.cat(found)[:, None]
+
+
+# -- attention -------------------------------------------------------------------------------------------
+
+
+def self_attention(qkv: Tensor, heads: int) -> Tensor:
+    """Softmax attention over all tokens from queries, keys and values (B, N, 3 width); gives (B, N, width)."""
+    return _SelfAttention.apply(qkv.to(product_type(qkv)), heads)
+
+
+class _SelfAttention(torch.autograd.Function):
+    """Tokens are padded to a multiple of 8, which the products want."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, heads: int) -> Tensor:
+        batch, count, width = qkv.shape
+        features = width // 3 // heads
+        padded = -(-count // 8) * 8
+        parts = qkv.new_empty(3, batch, heads, padded, features)
+        parts[..., :count, :] = qkv.view(batch, count, 3, heads, features).permute(2, 0, 3, 1, 4)
+        parts[..., count:, :] = 0
+        query, key, value = parts.flatten(1, 2)
+        with torch.autocast(qkv.device.type, enabled=False):
+            scores = torch.baddbmm(qkv.new_empty(1), query, key.transpose(1, 2), beta=0, alpha=features**-0.5)
+            scores[..., count:] = float("-inf")
+            shares = scores.softmax(-1)
+            seen = torch.bmm(shares, value)
+        ctx.save_for_backward(query, key, value, shares)
+        ctx.shape = (batch, count, heads, features)
+        return seen.view(batch, heads, padded, features)[:, :, :count].transpose(1, 2).flatten(2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        query, key, value, shares = ctx.saved_tensors
+        batch, count, heads, features = ctx.shape
+        to_seen = torch.empty_like(query).view(batch, heads, -1, features)
+        to_seen[:, :, :count] = gradients[0].view(batch, count, heads, features).transpose(1, 2)
+        to_seen[:, :, count:] = 0
+        to_seen = to_seen.flatten(0, 1)
+        to_parts = query.new_empty(3, *query.shape)
+        torch.bmm(shares.transpose(1, 2), to_seen, out=to_parts[2])
+        to_shares = torch.bmm(to_seen, value.transpose(1, 2))
+        to_scores = torch.ops.aten._softmax_backward_data(to_shares, shares, -1, shares.dtype).mul_(features**-0.5)
+        torch.bmm(to_scores, key, out=to_parts[0])
+        torch.bmm(to_scores.transpose(1, 2), query, out=to_parts[1])
+        packed = to_parts.view(3, batch, heads, -1, features)[..., :count, :].permute(1, 3, 0, 2, 4)
+        return packed.reshape(batch, count, -1), None
