@@ -142,11 +142,13 @@ class Bridge(nn.Module):
         device = target.mean.device
         encoded = self.source_encoder(source, generator)
         z0, z1 = encoded.z0, target.sample(generator)
-        null = draw_null_rows(len(z1), settings.null_rate, generator).to(device)
+        # The rows are looked up before they move, so that the device is not waited for.
+        null = draw_null_rows(len(z1), settings.null_rate, generator)
         coupled = self.coupling.couple(z1, null)
         mask = target.mask
         if mask is not None:
             mask = self.coupling.couple(mask, null)
+        null = null.to(device)
         t = settings.time.sample(len(z1), generator).to(device)
         z_t = settings.path.interpolate(z0, coupled, t)
         velocities = self._velocities(encoded, z_t, t, null)

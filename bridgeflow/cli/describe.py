@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from bridgeflow.registry import Plugin
 
@@ -41,6 +42,7 @@ def _options(model: type[BaseModel]) -> list[dict[str, Any]]:
     described = []
     for key, field in model.model_fields.items():
         default = field.get_default(call_default_factory=True) if not field.is_required() else None
-        value = default.model_dump(mode="json") if isinstance(default, BaseModel) else default
-        described.append({"key": key, "default": value, "help": " ".join((field.description or "").split())})
+        described.append(
+            {"key": key, "default": to_jsonable_python(default), "help": " ".join((field.description or "").split())}
+        )
     return described

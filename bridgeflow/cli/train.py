@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -26,6 +27,7 @@ from bridgeflow.cli.options import (
     "  bridgeflow train --task superres --data folder:photos --recipe superres/folder\n"
     "  bridgeflow train --task t2i training.steps=4000 optimizer.learning_rate=5e-4\n"
     "  bridgeflow train --task depth --resume\n"
+    "  bridgeflow train --task t2i --recipe t2i/crossflow-256 --from imported/ --data folder:photos\n"
     "  accelerate launch -m bridgeflow train --task depth"
 )
 @task_option()
@@ -33,6 +35,12 @@ from bridgeflow.cli.options import (
 @data_options
 @click.option("-o", "--output", metavar="DIR", help="Folder of the run; runs/TASK-RECIPE-NN by default.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --output, or with the task's latest.")
+@click.option(
+    "--from",
+    "initial",
+    metavar="CHECKPOINT",
+    help="Start a new run with the weights of another, or of an imported one.",
+)
 @click.option("--dry-run", is_flag=True, help="Try a few steps, tell shapes, sizes, memory and speed; write nothing.")
 @device_option
 @json_option
@@ -44,6 +52,7 @@ def train(
     columns: tuple[str, ...],
     output: str | None,
     resume: bool,
+    initial: str | None,
     dry_run: bool,
     device: str | None,
     as_json: bool,
@@ -72,12 +81,19 @@ def train(
         name = recipe or _default_recipe(declared, task, data)
         resolved = recipes.load(name, overrides, data, renames)
     check_recipe(resolved.name, resolved.recipe.task, task)
+    if resume and initial is not None:
+        raise click.UsageError("--resume goes on with a run's own weights: leave --from out.")
+    begin = None
+    if initial is not None:
+        from bridgeflow.training.checkpoint import open_checkpoint
+
+        begin = open_checkpoint(Path(initial))
     if dry_run:
         facts = start.dry_run(resolved, device, console)
         console.clear()
         _print_dry_run(facts, as_json)
         return 0
-    run = start.train(resolved, output, checkpoint, device, console)
+    run = start.train(resolved, output, checkpoint, device, console, begin)
     if int(os.environ.get("RANK", "0")) != 0:
         return 0
     return _finish(run, task, resolved, as_json, console)
@@ -168,6 +184,17 @@ def _print_dry_run(facts: dict[str, Any], as_json: bool) -> None:
 
     print(layers.dump(facts["recipe"]))
     for name, value in facts.items():
-        if name != "recipe":
-            shown = f"{value:,}" if isinstance(value, int) else value
-            print(f"{name.replace('_', ' '):<28} {shown}")
+        if name == "recipe":
+            continue
+        title = name.replace("_", " ")
+        if isinstance(value, dict):
+            for part, own in value.items():
+                print(f"{f'{title}: {part}':<36} {_shown(own)}")
+        else:
+            print(f"{title:<36} {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -15,12 +15,12 @@ class PairedCoupling:
 
     def couple(self, z1: Tensor, null: Tensor) -> Tensor:
         """Targets (B, ...) for the flow loss; `null` is bool (B,). Rows that are not null keep theirs."""
-        index = null.nonzero().flatten()
+        index = null.cpu().nonzero().flatten()
         if len(index) < 2:
             return z1
-        coupled = z1.clone()
-        coupled[index] = z1[index.roll(1)]
-        return coupled
+        source = torch.arange(len(z1))
+        source[index] = index.roll(1)
+        return z1[source]
 
 
 def draw_null_rows(batch: int, rate: float, generator: torch.Generator | None = None) -> Tensor:

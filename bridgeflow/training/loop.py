@@ -22,15 +22,19 @@ from bridgeflow.bridge import Bridge, Losses, collapse_warning
 from bridgeflow.console import Progress, duration
 from bridgeflow.data.batches import Batch, batches
 from bridgeflow.data.rows import Rows, Stream
-from bridgeflow.errors import BridgeflowError
+from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Latent, Modality
 from bridgeflow.randomness import generator, seed_of
 from bridgeflow.recipe import AdamWSettings, LearningRateSettings, ResolvedRecipe
 from bridgeflow.training import checkpoint as checkpoints
+from bridgeflow.training.allocator import keep_freed_memory
 from bridgeflow.training.average import WeightAverage, has_batch_statistics, measure_statistics
 from bridgeflow.training.checkpoint import Checkpoint
 from bridgeflow.training.journal import Journal
 from bridgeflow.training.precision import choose_precision
+
+OPTIONAL = ("tower.", "logit_scale")
+"""Names of weights that training alone needs, and that a checkpoint to start from need not have."""
 
 CALIBRATION_BATCHES = 16
 """Batches from which the average's running statistics are measured."""
@@ -143,6 +147,7 @@ class Trainer:
         console: Progress,
         resume: Checkpoint | None = None,
         on_sample: Any = None,
+        initial: Checkpoint | None = None,
     ) -> None:
         self.assembly = assembly
         self.recipe: ResolvedRecipe = assembly.recipe
@@ -156,6 +161,8 @@ class Trainer:
         assembly.to(self.device)
         torch.manual_seed(seed_of(self.settings.seed, "weights"))
         self.bridge = assembly.build_bridge().to(self.device)
+        if initial is not None:
+            self._start_from(initial)
         self.average = WeightAverage(self.bridge, self.settings.ema) if self.settings.ema else None
         self.optimizer = build_optimizer(self.bridge, self.recipe.recipe.optimizer)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
@@ -168,6 +175,30 @@ class Trainer:
         if resume is not None:
             self._restore(resume)
         self.model, self.prepared = accelerator.prepare(self.bridge, self.optimizer)
+
+    def _start_from(self, checkpoint: Checkpoint) -> None:
+        """Takes another checkpoint's weights; what only the encoding loss needs may be missing on either side."""
+        given, own = checkpoint.weights(), self.bridge.state_dict()
+        fresh = sorted(key for key in own if key not in given)
+        left = sorted(key for key in given if key not in own)
+        faults = [
+            *(f"{key!r} is missing" for key in fresh if not key.startswith(OPTIONAL)),
+            *(f"{key!r} has no place" for key in left if not key.startswith(OPTIONAL)),
+            *(
+                f"{key!r} has shape {tuple(given[key].shape)}, not {tuple(own[key].shape)}"
+                for key in own
+                if key in given and given[key].shape != own[key].shape
+            ),
+        ]
+        if faults:
+            raise UsageError(
+                f"the weights of {str(checkpoint.folder)!r} do not fit this recipe ({', '.join(faults[:3])}; "
+                f"{len(faults)} in all): start with the network and sizes of its recipe.yaml."
+            )
+        self.bridge.load_state_dict({key: tensor for key, tensor in given.items() if key in own}, strict=False)
+        parts = {key.partition(".")[0] for key in fresh}
+        told = f"; {' and '.join(sorted(parts))} start fresh" if parts else ""
+        self.console.say(f"starting from the weights of {checkpoint.folder}{told}")
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         try:
@@ -385,6 +416,8 @@ def make_accelerator(settings: Any, device: str | None) -> Accelerator:
     if device not in (None, "cpu", "cuda") and "LOCAL_RANK" not in os.environ:
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
+    if on_cpu:
+        keep_freed_memory()
     precision = choose_precision(settings.precision, torch.device("cpu" if on_cpu else "cuda"))
     # Accelerate keeps its state for the process: a second run may want another precision or device.
     AcceleratorState._reset_state(reset_partial_state="LOCAL_RANK" not in os.environ)

@@ -36,6 +36,7 @@ from bridgeflow.pictures import comparison
 from bridgeflow.randomness import seed_of
 from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.training.checkpoint import Checkpoint, open_checkpoint, set_aside
+from bridgeflow.training.estimate import MARGIN, Estimate, estimate, free_memory, gigabytes, global_batch
 from bridgeflow.training.loop import Outcome, Trainer, encode, make_accelerator
 
 RUNS = Path("runs")
@@ -144,8 +145,13 @@ def train(
     resume: Checkpoint | None = None,
     device: str | None = None,
     console: Progress | None = None,
+    initial: Checkpoint | None = None,
 ) -> Run:
-    """Trains a recipe from the start or from a checkpoint, samples, scores, and returns how it went."""
+    """Trains a recipe, samples, scores, and returns how it went.
+
+    resume: the run's own checkpoint to go on from. initial: a checkpoint whose weights, and fitted codecs, a new run
+    starts with.
+    """
     torch.manual_seed(seed_of(recipe.recipe.training.seed, "codecs"))
     accelerator = make_accelerator(recipe.recipe.training, device)
     console = console or Progress()
@@ -164,12 +170,12 @@ def train(
             for path in set_aside(resume.folder.parent, resume.step):
                 console.say(f"a later checkpoint is kept aside as {path}")
     else:
-        assembly, folder = _begin(recipe, rows, output, accelerator, console)
+        assembly, folder = _begin(recipe, rows, output, accelerator, console, initial)
     if accelerator.is_main_process:
         (folder / "recipe.yaml").write_text(recipe.yaml(), encoding="utf-8")
     shown = _shown_examples(assembly, held_out, rows, console)
     sampler = _Sampler(assembly, shown, folder)
-    trainer = Trainer(assembly, rows, folder, accelerator, console, resume, sampler)
+    trainer = Trainer(assembly, rows, folder, accelerator, console, resume, sampler, initial)
     console.say(f"{describe(assembly, trainer.bridge, rows)}   {folder}")
     outcome = trainer.run()
     report = None
@@ -180,11 +186,20 @@ def train(
 
 
 def _begin(
-    recipe: ResolvedRecipe, rows: Rows | Stream, output: str | None, accelerator: Accelerator, console: Progress
+    recipe: ResolvedRecipe,
+    rows: Rows | Stream,
+    output: str | None,
+    accelerator: Accelerator,
+    console: Progress,
+    initial: Checkpoint | None,
 ) -> tuple[Assembly, Path]:
     """The assembly with fitted codecs and the folder of a new run, the same on every process."""
     check_output(output)
     assembly = assemble(recipe)
+    for side in SIDES:
+        codec = initial.codec(side) if initial is not None else None
+        if codec is not None and assembly.modality(side).needs_fit:
+            restore_codec(assembly.modality(side), codec)
     if accelerator.num_processes == 1:
         prepare_codecs(assembly, rows, console)
         assembly.build_bridge()
@@ -289,10 +304,62 @@ def find_resumable(task: str, output: str | None) -> Checkpoint:
 
 
 def dry_run(recipe: ResolvedRecipe, device: str | None, console: Progress, steps: int = 5) -> dict[str, Any]:
-    """Builds everything, tries a few steps on real data, writes nothing, and tells what a run would take."""
+    """Tells what a run would take, and tries a few steps on real data where they fit. Writes nothing.
+
+    `mode` is 'real' where steps were tried, 'meta' where the run does not fit into this machine's memory: then
+    data and codecs need not be there.
+    """
     accelerator = make_accelerator(recipe.recipe.training, device)
-    rows = open_rows(recipe, "train", console)
+    precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
     assembly = assemble(recipe)
+    try:
+        expected: Estimate | None = estimate(assembly, precision)
+    except (NotImplementedError, RuntimeError):
+        # A network that looks at its numbers cannot run without any.
+        expected = None
+    training = recipe.recipe.training
+    facts: dict[str, Any] = {
+        "recipe": recipe.tree(),
+        "source_latent": str(assembly.source.latent),
+        "target_latent": str(assembly.target.latent),
+        "global_batch": global_batch(training.batch_size, training.accumulation, accelerator.num_processes),
+        "device": str(accelerator.device),
+        "precision": precision,
+    }
+    free = free_memory(accelerator.device)
+    if expected is not None:
+        facts["trainable_parameters"] = expected.trainable
+        facts["parameters"] = expected.parameters
+        facts["memory"] = {name: gigabytes(count) for name, count in expected.memory.items()}
+        facts["memory_needed"] = f"about {gigabytes(expected.total)} a process, without the frozen codecs"
+        facts["memory_free"] = gigabytes(free)
+        if expected.total > MARGIN * free:
+            return {**facts, "mode": "meta", **_untried(recipe, expected, free, console)}
+    return {**facts, "mode": "real", **_tried(recipe, assembly, accelerator, console, steps)}
+
+
+def _untried(recipe: ResolvedRecipe, expected: Estimate, free: int, console: Progress) -> dict[str, Any]:
+    """What a dry run says that ends on the meta device."""
+    try:
+        data = open_rows(recipe, "train", console).description
+    except BridgeflowError as error:
+        data = f"not there: {error}"
+    return {
+        "data": data,
+        "fits": False,
+        "verdict": (
+            f"shapes agree, but a run does not fit here: it needs about {gigabytes(expected.total)}, and "
+            f"{gigabytes(free)} are free. No step was tried, and no codec was loaded. A smaller training.batch_size "
+            "with more training.accumulation takes less."
+        ),
+    }
+
+
+def _tried(
+    recipe: ResolvedRecipe, assembly: Assembly, accelerator: Accelerator, console: Progress, steps: int
+) -> dict[str, Any]:
+    """What a few real steps show."""
+    rows = open_rows(recipe, "train", console)
     prepare_codecs(assembly, rows, console)
     trainer = Trainer(assembly, rows, Path("."), accelerator, console)
     data = batches(rows, assembly.task, recipe.recipe.columns, trainer.settings.batch_size, trainer.settings.seed)
@@ -309,18 +376,14 @@ def dry_run(recipe: ResolvedRecipe, device: str | None, console: Progress, steps
     bridge = trainer.bridge
     frozen = sum(p.numel() for side in (assembly.source, assembly.target) for p in side.parameters())
     return {
-        "recipe": recipe.tree(),
-        "source_latent": str(assembly.source.latent),
+        "fits": True,
         "source_batch": list(source.mean.shape),
-        "target_latent": str(assembly.target.latent),
         "target_batch": list(target.mean.shape),
         "trainable_parameters": sum(p.numel() for p in bridge.parameters() if p.requires_grad),
         "network_parameters": sum(p.numel() for p in bridge.network.parameters()),
         "source_encoder_parameters": sum(p.numel() for p in bridge.source_encoder.parameters()),
         "frozen_parameters": frozen,
         "data": rows.description,
-        "device": str(trainer.device),
-        "precision": "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
         "peak_memory_mb": round(_peak_memory(trainer.device)),
         "seconds_per_step": round(per_step, 4),
         "hours": round(per_step * recipe.recipe.training.steps / 3600, 3),

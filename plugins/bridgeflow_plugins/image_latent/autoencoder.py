@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,10 +20,16 @@ from bridgeflow_plugins.image_latent.pretrained import load_autoencoder, weights
 
 
 class AutoencoderSettings(Settings):
-    """What both autoencoders share. With a `path`, only that and `scale` matter."""
+    """What both autoencoders share. With a `path`, only that, `factor` and `scale` matter, and with a `factor`
+    `latent_channels` too."""
 
     path: str | None = None
-    """Folder as diffusers saves it, or a name on the Hugging Face Hub; none means one fitted to the data."""
+    """Folder as diffusers saves it, of the model or of a pipeline (its `vae`), or a name on the Hugging Face Hub; none
+    means one fitted to the data."""
+    factor: PositiveInt | None = None
+    """Pixels per position of a pretrained model's latent, along each side (8 for Stable Diffusion's). Given, this and
+    `latent_channels` tell the latent's shape, so that the model is read only when it is first needed; one of another
+    shape is refused then. None: the model is read at once."""
     scale: float | None = Field(None, gt=0)
     """Factor on the latent; none means the pretrained model's own, or what makes the variance 1."""
     latent_channels: PositiveInt = 4
@@ -35,6 +42,12 @@ class AutoencoderSettings(Settings):
     """First learning rate of Adam; it falls to zero along a cosine."""
     seed: int = 0
     """Seed of the first weights, of the order of the pictures and of the latent's noise in fitting."""
+
+    @model_validator(mode="after")
+    def _factor_is_of_a_pretrained_model(self) -> Self:
+        if self.factor is not None and self.path is None:
+            raise ValueError("factor tells of a pretrained model: give its path too, or leave factor out")
+        return self
 
 
 class KLSettings(AutoencoderSettings):
@@ -75,30 +88,32 @@ class AutoencoderCodec(Codec):
         super().__init__()
         self.settings = settings
         self.scale = settings.scale or 1.0
+        self.model: Any = None
         self._digest = ""
         self._fitted = settings.path is not None
-        shift = 0.0
-        if settings.path is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(settings.seed)
-                self.model = self._new_model()
+        if settings.path is not None and settings.factor is not None:
+            self.channels, self.multiple = settings.latent_channels, settings.factor
         else:
-            self.model = load_autoencoder(self.model_class, settings.path)
-            self._digest = weights_digest(self.model)
-            self.scale = settings.scale or float(self._config("scaling_factor") or 1.0)
-            shift = float(self._config("shift_factor") or 0.0)
-        self.channels = int(self._config("latent_channels"))
-        self.multiple = self._multiple()
-        self.register_buffer("shift", torch.full((self.channels, 1, 1), shift))
-        self.model.requires_grad_(False).eval()
+            self.model = self._first_model()
+            self.channels, self.multiple = self._shape(self.model.config)
+        self.register_buffer("shift", torch.zeros(self.channels, 1, 1))
+        if settings.path is not None and self.model is not None:
+            self._take_constants(self.model.config)
+
+    def _first_model(self) -> Any:
+        if self.settings.path is not None:
+            return load_autoencoder(self.model_class, self.settings.path)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.settings.seed)
+            return self._new_model().requires_grad_(False).eval()
 
     @abstractmethod
     def _new_model(self) -> Any:
         """The untrained model of the settings."""
 
     @abstractmethod
-    def _multiple(self) -> int:
-        """Pixels that one position of the latent stands for, along each side."""
+    def _stages(self, config: Mapping[str, Any]) -> int:
+        """Stages of a model of this configuration; each but the first halves both sides."""
 
     @abstractmethod
     def _posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -108,8 +123,34 @@ class AutoencoderCodec(Codec):
     def _loss(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """What fitting minimises."""
 
-    def _config(self, name: str) -> Any:
-        return self.model.config.get(name)
+    def _shape(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        """Channels of the latent, and pixels along each side that one position of it stands for."""
+        return int(config["latent_channels"]), 2 ** (self._stages(config) - 1)
+
+    def _take_constants(self, config: Mapping[str, Any]) -> None:
+        """Scale and shift of a pretrained model."""
+        self.scale = self.settings.scale or float(config.get("scaling_factor") or 1.0)
+        self.shift.fill_(float(config.get("shift_factor") or 0.0))
+
+    def _loaded(self) -> Any:
+        """The model, read from `path` where it is not here, onto the device where the codec lies."""
+        if self.model is None and self.settings.path is not None:
+            model = load_autoencoder(self.model_class, self.settings.path)
+            channels, multiple = self._shape(model.config)
+            if (channels, multiple) != (self.channels, self.multiple):
+                raise BridgeflowError(
+                    f"codec.path: {self.settings.path!r} has {channels} latent channels and {multiple} pixels per "
+                    f"position, where {self.channels} and {self.multiple} were declared: set "
+                    f"codec.latent_channels={channels} and codec.factor={multiple}, or choose the model that was meant."
+                )
+            self._take_constants(model.config)
+            self.model = model.to(self.shift.device)
+        return self.model
+
+    def unload(self) -> None:
+        """Drops a pretrained model; it is read again when it is next needed. One fitted here stays."""
+        if self.settings.path is not None:
+            self.model = None
 
     @property
     def needs_fit(self) -> bool:
@@ -125,7 +166,9 @@ class AutoencoderCodec(Codec):
     def decode(self, latent: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) of a scaled latent."""
         self._require_fit()
-        return self.model.decode(latent / self.scale + self.shift).sample
+        # Scale and shift are the model's own, so it comes first.
+        model = self._loaded()
+        return model.decode(latent / self.scale + self.shift).sample
 
     def fit(self, levels: Tensor, progress: Progress | None = None) -> dict[str, float]:
         """Trains the model on pictures, uint8 (N, 3, H, W), then measures shift and scale.
@@ -196,7 +239,9 @@ class AutoencoderCodec(Codec):
         return None
 
     def weights_digest(self) -> str:
-        """A digest of configuration and weights of a pretrained model; empty for one fitted here."""
+        """A digest of configuration and weights of a pretrained model, read for it; empty for one fitted here."""
+        if self.settings.path is not None and not self._digest:
+            self._digest = weights_digest(self._loaded())
         return self._digest
 
     def _require_fit(self) -> None:
@@ -224,11 +269,11 @@ class KLCodec(AutoencoderCodec):
             mid_block_add_attention=False,
         )
 
-    def _multiple(self) -> int:
-        return 2 ** (len(self._config("block_out_channels")) - 1)
+    def _stages(self, config: Mapping[str, Any]) -> int:
+        return len(config["block_out_channels"])
 
     def _posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        posterior = self.model.encode(pixels).latent_dist
+        posterior = self._loaded().encode(pixels).latent_dist
         return posterior.mean, posterior.std
 
     def _loss(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -258,11 +303,11 @@ class TinyCodec(AutoencoderCodec):
             latent_channels=self.settings.latent_channels,
         )
 
-    def _multiple(self) -> int:
-        return 2 ** (len(self._config("encoder_block_out_channels")) - 1)
+    def _stages(self, config: Mapping[str, Any]) -> int:
+        return len(config["encoder_block_out_channels"])
 
     def _posterior(self, pixels: Tensor) -> tuple[Tensor, None]:
-        return self.model.encode(pixels).latents, None
+        return self._loaded().encode(pixels).latents, None
 
     def _loss(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         return _reconstruction(self.model.decode(self._posterior(pixels)[0]).sample, pixels)

@@ -55,6 +55,9 @@ class Codec(nn.Module, ABC):
         """A digest of pretrained weights, which `fitted_state` leaves out; empty where there are none."""
         return ""
 
+    def unload(self) -> None:
+        """Drops pretrained weights until they are next needed; nothing where there are none."""
+
 
 class PixelsSettings(Settings):
     """No codec: the latent is the picture, (3, H, W) in [-1, 1]."""

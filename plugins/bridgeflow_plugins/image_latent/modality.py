@@ -92,7 +92,7 @@ class ImageLatent(Modality):
 
     @property
     def latent(self) -> LatentSpec:
-        """Grid (channels, H / multiple, W / multiple) of the codec; known before it is fitted."""
+        """Grid (channels, H / multiple, W / multiple) of the codec; known before it is fitted or loaded."""
         height, width = self.options.height_and_width
         return LatentSpec((self.codec.channels, height // self.codec.multiple, width // self.codec.multiple), "grid")
 
@@ -122,6 +122,10 @@ class ImageLatent(Modality):
         """Pictures, uint8 (H, W, 3), of latents (B, *shape)."""
         with torch.autocast(latent.device.type, enabled=False):
             return to_images(self.codec.decode(latent.float()))
+
+    def unload(self) -> None:
+        """Drops pretrained weights until they are next needed; those of a fitted codec stay, being all there is."""
+        self.codec.unload()
 
     def write(self, item: Pixels, path: Path) -> list[Path]:
         """Writes PNG, JPEG or WebP, by the ending of `path`; makes its folders."""

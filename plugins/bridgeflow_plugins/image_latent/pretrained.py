@@ -15,9 +15,10 @@ WANTED = "give a folder with config.json and diffusion_pytorch_model.safetensors
 
 
 def load_autoencoder(model_class: str, path: str) -> Any:
-    """The model of class `model_class` of diffusers in a folder or on the Hub; safetensors only.
+    """The frozen float32 model of class `model_class` of diffusers, on the CPU; safetensors only.
 
-    Raises BridgeflowError where nothing of the kind can be loaded.
+    path: a folder that diffusers saved, a pipeline's folder with `vae` in it, or a name on the Hub. Leaves the global
+    random state as it was. Raises BridgeflowError where nothing of the kind can be loaded.
     """
     import diffusers
 
@@ -25,6 +26,8 @@ def load_autoencoder(model_class: str, path: str) -> Any:
     local = folder.is_dir()
     if not local and (folder.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1):
         raise BridgeflowError(f"codec.path: there is no folder {path!r}: {WANTED}.")
+    if not (folder / "config.json").is_file() and (folder / "vae" / "config.json").is_file():
+        folder = folder / "vae"
     cls = getattr(diffusers, model_class)
     where = str(folder) if local else path
     try:
@@ -54,7 +57,7 @@ def load_autoencoder(model_class: str, path: str) -> Any:
         )
     if model.config.in_channels != 3 or model.config.out_channels != 3:
         raise BridgeflowError(f"codec.path: {path!r} is not a model of RGB pictures: {WANTED}.")
-    return model
+    return model.requires_grad_(False).eval()
 
 
 def weights_digest(model: Any) -> str:
@@ -64,5 +67,5 @@ def weights_digest(model: Any) -> str:
     digest.update(json.dumps(public, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

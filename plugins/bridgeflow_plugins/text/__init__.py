@@ -60,7 +60,7 @@ class Text(Modality):
 
     @property
     def latent(self) -> LatentSpec:
-        """A sequence; for an encoder its shape is read from the encoder's configuration."""
+        """A sequence; for an encoder without `width` its shape is read from the encoder's configuration."""
         return self.codec.spec
 
     # -- items -----------------------------------------------------------------------------------------------
@@ -140,6 +140,11 @@ class Text(Modality):
             "text with the codec 'encoder' cannot be a target, since features do not decode to words: set "
             "codec.name=autoencoder."
         )
+
+    def unload(self) -> None:
+        """Drops an encoder's weights until they are next needed; an autoencoder's stay, being all there is."""
+        if isinstance(self.codec, TextEncoder):
+            self.codec.unload()
 
     # -- fitting ---------------------------------------------------------------------------------------------
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from bridgeflow.errors import BridgeflowError
+from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow_plugins.image_latent import ImageLatent
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -122,10 +125,7 @@ def test_a_scale_of_ones_own_replaces_the_models(kl_folder: Path) -> None:
 
 
 def test_the_fingerprint_follows_the_weights_and_the_configuration(kl_folder: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "copy"
-    folder.mkdir()
-    for file in kl_folder.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
+    folder = copy_of(kl_folder, tmp_path / "copy")
     first = image_latent(name="kl", path=str(folder)).fingerprint()
     assert image_latent(name="kl", path=str(folder)).fingerprint() == first
     assert image_latent(name="kl", path=str(kl_folder)).fingerprint() != first
@@ -185,6 +185,137 @@ def test_pickled_weights_are_not_loaded(kl_folder: Path, tmp_path: Path) -> None
     assert "holds none that can be read" in refusal(name="kl", path=str(tmp_path))
 
 
+# -- pretrained, read when first needed ----------------------------------------------------------------------
+
+
+def copy_of(folder: Path, copy: Path) -> Path:
+    copy.mkdir(parents=True)
+    for file in folder.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    return copy
+
+
+def test_a_factor_tells_the_latent_of_a_model_that_is_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    codec = {"name": "kl", "path": "nobody/nothing", "factor": 8, "scale": 0.2301}
+    modality = image_latent(256, **codec)
+    assert str(modality.latent) == "grid 4x32x32"
+    assert not modality.needs_fit
+    assert not list(modality.parameters())
+    assert (modality.fitted_state(), modality.fitted_facts()) == ({}, {})
+    with pytest.raises(UsageError, match="multiples of 8, such as 256x248"):
+        image_latent((256, 250), **codec)
+    for call in (
+        lambda: modality.encode({"pixels": torch.zeros(1, 3, 256, 256)}),
+        lambda: modality.decode(torch.zeros(1, 4, 32, 32)),
+        modality.fingerprint,
+    ):
+        with pytest.raises(BridgeflowError, match="'nobody/nothing' is no folder, and the Hub cannot be reached"):
+            call()
+
+
+@pytest.mark.parametrize("first", ["encode", "decode", "fingerprint"])
+def test_a_model_that_is_read_late_gives_the_same(first: str, kl_folder: Path) -> None:
+    late = image_latent(name="kl", path=str(kl_folder), factor=2, latent_channels=3)
+    early = image_latent(name="kl", path=str(kl_folder))
+    assert late.latent == early.latent
+    batch = early.collate(pictures(2))
+    latent = early.encode(batch)
+    assert latent.std is not None
+    before = torch.get_rng_state()
+    if first == "fingerprint":
+        late.fingerprint()
+    elif first == "decode":
+        np.testing.assert_array_equal(late.decode(latent.mean), early.decode(latent.mean))
+    found = late.encode(batch)
+    assert found.std is not None
+    assert torch.equal(found.mean, latent.mean)
+    assert torch.equal(found.std, latent.std)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [name for name, _ in late.named_parameters()] == [name for name, _ in early.named_parameters()]
+    assert list(late.state_dict()) == list(early.state_dict())
+    assert not any(parameter.requires_grad for parameter in late.parameters())
+    assert not any(module.training for module in late.modules())
+
+
+def test_a_model_that_is_not_as_declared_is_refused_when_it_is_read(kl_folder: Path, tiny_folder: Path) -> None:
+    for name, folder, declared, mend in (
+        ("kl", kl_folder, {"factor": 2}, "set codec.latent_channels=3 and codec.factor=2"),
+        ("kl", kl_folder, {"factor": 4, "latent_channels": 3}, "has 3 latent channels and 2 pixels per position"),
+        ("tiny", tiny_folder, {"factor": 8, "latent_channels": 5}, "where 5 and 8 were declared"),
+    ):
+        modality = image_latent(name=name, path=str(folder), **declared)
+        for _ in range(2):
+            with pytest.raises(BridgeflowError) as error:
+                modality.encode(modality.collate(pictures(1)))
+            assert str(error.value).startswith(f"codec.path: {str(folder)!r} has ")
+            assert mend in str(error.value)
+        assert not list(modality.parameters())
+
+
+def test_a_factor_needs_a_path() -> None:
+    with pytest.raises(ValidationError, match="give its path too, or leave factor out"):
+        image_latent(name="kl", factor=8)
+
+
+@pytest.mark.parametrize("declared", [{}, {"factor": 2, "latent_channels": 3}], ids=["early", "late"])
+def test_unloading_frees_the_weights_until_they_are_needed(declared: dict[str, int], kl_folder: Path) -> None:
+    modality = image_latent(name="kl", path=str(kl_folder), **declared)
+    modality.unload()
+    assert not list(modality.parameters())
+    shape = modality.latent
+    batch = modality.collate(pictures(2))
+    first, fingerprint = modality.encode(batch).mean, modality.fingerprint()
+    decoded = modality.decode(first)
+    weight = weakref.ref(max(modality.parameters(), key=torch.Tensor.numel))
+    modality.unload()
+    gc.collect()
+    assert weight() is None
+    assert not list(modality.parameters())
+    assert (modality.latent, modality.needs_fit, modality.fingerprint()) == (shape, False, fingerprint)
+    assert not list(modality.parameters())
+    np.testing.assert_array_equal(modality.decode(first), decoded)
+    assert torch.equal(modality.encode(batch).mean, first)
+
+
+def test_the_fingerprint_is_taken_when_it_is_first_asked_for(kl_folder: Path) -> None:
+    changed, plain = (image_latent(name="kl", path=str(kl_folder)) for _ in range(2))
+    next(changed.parameters()).add_(1)
+    assert changed.fingerprint() != plain.fingerprint()
+
+
+def test_weights_are_read_onto_the_device_of_the_modality(kl_folder: Path) -> None:
+    modality = image_latent(name="kl", path=str(kl_folder), factor=2, latent_channels=3)
+    # A model elsewhere would refuse tensors of this device. The codec itself, since autocast knows no such device.
+    modality.to("meta")
+    for _ in range(2):
+        mean, std = modality.codec.encode(torch.zeros(1, 3, 16, 16, device="meta"))
+        assert std is not None
+        assert (mean.device.type, std.device.type) == ("meta", "meta")
+        assert mean.shape == (1, 3, 8, 8)
+        assert {tensor.device.type for tensor in modality.state_dict().values()} == {"meta"}
+        modality.unload()
+
+
+@pytest.mark.parametrize("declared", [{}, {"factor": 2, "latent_channels": 3}], ids=["early", "late"])
+def test_a_pipeline_gives_its_vae(declared: dict[str, int], kl_folder: Path, tmp_path: Path) -> None:
+    copy_of(kl_folder, tmp_path / "vae")
+    (tmp_path / "model_index.json").write_text("{}")
+    pipeline = image_latent(name="kl", path=str(tmp_path), **declared)
+    plain = image_latent(name="kl", path=str(kl_folder))
+    batch = plain.collate(pictures(2))
+    assert torch.equal(pipeline.encode(batch).mean, plain.encode(batch).mean)
+
+
+def test_weights_stored_in_half_precision_are_computed_in_float32(kl_folder: Path, tmp_path: Path) -> None:
+    folder = copy_of(kl_folder, tmp_path / "half")
+    save_file({name: t.half() for name, t in load_file(folder / WEIGHTS).items()}, folder / WEIGHTS)
+    half, plain = (image_latent(name="kl", path=str(path)) for path in (folder, kl_folder))
+    batch = plain.collate(pictures(2))
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.float32}
+    torch.testing.assert_close(half.encode(batch).mean, plain.encode(batch).mean, atol=1e-2, rtol=0)
+
+
 # -- fitted here ---------------------------------------------------------------------------------------------
 
 SMALL = [
@@ -221,6 +352,7 @@ def test_a_fitted_model_is_restored_to_the_bit(codec: dict[str, Any]) -> None:
     facts = json.loads(json.dumps(fitted.fitted_facts()))
     assert facts["scale"] > 0
     other.restore({name: tensor.clone() for name, tensor in fitted.fitted_state().items()}, facts)
+    other.unload()
     assert not other.needs_fit
     assert other.fingerprint() == fitted.fingerprint()
     batch = fitted.collate(pictures(4))
