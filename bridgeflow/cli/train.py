@@ -70,6 +70,8 @@ def train(
 
     console = Progress()
     renames = parse_columns(columns)
+    if resume and initial is not None:
+        raise click.UsageError("--resume goes on with a run's own weights: leave --from out.")
     checkpoint = None
     if resume:
         checkpoint = start.find_resumable(task, output)
@@ -81,8 +83,6 @@ def train(
         name = recipe or _default_recipe(declared, task, data)
         resolved = recipes.load(name, overrides, data, renames)
     check_recipe(resolved.name, resolved.recipe.task, task)
-    if resume and initial is not None:
-        raise click.UsageError("--resume goes on with a run's own weights: leave --from out.")
     begin = None
     if initial is not None:
         from bridgeflow.training.checkpoint import open_checkpoint

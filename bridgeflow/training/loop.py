@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -91,6 +91,24 @@ def build_optimizer(bridge: Bridge, settings: Any) -> torch.optim.Optimizer:
     if isinstance(settings, AdamWSettings):
         return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
     return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
+
+
+def check_weights(checkpoint: Checkpoint, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raises UsageError where the weights of a checkpoint cannot be the start of a bridge with the state `own`."""
+    faults = [
+        *(f"{key!r} is missing" for key in sorted(own) if key not in given and not key.startswith(OPTIONAL)),
+        *(f"{key!r} has no place" for key in sorted(given) if key not in own and not key.startswith(OPTIONAL)),
+        *(
+            f"{key!r} has shape {tuple(given[key].shape)}, not {tuple(own[key].shape)}"
+            for key in own
+            if key in given and given[key].shape != own[key].shape
+        ),
+    ]
+    if faults:
+        raise UsageError(
+            f"the weights of {str(checkpoint.folder)!r} do not fit this recipe ({', '.join(faults[:3])}; {len(faults)} "
+            "in all): start with the network and sizes of its recipe.yaml."
+        )
 
 
 @torch.no_grad()
@@ -179,25 +197,10 @@ class Trainer:
     def _start_from(self, checkpoint: Checkpoint) -> None:
         """Takes another checkpoint's weights; what only the encoding loss needs may be missing on either side."""
         given, own = checkpoint.weights(), self.bridge.state_dict()
-        fresh = sorted(key for key in own if key not in given)
-        left = sorted(key for key in given if key not in own)
-        faults = [
-            *(f"{key!r} is missing" for key in fresh if not key.startswith(OPTIONAL)),
-            *(f"{key!r} has no place" for key in left if not key.startswith(OPTIONAL)),
-            *(
-                f"{key!r} has shape {tuple(given[key].shape)}, not {tuple(own[key].shape)}"
-                for key in own
-                if key in given and given[key].shape != own[key].shape
-            ),
-        ]
-        if faults:
-            raise UsageError(
-                f"the weights of {str(checkpoint.folder)!r} do not fit this recipe ({', '.join(faults[:3])}; "
-                f"{len(faults)} in all): start with the network and sizes of its recipe.yaml."
-            )
+        check_weights(checkpoint, given, own)
         self.bridge.load_state_dict({key: tensor for key, tensor in given.items() if key in own}, strict=False)
-        parts = {key.partition(".")[0] for key in fresh}
-        told = f"; {' and '.join(sorted(parts))} start fresh" if parts else ""
+        parts = sorted({key.partition(".")[0] for key in own if key not in given})
+        told = f"; {' and '.join(parts)} start fresh" if parts else ""
         self.console.say(f"starting from the weights of {checkpoint.folder}{told}")
 
     def _restore(self, checkpoint: Checkpoint) -> None:

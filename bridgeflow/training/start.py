@@ -37,7 +37,7 @@ from bridgeflow.randomness import seed_of
 from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.training.checkpoint import Checkpoint, open_checkpoint, set_aside
 from bridgeflow.training.estimate import MARGIN, Estimate, estimate, free_memory, gigabytes, global_batch
-from bridgeflow.training.loop import Outcome, Trainer, encode, make_accelerator
+from bridgeflow.training.loop import Outcome, Trainer, check_weights, encode, make_accelerator
 
 RUNS = Path("runs")
 
@@ -200,6 +200,9 @@ def _begin(
         codec = initial.codec(side) if initial is not None else None
         if codec is not None and assembly.modality(side).needs_fit:
             restore_codec(assembly.modality(side), codec)
+    if initial is not None:
+        with torch.device("meta"):
+            check_weights(initial, initial.weights(), assembly.build_bridge().state_dict())
     if accelerator.num_processes == 1:
         prepare_codecs(assembly, rows, console)
         assembly.build_bridge()

@@ -9,7 +9,15 @@ import torch
 from pydantic import ValidationError
 from torch.distributions import Normal, kl_divergence
 
-from bridgeflow.flow.losses import contrastive_loss, flow_loss, kl_loss, masked_mean
+from bridgeflow.flow.losses import (
+    contrastive_loss,
+    flow_loss,
+    kl_loss,
+    logit_multiplier,
+    masked_mean,
+    pooled,
+    staged_flow_loss,
+)
 from bridgeflow.nn.tower import EncodingSettings
 
 
@@ -117,3 +125,34 @@ def test_the_contrast_of_two_rows_by_hand() -> None:
 def test_a_temperature_that_the_contrast_would_not_keep_is_refused() -> None:
     with pytest.raises(ValidationError, match="temperature"):
         EncodingSettings(kind="cross", temperature=0.005)
+
+
+def test_a_coarse_velocity_is_the_sum_of_each_block_over_the_ratio_and_keeps_its_deviation() -> None:
+    velocity = torch.arange(16.0).reshape(1, 1, 4, 4)
+    assert pooled(velocity, 2)[0, 0].tolist() == [[5.0, 9.0], [21.0, 25.0]]
+    noise = torch.randn(4, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert pooled(noise, 4).std().item() == pytest.approx(1.0, abs=0.02)
+    assert pooled(noise, 1) is noise
+
+
+def test_the_loss_over_resolutions_is_their_weighted_sum() -> None:
+    target = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    coarse, fine = pooled(target, 4) + 2.0, target + torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)
+    assert staged_flow_loss([coarse, fine], target, (0.25, 1.0)).tolist() == pytest.approx([2.0, 10.0], rel=1e-4)
+    assert torch.equal(staged_flow_loss([fine], target, (1.0,)), flow_loss(fine, target))
+
+
+def test_a_coarse_cell_counts_where_its_whole_block_is_real() -> None:
+    target = torch.zeros(1, 1, 4, 4)
+    coarse = torch.tensor([[[[1.0, 5.0], [7.0, 9.0]]]])
+    mask = torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    mask[0, 0, 0, 3] = False
+    found = staged_flow_loss([coarse, target], target, (1.0, 1.0), mask)
+    assert found.item() == pytest.approx((1 + 49 + 81) / 3)
+
+
+def test_the_learned_scale_is_read_in_two_ways() -> None:
+    scale = torch.tensor(2.6592600, requires_grad=True)
+    assert logit_multiplier(scale, "raw") is scale
+    assert logit_multiplier(scale, "exp").item() == pytest.approx(1 / 0.07, rel=1e-4)
+    assert logit_multiplier(torch.tensor(9.0), "exp").item() == 100.0

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from bridgeflow.errors import UsageError
@@ -124,3 +125,18 @@ def test_the_weight_looks_to_the_named_end() -> None:
     assert TimeSchedule(weight="source").loss_weight(t).tolist() == [2.0, 1.5, 0.0]
     assert TimeSchedule(weight="target").loss_weight(t).tolist() == [0.0, 0.5, 2.0]
     assert TimeSchedule(weight="none").loss_weight(t).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_the_published_grid_tells_the_network_both_ends() -> None:
+    schedule = TimeSchedule(grid="endpoints")
+    grid = schedule.solver_grid(5)
+    assert grid.tolist() == pytest.approx([(1 - 1e-5) * n / 5 for n in range(6)], abs=1e-12)
+    told = [schedule.network_time(t, 5) for t in grid.tolist()]
+    assert told == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0, 1.0])
+    assert schedule.network_time(0.0, 1) == 0.0
+    assert TimeSchedule().network_time(0.4, 5) == 0.4
+
+
+def test_the_published_grid_is_not_shifted() -> None:
+    with pytest.raises(ValidationError, match="leave shift at 1"):
+        TimeSchedule(grid="endpoints", shift=2.0)

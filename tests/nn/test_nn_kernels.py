@@ -37,9 +37,7 @@ def test_gradients_of_the_mlp() -> None:
 @pytest.mark.parametrize("rows", [1, 2])
 def test_gradients_of_the_norms(rows: int) -> None:
     assert gradcheck(kernels._RMSNorm.apply, (leaf(2, 5, 6), leaf(rows, 1, 6)))
-    assert gradcheck(
-        lambda *a: kernels._LayerNorm.apply(*a, 1e-5), (leaf(2, 5, 6), leaf(rows, 1, 6), leaf(rows, 1, 6))
-    )
+    assert gradcheck(lambda *a: kernels._LayerNorm.apply(*a, 1e-5), (leaf(2, 5, 6), leaf(rows, 1, 6), leaf(rows, 1, 6)))
 
 
 def test_gradients_of_the_depthwise_convolution() -> None:
