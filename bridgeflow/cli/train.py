@@ -89,7 +89,9 @@ def train(
 
         begin = open_checkpoint(Path(initial))
     if dry_run:
-        facts = start.dry_run(resolved, device, console)
+        from bridgeflow.training.dry_run import dry_run as try_out
+
+        facts = try_out(resolved, device, console)
         console.clear()
         _print_dry_run(facts, as_json)
         return 0

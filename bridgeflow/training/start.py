@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ from bridgeflow.assembly import (
 )
 from bridgeflow.bridge import Bridge
 from bridgeflow.console import Progress, duration
-from bridgeflow.data.batches import batches, check_columns
+from bridgeflow.data.batches import check_columns
 from bridgeflow.data.rows import Rows, Split, Stream
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.evaluation.runner import Examples, Report, evaluate, read_examples, read_pairs
@@ -36,8 +34,7 @@ from bridgeflow.pictures import comparison
 from bridgeflow.randomness import seed_of
 from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.training.checkpoint import Checkpoint, open_checkpoint, set_aside
-from bridgeflow.training.estimate import MARGIN, Estimate, estimate, free_memory, gigabytes, global_batch
-from bridgeflow.training.loop import Outcome, Trainer, check_weights, encode, make_accelerator
+from bridgeflow.training.loop import Outcome, Trainer, check_weights, make_accelerator
 
 RUNS = Path("runs")
 
@@ -301,105 +298,3 @@ def find_resumable(task: str, output: str | None) -> Checkpoint:
     if folder is None:
         raise UsageError(f"there is no run of task {task!r} under {str(RUNS)!r} to resume: start one without --resume.")
     return open_checkpoint(folder)
-
-
-# -- dry run ---------------------------------------------------------------------------------------------
-
-
-def dry_run(recipe: ResolvedRecipe, device: str | None, console: Progress, steps: int = 5) -> dict[str, Any]:
-    """Tells what a run would take, and tries a few steps on real data where they fit. Writes nothing.
-
-    `mode` is 'real' where steps were tried, 'meta' where the run does not fit into this machine's memory: then
-    data and codecs need not be there.
-    """
-    accelerator = make_accelerator(recipe.recipe.training, device)
-    precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
-    assembly = assemble(recipe)
-    try:
-        expected: Estimate | None = estimate(assembly, precision)
-    except (NotImplementedError, RuntimeError):
-        # A network that looks at its numbers cannot run without any.
-        expected = None
-    training = recipe.recipe.training
-    facts: dict[str, Any] = {
-        "recipe": recipe.tree(),
-        "source_latent": str(assembly.source.latent),
-        "target_latent": str(assembly.target.latent),
-        "global_batch": global_batch(training.batch_size, training.accumulation, accelerator.num_processes),
-        "device": str(accelerator.device),
-        "precision": precision,
-    }
-    free = free_memory(accelerator.device)
-    if expected is not None:
-        facts["trainable_parameters"] = expected.trainable
-        facts["parameters"] = expected.parameters
-        facts["memory"] = {name: gigabytes(count) for name, count in expected.memory.items()}
-        facts["memory_needed"] = f"about {gigabytes(expected.total)} a process, without the frozen codecs"
-        facts["memory_free"] = gigabytes(free)
-        if expected.total > MARGIN * free:
-            return {**facts, "mode": "meta", **_untried(recipe, expected, free, console)}
-    return {**facts, "mode": "real", **_tried(recipe, assembly, accelerator, console, steps)}
-
-
-def _untried(recipe: ResolvedRecipe, expected: Estimate, free: int, console: Progress) -> dict[str, Any]:
-    """What a dry run says that ends on the meta device."""
-    try:
-        data = open_rows(recipe, "train", console).description
-    except BridgeflowError as error:
-        data = f"not there: {error}"
-    return {
-        "data": data,
-        "fits": False,
-        "verdict": (
-            f"shapes agree, but a run does not fit here: it needs about {gigabytes(expected.total)}, and "
-            f"{gigabytes(free)} are free. No step was tried, and no codec was loaded. A smaller training.batch_size "
-            "with more training.accumulation takes less."
-        ),
-    }
-
-
-def _tried(
-    recipe: ResolvedRecipe, assembly: Assembly, accelerator: Accelerator, console: Progress, steps: int
-) -> dict[str, Any]:
-    """What a few real steps show."""
-    rows = open_rows(recipe, "train", console)
-    prepare_codecs(assembly, rows, console)
-    trainer = Trainer(assembly, rows, Path("."), accelerator, console)
-    data = batches(rows, assembly.task, recipe.recipe.columns, trainer.settings.batch_size, trainer.settings.seed)
-    first = next(data)
-    source = encode(assembly.source, first.source, trainer.device)
-    target = encode(assembly.target, first.target, trainer.device)
-    seconds = []
-    for _ in range(steps):
-        start = time.perf_counter()
-        trainer._train_step(data)
-        seconds.append(time.perf_counter() - start)
-        trainer.step += 1
-    per_step = sorted(seconds[1:])[len(seconds[1:]) // 2]
-    bridge = trainer.bridge
-    frozen = sum(p.numel() for side in (assembly.source, assembly.target) for p in side.parameters())
-    return {
-        "fits": True,
-        "source_batch": list(source.mean.shape),
-        "target_batch": list(target.mean.shape),
-        "trainable_parameters": sum(p.numel() for p in bridge.parameters() if p.requires_grad),
-        "network_parameters": sum(p.numel() for p in bridge.network.parameters()),
-        "source_encoder_parameters": sum(p.numel() for p in bridge.source_encoder.parameters()),
-        "frozen_parameters": frozen,
-        "data": rows.description,
-        "peak_memory_mb": round(_peak_memory(trainer.device)),
-        "seconds_per_step": round(per_step, 4),
-        "hours": round(per_step * recipe.recipe.training.steps / 3600, 3),
-    }
-
-
-def _peak_memory(device: torch.device) -> float:
-    """Megabytes at the peak: of the GPU's memory, or of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    try:
-        import resource
-    except ImportError:
-        return math.nan
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

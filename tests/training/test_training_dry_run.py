@@ -14,7 +14,7 @@ from bridgeflow.assembly import assemble
 from bridgeflow.cli.main import invoke
 from bridgeflow.console import Progress
 from bridgeflow.recipe import ResolvedRecipe
-from bridgeflow.training import start
+from bridgeflow.training import dry_run, start
 from bridgeflow.training.estimate import estimate, global_batch
 from bridgeflow.training.loop import Trainer, encode, make_accelerator
 
@@ -65,7 +65,7 @@ def test_the_activations_are_what_autograd_keeps_and_grow_with_the_batch(tiny_de
 def test_a_run_that_does_not_fit_ends_on_the_meta_device_without_data_or_encoders(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(start, "free_memory", lambda device: 10**8)
+    monkeypatch.setattr(dry_run, "free_memory", lambda device: 10**8)
     recipe = recipes.load(
         "t2i/blocks",
         [
@@ -76,7 +76,7 @@ def test_a_run_that_does_not_fit_ends_on_the_meta_device_without_data_or_encoder
             "training.accumulation=2",
         ],
     )
-    facts = start.dry_run(recipe, "cpu", Progress(quiet=True))
+    facts = dry_run.dry_run(recipe, "cpu", Progress(quiet=True))
     assert (facts["mode"], facts["fits"]) == ("meta", False)
     assert facts["source_latent"] == "sequence 32x512"
     assert "nowhere" in facts["data"]
@@ -85,14 +85,14 @@ def test_a_run_that_does_not_fit_ends_on_the_meta_device_without_data_or_encoder
 
 
 def test_a_run_that_fits_is_tried(tiny_depth: Make) -> None:
-    facts = start.dry_run(tiny_depth(), "cpu", Progress(quiet=True), steps=2)
+    facts = dry_run.dry_run(tiny_depth(), "cpu", Progress(quiet=True), steps=2)
     assert (facts["mode"], facts["fits"]) == ("real", True)
     assert facts["source_batch"] == [4, 3, 64, 64]
     assert sum(facts["parameters"].values()) == facts["trainable_parameters"]
 
 
 def test_the_command_prints_every_part(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(start, "free_memory", lambda device: 10**6)
+    monkeypatch.setattr(dry_run, "free_memory", lambda device: 10**6)
     line = ["train", "--task", "depth", "--dry-run", "--device", "cpu", "data.size=48", "data.held_out=8"]
     assert invoke(line) == 0
     shown = capsys.readouterr().out

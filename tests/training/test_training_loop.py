@@ -12,7 +12,8 @@ from bridgeflow.errors import BridgeflowError
 from bridgeflow.recipe import LearningRateSettings, ResolvedRecipe
 from bridgeflow.training import loop
 from bridgeflow.training.average import WeightAverage
-from bridgeflow.training.start import Run, dry_run
+from bridgeflow.training.dry_run import dry_run
+from bridgeflow.training.start import Run
 
 Make = Callable[..., ResolvedRecipe]
 Train = Callable[..., Run]
