@@ -67,7 +67,7 @@ class _GatedMLP(torch.autograd.Function):
             torch.mul(active, value[part], out=inner[part])
             to_inner = gradient[part] @ out_w
             torch.mul(to_inner, active, out=to_value[part])
-            to_gate[part] = torch.ops.aten.gelu_backward(to_inner.mul_(value[part]), gate[part])
+            torch.ops.aten.gelu_backward.grad_input(to_inner.mul_(value[part]), gate[part], grad_input=to_gate[part])
             torch.mm(to_gate[part], gate_w, out=to_rows[part])
             to_rows[part].addmm_(to_value[part], value_w)
         found = (
