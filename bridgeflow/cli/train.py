@@ -91,7 +91,7 @@ def train(
     if dry_run:
         from bridgeflow.training.dry_run import dry_run as try_out
 
-        facts = try_out(resolved, device, console)
+        facts = try_out(resolved, device, console, initial=begin)
         console.clear()
         _print_dry_run(facts, as_json)
         return 0

@@ -50,6 +50,7 @@ class Folder(DataSettings):
     with depth/NAME.png for image/NAME.jpg."""
 
     summary: ClassVar[str] = "folder:PATH, pictures of your own with metadata.jsonl|csv|parquet"
+    at_hand: ClassVar[bool] = True
     path: str
     """The folder."""
     held_out: float = Field(default=0.05, ge=0, lt=1)

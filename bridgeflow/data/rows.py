@@ -51,6 +51,8 @@ class DataSettings(Settings, ABC):
     """
 
     summary: ClassVar[str] = ""
+    at_hand: ClassVar[bool] = False
+    """True where opening it only looks at what lies on the disk: nothing is fetched or made."""
 
     @classmethod
     def at(cls, location: str) -> dict[str, Any]:

@@ -14,27 +14,35 @@ from accelerate import Accelerator
 from bridgeflow.assembly import Assembly, assemble
 from bridgeflow.console import Progress
 from bridgeflow.data.batches import batches
+from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.training.checkpoint import Checkpoint
 from bridgeflow.training.estimate import MARGIN, Estimate, estimate, free_memory, gigabytes, global_batch
-from bridgeflow.training.loop import Trainer, encode, make_accelerator
+from bridgeflow.training.loop import Trainer, check_weights, encode, make_accelerator
 from bridgeflow.training.start import open_rows, prepare_codecs
 
 
-def dry_run(recipe: ResolvedRecipe, device: str | None, console: Progress, steps: int = 5) -> dict[str, Any]:
+def dry_run(
+    recipe: ResolvedRecipe,
+    device: str | None,
+    console: Progress,
+    steps: int = 5,
+    initial: Checkpoint | None = None,
+) -> dict[str, Any]:
     """Tells what a run would take, and tries a few steps on real data where they fit. Writes nothing.
 
-    `mode` is 'real' where steps were tried, 'meta' where the run does not fit into this machine's memory: then
-    data and codecs need not be there.
+    `mode` is 'real' where steps were tried. It is 'meta' where the run does not fit into this machine's memory, or its
+    data are not there: shapes were then tried without numbers, and neither data nor codecs were needed. `initial` is a
+    checkpoint whose weights have to fit.
     """
     accelerator = make_accelerator(recipe.recipe.training, device)
     precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
     assembly = assemble(recipe)
-    try:
-        expected: Estimate | None = estimate(assembly, precision)
-    except (NotImplementedError, RuntimeError):
-        # A network that looks at its numbers cannot run without any.
-        expected = None
+    if initial is not None:
+        with torch.device("meta"):
+            check_weights(initial, initial.weights(), assembly.build_bridge().state_dict())
+    expected = _estimate(assembly, precision)
     training = recipe.recipe.training
     facts: dict[str, Any] = {
         "recipe": recipe.tree(),
@@ -44,40 +52,61 @@ def dry_run(recipe: ResolvedRecipe, device: str | None, console: Progress, steps
         "device": str(accelerator.device),
         "precision": precision,
     }
+    if expected is None:
+        rows = open_rows(recipe, "train", console)
+        return {**facts, "mode": "real", **_tried(recipe, assembly, rows, accelerator, console, steps)}
     free = free_memory(accelerator.device)
-    if expected is not None:
-        facts["trainable_parameters"] = expected.trainable
-        facts["parameters"] = expected.parameters
-        facts["memory"] = {name: gigabytes(count) for name, count in expected.memory.items()}
-        facts["memory_needed"] = f"about {gigabytes(expected.total)} a process, without the frozen codecs"
-        facts["memory_free"] = gigabytes(free)
-        if expected.total > MARGIN * free:
-            return {**facts, "mode": "meta", **_untried(recipe, expected, free, console)}
-    return {**facts, "mode": "real", **_tried(recipe, assembly, accelerator, console, steps)}
-
-
-def _untried(recipe: ResolvedRecipe, expected: Estimate, free: int, console: Progress) -> dict[str, Any]:
-    """What a dry run says that ends on the meta device."""
+    fits = expected.total <= MARGIN * free
+    facts["trainable_parameters"] = expected.trainable
+    facts["parameters"] = expected.parameters
+    facts["memory"] = {name: gigabytes(count) for name, count in expected.memory.items()}
+    facts["memory_needed"] = f"about {gigabytes(expected.total)} a process, without the frozen codecs"
+    facts["memory_free"] = gigabytes(free)
+    needs = f"a process needs about {gigabytes(expected.total)}, and {gigabytes(free)} are free"
+    if not fits:
+        verdict = (
+            f"shapes agree, but a run does not fit here: {needs}. No step was tried, and neither data nor codecs were "
+            "loaded. A smaller training.batch_size with more training.accumulation takes less."
+        )
+        return {**facts, "mode": "meta", "fits": False, "data": _where(recipe, console), "verdict": verdict}
     try:
-        data = open_rows(recipe, "train", console).description
+        rows = open_rows(recipe, "train", console)
     except BridgeflowError as error:
-        data = f"not there: {error}"
-    return {
-        "data": data,
-        "fits": False,
-        "verdict": (
-            f"shapes agree, but a run does not fit here: it needs about {gigabytes(expected.total)}, and "
-            f"{gigabytes(free)} are free. No step was tried, and no codec was loaded. A smaller training.batch_size "
-            "with more training.accumulation takes less."
-        ),
-    }
+        console.warn(str(error))
+        verdict = f"shapes agree, and {needs}; but no step was tried, since the data cannot be opened."
+        return {**facts, "mode": "meta", "fits": True, "data": f"not there: {error}", "verdict": verdict}
+    return {**facts, "mode": "real", **_tried(recipe, assembly, rows, accelerator, console, steps)}
+
+
+def _estimate(assembly: Assembly, precision: str) -> Estimate | None:
+    try:
+        return estimate(assembly, precision)
+    except RuntimeError as error:
+        # A network that looks at its numbers cannot run without any; other faults are the recipe's.
+        if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
+            return None
+        raise
+
+
+def _where(recipe: ResolvedRecipe, console: Progress) -> str:
+    """What the data are, where that costs no more than a look at the disk."""
+    if not recipe.data.at_hand:
+        return f"not opened ({recipe.recipe.data['name']})"
+    try:
+        return open_rows(recipe, "train", console).description
+    except BridgeflowError as error:
+        return f"not there: {error}"
 
 
 def _tried(
-    recipe: ResolvedRecipe, assembly: Assembly, accelerator: Accelerator, console: Progress, steps: int
+    recipe: ResolvedRecipe,
+    assembly: Assembly,
+    rows: Rows | Stream,
+    accelerator: Accelerator,
+    console: Progress,
+    steps: int,
 ) -> dict[str, Any]:
     """What a few real steps show."""
-    rows = open_rows(recipe, "train", console)
     prepare_codecs(assembly, rows, console)
     trainer = Trainer(assembly, rows, Path("."), accelerator, console)
     data = batches(rows, assembly.task, recipe.recipe.columns, trainer.settings.batch_size, trainer.settings.seed)

@@ -202,7 +202,8 @@ def _begin(
             check_weights(initial, initial.weights(), assembly.build_bridge().state_dict())
     if accelerator.num_processes == 1:
         prepare_codecs(assembly, rows, console)
-        assembly.build_bridge()
+        with torch.device("meta"):
+            assembly.build_bridge()
         return assembly, new_folder(recipe, output)
     agreed = [""]
     if accelerator.is_main_process:

@@ -54,7 +54,7 @@ def test_help_and_lists_answer_in_under_three_tenths_of_a_second(arguments: list
 def test_tasks_list_tells_recipes_and_origin(bridgeflow: Call) -> None:
     found = {row["task"]: row for row in json.loads(bridgeflow("tasks", "list", "--json").out)}
     assert set(found) == {"caption", "depth", "superres", "t2i"}
-    assert found["depth"]["recipes"] == "depth/blocks, depth/folder"
+    assert found["depth"]["recipes"] == "depth/blocks, depth/folder, depth/kitti, depth/nyuv2, depth/zero-shot"
     assert found["depth"]["distribution"].startswith("bridgeflow ")
     lines = bridgeflow("tasks", "list").out.splitlines()
     assert lines[0].split() == ["task", "recipes", "distribution"]
@@ -66,7 +66,7 @@ def test_recipes_list_tells_what_each_is_for(bridgeflow: Call) -> None:
     assert [row["recipe"] for row in found] == layers.recipe_names()
     assert all(row["about"].endswith(".") and len(row["about"]) > 20 for row in found)
     own = json.loads(bridgeflow("recipes", "list", "--task", "depth", "--json").out)
-    assert [row["recipe"] for row in own] == ["depth/blocks", "depth/folder"]
+    assert [row["recipe"] for row in own] == layers.recipe_names("depth")
 
 
 def test_recipes_show_is_a_recipe_again(bridgeflow: Call, tmp_path: Path) -> None:

@@ -84,6 +84,40 @@ def test_a_run_that_does_not_fit_ends_on_the_meta_device_without_data_or_encoder
     assert facts["global_batch"] == global_batch(32, 2, 1) == "32 pairs x 2 accumulated x 1 process = 64 a step"
 
 
+def test_a_run_whose_data_are_not_there_is_counted_and_said_to_be_untried(
+    tiny_depth: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = dry_run.dry_run(tiny_depth("data={name: folder, path: nowhere}"), "cpu", Progress())
+    assert (facts["mode"], facts["fits"]) == ("meta", True)
+    assert "nowhere" in facts["data"]
+    assert "the data cannot be opened" in facts["verdict"]
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_data_that_would_have_to_be_fetched_or_made_are_left_alone(
+    tiny_depth: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dry_run, "free_memory", lambda device: 10**6)
+    assert dry_run.dry_run(tiny_depth(), "cpu", Progress(quiet=True))["data"] == "not opened (blocks)"
+
+
+def test_a_fault_of_the_recipe_is_told_and_not_taken_for_a_network_without_numbers(
+    tiny_depth: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(dry_run, "estimate", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        dry_run.dry_run(tiny_depth(), "cpu", Progress(quiet=True))
+
+    def looks(*_: object, **__: object) -> None:
+        raise NotImplementedError("nonzero")
+
+    monkeypatch.setattr(dry_run, "estimate", looks)
+    assert dry_run.dry_run(tiny_depth(), "cpu", Progress(quiet=True), steps=2)["mode"] == "real"
+
+
 def test_a_run_that_fits_is_tried(tiny_depth: Make) -> None:
     facts = dry_run.dry_run(tiny_depth(), "cpu", Progress(quiet=True), steps=2)
     assert (facts["mode"], facts["fits"]) == ("real", True)
@@ -131,6 +165,8 @@ def test_weights_that_do_not_fit_are_refused_by_name(
     assert "do not fit this recipe" in told
     assert "'network." in told
     assert not Path("second").exists()
+    assert invoke([*line, "data.held_out=8", "network.channels=[8,24]", "network.attention=[]", "--dry-run"]) == 2
+    assert "do not fit this recipe" in capsys.readouterr().err
     assert invoke([*line, "--resume"]) == 2
     assert "leave --from out" in capsys.readouterr().err
 
