@@ -73,7 +73,7 @@ def dry_run(
         rows = open_rows(recipe, "train", console)
     except BridgeflowError as error:
         console.warn(str(error))
-        verdict = f"shapes agree, and {needs}; but no step was tried, since the data cannot be opened."
+        verdict = f"shapes agree: {needs}; but no step was tried, since the data cannot be opened."
         return {**facts, "mode": "meta", "fits": True, "data": f"not there: {error}", "verdict": verdict}
     return {**facts, "mode": "real", **_tried(recipe, assembly, rows, accelerator, console, steps)}
 
