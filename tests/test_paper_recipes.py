@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +14,18 @@ from PIL import Image
 
 from bridgeflow import recipe as recipes
 from bridgeflow.assembly import assemble
+from bridgeflow.bridge import Bridge
 from bridgeflow.cli.main import invoke
 from bridgeflow.console import Progress
 from bridgeflow.training import dry_run
+from bridgeflow.training.loop import OPTIONAL
 from bridgeflow.training.start import train
+from bridgeflow_plugins.crossflow.layout import PUBLISHED
+from bridgeflow_plugins.crossflow.recipe import recipe_tree
+from bridgeflow_plugins.text import TextOptions
 
 PROCESSES = 8
+DOCS = Path(__file__).parents[1] / "docs" / "recipes.md"
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,44 @@ def test_the_size_the_batch_and_the_length_are_the_papers(name: str) -> None:
     batch = training.batch_size * training.accumulation * PROCESSES
     assert batch == paper.batch
     assert batch * training.steps == pytest.approx(paper.pairs, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", list(PAPER))
+def test_the_documented_table_is_that_of_the_recipe(name: str) -> None:
+    resolved = recipes.load(name)
+    with torch.device("meta"):
+        count = sum(p.numel() for p in assemble(resolved).build_bridge().network.parameters())
+    kind = {"dimr": "DiMR", "dit": "DiT"}[resolved.recipe.network["name"]]
+    row = f"| `{name}` | {kind} {count / 1e6:.1f}M | {PAPER[name].batch} | {resolved.recipe.training.steps:,} |"
+    assert row in DOCS.read_text(encoding="utf-8")
+
+
+def test_the_documented_fit_makes_the_codec_that_captions_ask_for() -> None:
+    command = DOCS.read_text(encoding="utf-8").partition("bridgeflow fit text")[2].partition("bridgeflow train")[0]
+    given = dict(re.findall(r"codec\.(\w+)=(\S+)", command))
+    codec = recipes.load("caption/coco-karpathy").target_options.model_dump()["codec"]
+    assert {key: float(value) for key, value in given.items()} == {key: codec[key] for key in given}
+    usual = TextOptions.model_validate({"codec": {"name": "autoencoder"}}).codec.model_dump()
+    assert {key for key in codec if codec[key] != usual[key]} <= set(given)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("t2i/crossflow-256", "256px_clip_dimr"),
+        ("t2i/crossflow-256-t5", "256px_t5_dimr"),
+        ("t2i/crossflow-512", "512px_clip_dimr"),
+    ],
+)
+def test_published_weights_can_be_the_start(name: str, file: str) -> None:
+    with torch.device("meta"):
+        ours = assemble(recipes.load(name))
+        imported = recipes.resolve(recipe_tree(PUBLISHED[file], "some/encoder", "some/vae", 8), file)
+        latents = (ours.source.latent, ours.target.latent)
+        start = Bridge(imported.recipe, imported.network, *latents).state_dict()
+        wanted = ours.build_bridge().state_dict()
+    shapes = {key: tensor.shape for key, tensor in wanted.items() if not key.startswith(OPTIONAL)}
+    assert shapes == {key: tensor.shape for key, tensor in start.items()}
 
 
 @pytest.mark.parametrize("name", list(PAPER))

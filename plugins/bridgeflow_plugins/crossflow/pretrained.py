@@ -75,7 +75,12 @@ def text_encoder(given: Pretrained | None, encoder: EncoderLayout) -> Pretrained
     if given.config is not None:
         config = {**given.config, **(given.config.get("text_config") or {})}
         width = config.get("d_model", config.get("hidden_size"))
-        if width is not None and width != encoder.width:
+        if width is None:
+            raise UsageError(
+                f"--text-encoder {given.path!r} holds no text encoder (its config.json has no hidden_size): give the "
+                "folder of a CLIP or T5 of transformers."
+            )
+        if width != encoder.width:
             raise UsageError(
                 f"--text-encoder {given.path!r} gives features of width {width}, but the network takes "
                 f"{encoder.width}: name the text encoder it was trained with."
@@ -87,7 +92,12 @@ def pixels_per_cell(vae: Pretrained, layout: Layout) -> int:
     """Pixels along each side of a cell of the latent; raises UsageError where its channels are not the network's."""
     if vae.config is None:
         return FACTOR
-    channels = vae.config.get("latent_channels", layout.channels)
+    channels = vae.config.get("latent_channels")
+    if channels is None:
+        raise UsageError(
+            f"--vae {vae.path!r} holds no autoencoder (its config.json has no latent_channels): give the folder of an "
+            "AutoencoderKL of diffusers."
+        )
     if channels != layout.channels:
         raise UsageError(
             f"--vae {vae.path!r} makes latents of {channels} channels, but the network takes {layout.channels}: "

@@ -258,3 +258,15 @@ def test_a_full_disk_is_noticed_before_anything_is_written(
     with pytest.raises(BridgeflowError, match=r"takes 0\.1 GB, but '.*' has 0\.1 GB free"):
         imported(file, tmp_path / "checkpoint", **options)
     imported(file, tmp_path / "checkpoint", precision="bf16", **options)
+
+
+def test_a_folder_of_another_kind_of_model_is_refused(
+    shrunken: Shrunken, saved: Save, frozen: tuple[str, str], tmp_path: Path
+) -> None:
+    file = saved(shrunken("dimr256"))
+    text, vae = frozen
+    with pytest.raises(UsageError, match="holds no autoencoder"):
+        imported(file, tmp_path / "out", text_encoder=text, vae=text, **HEADS)
+    with pytest.raises(UsageError, match="holds no text encoder"):
+        imported(file, tmp_path / "out", text_encoder=vae, vae=vae, **HEADS)
+    assert not (tmp_path / "out").exists()
