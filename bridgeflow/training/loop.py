@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -30,6 +28,7 @@ from bridgeflow.training import checkpoint as checkpoints
 from bridgeflow.training.allocator import keep_freed_memory
 from bridgeflow.training.average import WeightAverage, has_batch_statistics, measure_statistics
 from bridgeflow.training.checkpoint import Checkpoint
+from bridgeflow.training.interruption import Interruption
 from bridgeflow.training.journal import Journal
 from bridgeflow.training.precision import choose_precision
 
@@ -126,31 +125,6 @@ def mean_losses(parts: list[Losses]) -> Losses:
         return parts[0]
     terms = {name: torch.stack([part.terms[name] for part in parts]).mean() for name in parts[0].terms}
     return Losses(torch.stack([part.total for part in parts]).mean(), terms, parts[-1].health)
-
-
-class Interruption:
-    """Notes SIGINT and SIGTERM, so that the step in hand ends and is saved; a second SIGINT stops at once."""
-
-    def __init__(self) -> None:
-        self.received: str | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Interruption:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._before[number] = signal.signal(number, self._note)
-            except ValueError:
-                break
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
 
 
 class Trainer:
