@@ -18,7 +18,8 @@ from bridgeflow.nn.encoded import Encoded
 
 @dataclass(frozen=True)
 class Mixture:
-    """z = w_1 z_1 + ... + w_K z_K of the z0 of K terms, brought back to a usual scale where `standardised`."""
+    """z = w_1 z_1 + ... + w_K z_K of the z0 of K terms. Where `standardised`, it is brought back to a usual scale:
+    to mean 0 and standard deviation 1 for a variational source, to a weighted mean for any other."""
 
     weights: tuple[float, ...] = (1.0,)
     standardised: bool = False
@@ -59,22 +60,26 @@ def mix(terms: Sequence[Encoded], mixtures: Sequence[Mixture]) -> Encoded:
     others = sum((weights[:, k] * z[k] for k in range(1, len(z))), torch.zeros_like(z[0]))
     mixed = weights[:, 0] * z[0] + others
     if mixtures[0].standardised:
-        mixed = standardise(mixed, None if first.logvar is not None else z[0])
+        _refuse_constants(mixed)
+        mixed = standardise(mixed) if first.logvar is not None else _averaged(mixed, weights)
     return replace(first, z0=mixed.to(device, first.z0.dtype))
 
 
-def standardise(z: Tensor, like: Tensor | None = None) -> Tensor:
-    """Each row of z (B, ...) at mean 0 and standard deviation 1 over all its elements, or at those of the same row
-    of `like`.
-
-    Mean and deviation are one number for a row, not for a dimension, and do not look at the batch. Raises
-    BridgeflowError where a row is constant.
-    """
+def standardise(z: Tensor) -> Tensor:
+    """Each row of z (B, ...) at mean 0 and standard deviation 1 over all its elements, as a variational source has
+    them. Mean and deviation are one number for a row, not for a dimension, and do not look at the batch."""
     axes = tuple(range(1, z.ndim))
-    mean, std = z.mean(axes, keepdim=True), z.std(axes, keepdim=True)
-    if not bool((std > 0).all()):
+    return (z - z.mean(axes, keepdim=True)) / z.std(axes, keepdim=True)
+
+
+def _averaged(z: Tensor, weights: Tensor) -> Tensor:
+    """Sums divided by the sum of their weights where that is above 0. A source that is held to no distribution has a
+    scale that depends on the input, which a weighted mean keeps: a + b - c stays, a + b becomes (a + b) / 2; and what
+    is drawn alike for every term counts once."""
+    total = weights.sum(1)
+    return z / torch.where(total > 0, total, torch.ones_like(total))
+
+
+def _refuse_constants(z: Tensor) -> None:
+    if not bool((z.flatten(1).std(1) > 0).all()):
         raise BridgeflowError("these terms cancel out and leave nothing to start from: add or subtract other ones.")
-    standard = (z - mean) / std
-    if like is None:
-        return standard
-    return standard * like.std(axes, keepdim=True) + like.mean(axes, keepdim=True)

@@ -124,10 +124,11 @@ class Pipeline:
     ) -> list[list[Item]]:
         """`samples` results for each item + plus - minus, a sum of the states z0 that the flow starts from.
 
-        z = z_item + sum of z_plus - sum of z_minus, all with the same draws; then z is brought to one mean and one
-        standard deviation over all elements, 0 and 1 where the source encoder has a learned variance, else those of
-        z_item (CrossFlow, arXiv 2412.15213, section 4, arithmetic). Raises BridgeflowError where the flow starts
-        from noise, where the terms cancel out, and where they have different numbers of pieces.
+        z = z_item + sum of z_plus - sum of z_minus, all with the same draws. For a source encoder with a learned
+        variance z is then brought to mean 0 and standard deviation 1 over all elements, as the published code does
+        (CrossFlow, arXiv 2412.15213, section 4); for any other it is divided by 1 + plus - minus terms, where that is
+        above 0. Raises BridgeflowError where the flow starts from noise, where the terms cancel out, and where they
+        have different numbers of pieces.
         """
         jobs = self._jobs(items, samples, [seed] * len(items), [*plus, *minus], sums(len(plus), len(minus)))
         return self._results(items, [jobs], samples, on_progress)
