@@ -60,8 +60,12 @@ def mix(terms: Sequence[Encoded], mixtures: Sequence[Mixture]) -> Encoded:
     others = sum((weights[:, k] * z[k] for k in range(1, len(z))), torch.zeros_like(z[0]))
     mixed = weights[:, 0] * z[0] + others
     if mixtures[0].standardised:
-        _refuse_constants(mixed)
-        mixed = standardise(mixed) if first.logvar is not None else _averaged(mixed, weights)
+        if first.logvar is not None:
+            _refuse_constants(mixed)
+            mixed = standardise(mixed)
+        else:
+            _refuse_nothing(mixed, weights)
+            mixed = _averaged(mixed, weights)
     return replace(first, z0=mixed.to(device, first.z0.dtype))
 
 
@@ -80,6 +84,15 @@ def _averaged(z: Tensor, weights: Tensor) -> Tensor:
     return z / torch.where(total > 0, total, torch.ones_like(total))
 
 
+CANCELLED = "these terms cancel out and leave nothing to start from: add or subtract other ones."
+
+
 def _refuse_constants(z: Tensor) -> None:
     if not bool((z.flatten(1).std(1) > 0).all()):
-        raise BridgeflowError("these terms cancel out and leave nothing to start from: add or subtract other ones.")
+        raise BridgeflowError(CANCELLED)
+
+
+def _refuse_nothing(z: Tensor, weights: Tensor) -> None:
+    """A constant is a source like any other (a white picture), unless as much was taken away as was there."""
+    if bool(((z.flatten(1) == 0).all(1) & (weights.sum(1).flatten() <= 0)).any()):
+        raise BridgeflowError(CANCELLED)

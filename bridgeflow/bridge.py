@@ -25,7 +25,7 @@ from bridgeflow.flow.losses import (
 )
 from bridgeflow.flow.path import Path
 from bridgeflow.flow.schedule import TimeSchedule
-from bridgeflow.flow.solver import Observer, Solver
+from bridgeflow.flow.solver import Euler, Observer, Solver
 from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.nn.encoded import Encoded, SourceEncoder
 from bridgeflow.nn.source import (
@@ -235,7 +235,8 @@ class Bridge(nn.Module):
         def velocity(z: Tensor, t: float) -> Tensor:
             if on_step is not None:
                 on_step(t)
-            told = time.network_time(t, steps)
+            # The lead of the published grid belongs to its own sampler: other solvers are told the state's time.
+            told = time.network_time(t, steps) if isinstance(solver, Euler) else t
             return guide(lambda z, t, null: self._velocity(encoded, z, t, null), z, told)
 
         return solver.integrate(velocity, encoded.z0, time.solver_grid(steps), observer)
