@@ -154,7 +154,7 @@ class Pipeline:
         last = self._split(end)
         for index, start in enumerate(starts):
             first = self._split(start)
-            _check_counts([first, last])
+            _check_layouts([start, end], [first, last])
             # The ends run apart, as `carry` would run them: a product's last bits change with the rows of a batch.
             groups.append([Job(index, 0, (one,), (seed, 0, place)) for place, one in enumerate(first)])
             groups.append(
@@ -180,8 +180,8 @@ class Pipeline:
         return [(t, self.assembly.task.join(decoded, item)) for t, decoded in sorted(states.items())]
 
     def check_terms(self, items: Sequence[Item]) -> None:
-        """Raises BridgeflowError where items cannot be added or interpolated: their numbers of pieces differ."""
-        _check_counts([self._split(item) for item in items])
+        """Raises BridgeflowError where items cannot be added or interpolated: their pieces stand in other places."""
+        _check_layouts(items, [self._split(item) for item in items])
 
     def _split(self, item: Item) -> list[Piece]:
         return [Piece(piece) for piece in self.assembly.task.split(item)]
@@ -198,7 +198,7 @@ class Pipeline:
         jobs: list[Job] = []
         for index, item in enumerate(items):
             terms = [self._split(item), *shared]
-            _check_counts(terms)
+            _check_layouts([item, *others], terms)
             jobs += [
                 Job(index, sample, pieces, (seeds[index], sample, place), mixture)
                 for sample in range(samples)
@@ -227,10 +227,17 @@ class Pipeline:
         return [[join(outputs[index, number], item) for number in range(count)] for index, item in enumerate(items)]
 
 
-def _check_counts(terms: Sequence[Sequence[Piece]]) -> None:
+def _check_layouts(items: Sequence[Item], terms: Sequence[Sequence[Piece]]) -> None:
+    """Raises BridgeflowError where items are carried in pieces that do not stand in the same places."""
     counts = {len(pieces) for pieces in terms}
+    shapes = {tuple(getattr(item, "shape", ())) for item in items}
     if len(counts) > 1:
         raise BridgeflowError(
             f"these inputs do not go together, because they are carried in {min(counts)} to {max(counts)} pieces: "
             "give inputs of one size."
+        )
+    if counts != {1} and len(shapes) > 1:
+        raise BridgeflowError(
+            "these inputs do not go together, because they are cut into pieces and are of different sizes: give inputs "
+            "of one size."
         )

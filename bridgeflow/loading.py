@@ -11,6 +11,9 @@ from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Progress
 from bridgeflow.training.checkpoint import Checkpoint
 
+PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Layers whose weights half precision serves well."""
+
 
 def load_bridge(
     assembly: Assembly, checkpoint: Checkpoint, precision: str = "fp32", watch: Progress | None = None
@@ -46,14 +49,15 @@ def load_bridge(
 def set_precision(module: nn.Module, precision: str) -> None:
     """Sets the number types of a module's weights and buffers, one after the other.
 
-    'fp32': all are float32. 'bf16': matrices and kernels (two axes or more) are bfloat16; vectors, which cost
-    nothing and scale everything, are float32, and so are buffers. Integers stay as they are.
+    'fp32': all are float32. 'bf16': the weights of linear layers and convolutions are bfloat16. Whatever is added to or
+    scales the stream between them (biases, norms, positions, embeddings) costs nothing and stays float32, and so do
+    buffers. Integers stay as they are.
     """
-    for parameter in module.parameters():
-        if parameter.is_floating_point():
-            low = precision == "bf16" and parameter.ndim >= 2
-            parameter.data = parameter.data.to(torch.bfloat16 if low else torch.float32)
     for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            if parameter.is_floating_point():
+                low = precision == "bf16" and name == "weight" and isinstance(owner, PRODUCTS)
+                parameter.data = parameter.data.to(torch.bfloat16 if low else torch.float32)
         for name, buffer in list(owner.named_buffers(recurse=False)):
             # A new tensor in its place: one that came out of a file is a view, and would keep the whole file.
             setattr(owner, name, buffer.float() if buffer.is_floating_point() else buffer.clone())

@@ -190,10 +190,12 @@ def _carry_all(
         group = entries[start : start + size]
         chunk = _read(group, pipeline, wish.terms)
         failed += len(group) - len(chunk)
-        results = wish.fulfil(pipeline, [item for _, item in chunk]) if chunk else []
+        results = _fulfilled(pipeline, wish, [item for _, item in chunk])
         console.clear()
         for place, ((entry, item), own) in enumerate(zip(chunk, results, strict=True), start + 1):
             try:
+                if isinstance(own, BridgeflowError):
+                    raise own
                 writer.add(entry, own)
                 if trajectory is not None:
                     path = Path(trajectory)
@@ -203,6 +205,18 @@ def _carry_all(
                 failed += 1
                 print(f"bridgeflow: {error}", file=sys.stderr)
     return failed
+
+
+def _fulfilled(pipeline: Pipeline, wish: _Wish, items: list[Any]) -> list[list[Any] | BridgeflowError]:
+    """The results of each item, or why it has none: one that cannot be carried does not stop the others."""
+    if not items:
+        return []
+    try:
+        return list(wish.fulfil(pipeline, items))
+    except BridgeflowError as error:
+        if len(items) == 1:
+            return [error]
+        return [_fulfilled(pipeline, wish, [item])[0] for item in items]
 
 
 def _read(entries: list[Input], pipeline: Pipeline, terms: list[Any]) -> list[tuple[Input, Any]]:
