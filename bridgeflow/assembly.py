@@ -56,9 +56,26 @@ class Assembly:
         Raises UsageError where the recipe's parts do not fit one another.
         """
         try:
-            return Bridge(self.recipe.recipe, self.recipe.network, self.source.latent, self.target.latent)
+            bridge = Bridge(self.recipe.recipe, self.recipe.network, self.source.latent, self.target.latent)
         except ValueError as error:
             raise UsageError(f"recipe {self.recipe.name!r}: {error}") from error
+        if bridge.sees_observed and type(self.target).observed is Modality.observed:
+            raise UsageError(
+                f"recipe {self.recipe.name!r}: encoding.tower.name=timm looks at pixels, and the target "
+                f"{self.recipe.task.target.name!r} shows none: set encoding.tower.name=tokens."
+            )
+        return bridge
+
+    def sketch_bridge(self) -> Bridge:
+        """A bridge without numbers, on torch's meta device, to see its shapes; a real one where a plugin's network
+        looks at its numbers while it is built. Raises as `build_bridge`."""
+        try:
+            with torch.device("meta"):
+                return self.build_bridge()
+        except RuntimeError as error:
+            if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
+                return self.build_bridge()
+            raise
 
 
 def assemble(recipe: ResolvedRecipe, codecs: Mapping[str, Path] | None = None) -> Assembly:

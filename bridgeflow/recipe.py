@@ -247,12 +247,20 @@ def resolve(tree: Mapping[str, Any], name: str) -> ResolvedRecipe:
 
 def _with_default_names(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     """The tree with the default's name in a component's section that gives none: {patch: 2} is a dit's."""
+    return _named(tree, {key: field.default for key, field in Recipe.model_fields.items()})
+
+
+def _named(tree: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     named = dict(tree)
-    for key, field in Recipe.model_fields.items():
-        default, given = field.default, tree.get(key)
+    for key, default in defaults.items():
+        given = tree.get(key)
+        if not isinstance(given, Mapping):
+            continue
         name = default.get("name") if isinstance(default, dict) else getattr(default, "name", None)
-        if name is not None and isinstance(given, Mapping) and "name" not in given:
-            named[key] = {"name": name, **given}
+        own = {"name": name, **given} if name is not None else dict(given)
+        if isinstance(default, BaseModel) and own.get("name") == name:
+            own = _named(own, {field: getattr(default, field) for field in type(default).model_fields})
+        named[key] = own
     return named
 
 

@@ -316,3 +316,9 @@ def test_plugin_that_cannot_be_loaded_is_one_mistake_among_the_others(install: I
         "  the network 'odd' of acme 1.0 cannot be loaded (ValueError: no): pip install --force-reinstall acme, "
         "or leave it out with BRIDGEFLOW_PLUGINS.",
     ]
+
+
+def test_a_nested_component_keeps_its_default_where_only_its_keys_are_given() -> None:
+    resolved = recipe.load("t2i/blocks", ["encoding.tower.width=16"])
+    assert (resolved.recipe.encoding.tower.name, resolved.recipe.encoding.tower.width) == ("tokens", 16)
+    assert resolved.recipe.encoding.kind == "cross"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -77,7 +78,10 @@ def kl_loss(mu: Tensor, logvar: Tensor, form: str, reduction: str) -> Tensor:
 
 def logit_multiplier(scale: Tensor, reading: LogitScale) -> Tensor:
     """What the cosine is multiplied by, from the learned scale."""
-    return scale.exp().clamp(max=100) if reading == "exp" else scale
+    if reading == "raw":
+        return scale
+    # Held at 100 in value alone: a scale that went above must be able to come back.
+    return (scale + (scale.clamp(max=math.log(100)) - scale).detach()).exp()
 
 
 def contrastive_loss(source: Tensor, target: Tensor, logit_scale: Tensor) -> Tensor:

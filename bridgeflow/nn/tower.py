@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -79,6 +80,37 @@ class MLPHead(nn.Module):
         return self.linear_out(self.norm(F.gelu(self.linear_in(x))))
 
 
+def _trunk(settings: TimmTowerSettings) -> tuple[nn.Module, int]:
+    """The network without a classifier, made for pictures of that size, and the width of what it gives."""
+    import timm
+
+    def create(**options: int) -> nn.Module:
+        return timm.create_model(settings.model, pretrained=False, num_classes=0, **options)
+
+    options = {"img_size": settings.size}
+    try:
+        with torch.device("meta"):
+            try:
+                sketch = create(**options)
+            except TypeError:
+                # Convolutional networks take pictures of any size, and no option for it.
+                options = {}
+                sketch = create()
+            shape = sketch.eval()(torch.empty(2, 3, settings.size, settings.size)).shape
+    except (RuntimeError, AssertionError, ValueError) as error:
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(
+            f"encoding.tower.size={settings.size} does not suit the model {settings.model!r} of timm ({cause}): choose "
+            "another size or model."
+        ) from error
+    if len(shape) != 2:
+        raise UsageError(
+            f"encoding.tower.model={settings.model} of timm gives no vector a picture but {tuple(shape[1:])}: choose "
+            "another model."
+        )
+    return create(**options), shape[1]
+
+
 class TimmTower(nn.Module):
     """Pixels (B, 3, H, W) in [-1, 1] to (B, target size), flat."""
 
@@ -89,8 +121,7 @@ class TimmTower(nn.Module):
         if settings.model not in timm.list_models(settings.model):
             raise UsageError(f"encoding.tower.model: timm has no model {settings.model!r}; see timm.list_models().")
         self.size = settings.size
-        self.trunk = timm.create_model(settings.model, pretrained=False, num_classes=0)
-        features = self.trunk.num_features
+        self.trunk, features = _trunk(settings)
         self.head: nn.Module
         if settings.head == "mlp":
             self.head = MLPHead(features, target.size)

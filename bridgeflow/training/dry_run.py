@@ -40,8 +40,7 @@ def dry_run(
     precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
     assembly = assemble(recipe)
     if initial is not None:
-        with torch.device("meta"):
-            check_weights(initial, initial.weights(), assembly.build_bridge().state_dict())
+        check_weights(initial, initial.weights(), assembly.sketch_bridge().state_dict())
     expected = _estimate(assembly, precision)
     training = recipe.recipe.training
     facts: dict[str, Any] = {

@@ -42,8 +42,7 @@ def estimate(assembly: Assembly, precision: str) -> Estimate:
     large. Raises NotImplementedError where a plugin's network cannot run on the meta device.
     """
     recipe = assembly.recipe.recipe
-    with torch.device("meta"):
-        bridge = assembly.build_bridge().train()
+    bridge = assembly.sketch_bridge().train()
     parts = {name: _count(module) for name, module in bridge.named_children()}
     loose = sum(p.numel() for p in bridge.parameters(recurse=False))
     parameters = {name.replace("_", " "): count for name, count in parts.items() if count}

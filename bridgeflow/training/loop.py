@@ -92,6 +92,12 @@ def build_optimizer(bridge: Bridge, settings: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
 
 
+def _one_tower(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    """Whether both have the same parts of the encoding loss, to the last shape."""
+    shapes = [{k: t.shape for k, t in state.items() if k.startswith(OPTIONAL)} for state in (given, own)]
+    return shapes[0] == shapes[1]
+
+
 def check_weights(checkpoint: Checkpoint, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
     """Raises UsageError where the weights of a checkpoint cannot be the start of a bridge with the state `own`."""
     faults = [
@@ -100,7 +106,7 @@ def check_weights(checkpoint: Checkpoint, given: Mapping[str, Tensor], own: Mapp
         *(
             f"{key!r} has shape {tuple(given[key].shape)}, not {tuple(own[key].shape)}"
             for key in own
-            if key in given and given[key].shape != own[key].shape
+            if key in given and given[key].shape != own[key].shape and not key.startswith(OPTIONAL)
         ),
     ]
     if faults:
@@ -170,8 +176,12 @@ class Trainer:
 
     def _start_from(self, checkpoint: Checkpoint) -> None:
         """Takes another checkpoint's weights; what only the encoding loss needs may be missing on either side."""
-        given, own = checkpoint.weights(), self.bridge.state_dict()
+        own = self.bridge.state_dict()
+        given = checkpoint.weights()
         check_weights(checkpoint, given, own)
+        reading = checkpoint.recipe().recipe.encoding.logit_scale
+        if not _one_tower(given, own) or reading != self.recipe.recipe.encoding.logit_scale:
+            given = {key: tensor for key, tensor in given.items() if not key.startswith(OPTIONAL)}
         self.bridge.load_state_dict({key: tensor for key, tensor in given.items() if key in own}, strict=False)
         parts = sorted({key.partition(".")[0] for key in own if key not in given})
         told = f"; {' and '.join(parts)} start fresh" if parts else ""

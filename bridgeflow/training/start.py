@@ -198,12 +198,10 @@ def _begin(
         if codec is not None and assembly.modality(side).needs_fit:
             restore_codec(assembly.modality(side), codec)
     if initial is not None:
-        with torch.device("meta"):
-            check_weights(initial, initial.weights(), assembly.build_bridge().state_dict())
+        check_weights(initial, initial.weights(), assembly.sketch_bridge().state_dict())
     if accelerator.num_processes == 1:
         prepare_codecs(assembly, rows, console)
-        with torch.device("meta"):
-            assembly.build_bridge()
+        assembly.sketch_bridge()
         return assembly, new_folder(recipe, output)
     agreed = [""]
     if accelerator.is_main_process:

@@ -155,4 +155,10 @@ def test_the_learned_scale_is_read_in_two_ways() -> None:
     scale = torch.tensor(2.6592600, requires_grad=True)
     assert logit_multiplier(scale, "raw") is scale
     assert logit_multiplier(scale, "exp").item() == pytest.approx(1 / 0.07, rel=1e-4)
-    assert logit_multiplier(torch.tensor(9.0), "exp").item() == 100.0
+    high = torch.tensor(9.0, requires_grad=True)
+    held = logit_multiplier(high, "exp")
+    assert held.item() == pytest.approx(100.0)
+    held.backward()
+    assert high.grad is not None
+    # It can come back.
+    assert high.grad.item() == pytest.approx(100.0)

@@ -41,6 +41,14 @@ def test_what_is_added_and_taken_away_leaves_nothing_at_all() -> None:
     assert not torch.equal(a.z0 + c.z0 - c.z0, a.z0)
 
 
+def test_a_constant_is_a_source_like_any_other_unless_it_is_taken_away() -> None:
+    white, black = (Encoded(torch.full((1, 2, 4, 4), value)) for value in (1.0, -1.0))
+    assert torch.equal(mix([white, white], [sums(1, 0)]).z0, white.z0)
+    assert torch.equal(mix([white, black], [sums(1, 0)]).z0, torch.zeros(1, 2, 4, 4))
+    with pytest.raises(BridgeflowError, match="cancel out"):
+        mix([white, white], [sums(0, 1)])
+
+
 def test_a_plain_mixture_is_the_first_term_itself() -> None:
     (a,) = random_terms(1)
     assert mix([a], [PLAIN] * 3) is a
@@ -152,6 +160,8 @@ def test_items_in_pieces_are_added_piece_by_piece(pipeline_of: Make) -> None:
     torch.testing.assert_close(result[1], pipeline.combine([b], [d])[0][0], atol=1e-5, rtol=1e-5)
     frames = pipeline.interpolate([pair], torch.stack([c, d]), frames=3)[0]
     assert torch.equal(frames[-1], pipeline.carry([torch.stack([c, d])])[0][0])
+    with pytest.raises(BridgeflowError, match="cut into pieces and are of different sizes"):
+        pipeline.combine([pair], [torch.stack([c, d])[..., :2]])
     with pytest.raises(BridgeflowError, match="carried in 1 to 2 pieces: give inputs of one size"):
         pipeline.combine([pair], [c])
     with pytest.raises(BridgeflowError, match="carried in 1 to 2 pieces"):

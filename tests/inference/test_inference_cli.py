@@ -86,6 +86,15 @@ def test_a_term_is_one_input(run: Run) -> None:
     assert "--plus 'words.txt' holds 2 inputs, but takes one at a time." in told
 
 
+def test_one_input_that_cancels_out_does_not_stop_the_others(run: Run) -> None:
+    code, lines, told = run("t2i", "a red cube", "a blue cone", "--minus", "a red cube", "-o", "out", "--json")
+    assert code == 1
+    results = json.loads("\n".join(lines))["results"]
+    assert [result["input"] for result in results] == ["a blue cone"]
+    assert "these terms cancel out" in told
+    assert "1 of 2 inputs gave no result." in told
+
+
 def test_words_that_cancel_out_leave_nothing(run: Run) -> None:
     code, lines, told = run("t2i", "a red cube", "--minus", "a red cube")
     assert (code, lines) == (1, [])

@@ -80,6 +80,19 @@ def test_the_other_encoding_losses_work_with_a_narrowing_encoder(kind: str) -> N
     assert torch.isfinite(losses.terms["encoding"])
 
 
+@pytest.mark.parametrize(("model", "width"), [("mobilenetv3_small_100", 1024), ("vit_tiny_patch16_224", 192)])
+def test_models_of_other_sizes_and_widths_fit(model: str, width: int) -> None:
+    tower = TimmTower(TimmTowerSettings(model=model, size=64), TARGET).eval()
+    assert tower.head.linear_in.in_features == width  # type: ignore[union-attr]
+    with torch.no_grad():
+        assert tower(torch.rand(1, 3, 32, 32)).shape == (1, 256)
+
+
+def test_a_size_that_a_model_cannot_take_is_refused_when_it_is_built() -> None:
+    with pytest.raises(UsageError, match=r"encoding\.tower\.size=100 does not suit the model 'coatnet_pico_rw_224'"):
+        TimmTower(TimmTowerSettings(model="coatnet_pico_rw_224", size=100), TARGET)
+
+
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(UsageError, match="timm has no model 'nonesuch'"):
         bridge(tower={**TIMM, "model": "nonesuch"})

@@ -13,6 +13,7 @@ from bridgeflow import recipe as recipes
 from bridgeflow.assembly import assemble
 from bridgeflow.cli.main import invoke
 from bridgeflow.console import Progress
+from bridgeflow.errors import UsageError
 from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.training import dry_run, start
 from bridgeflow.training.estimate import estimate, global_batch
@@ -178,9 +179,57 @@ def test_parts_of_the_encoding_loss_may_be_missing(tiny_depth: Make, quiet_train
     contrasted = tiny_depth("training.steps=1", *source, *patches, "encoding.kind=cross")
     run = quiet_train(contrasted, output="contrasted", initial=start.open_checkpoint(Path(plain.folder)))
     assert run.outcome.step == 1
+    for other in ("encoding.tower.width=24", "encoding.tower.depth=2"):
+        changed = tiny_depth("training.steps=1", *source, *patches, "encoding.kind=cross", other)
+        assert quiet_train(changed, output=other, initial=start.open_checkpoint(Path(run.folder))).outcome.step == 1
     back = quiet_train(
         tiny_depth("training.steps=1", *source, *patches),
         output="back",
         initial=start.open_checkpoint(Path(run.folder)),
     )
     assert back.outcome.step == 1
+
+
+def test_the_tower_and_its_scale_are_taken_only_where_both_agree(tiny_depth: Make, quiet_train: Callable) -> None:
+    source = ("source_encoder={name: variational, width: 16, depth: 1, heads: 2, patch: 16, target_patch: 16}",)
+    first = tiny_depth("training.steps=1", *source, "encoding={kind: cross, logit_scale: raw, temperature: 0.5}")
+    checkpoint = start.open_checkpoint(Path(quiet_train(first, output="first").folder))
+    given = checkpoint.weights()
+
+    def started(*overrides: str) -> dict[str, torch.Tensor]:
+        recipe = tiny_depth(*source, *overrides)
+        accelerator = make_accelerator(recipe.recipe.training, "cpu")
+        rows = start.open_rows(recipe, "train", Progress(quiet=True))
+        quiet = Progress(quiet=True)
+        return Trainer(assemble(recipe), rows, Path("."), accelerator, quiet, initial=checkpoint).bridge.state_dict()
+
+    same = started("encoding={kind: cross, logit_scale: raw}")
+    assert torch.equal(same["logit_scale"], given["logit_scale"])
+    assert torch.equal(same["tower.queries"], given["tower.queries"])
+    other = started("encoding={kind: cross, logit_scale: exp}")
+    assert other["logit_scale"].item() == pytest.approx(2.659, abs=1e-3)
+    deeper = started("encoding={kind: cross, logit_scale: raw, tower: {depth: 3}}")
+    assert not torch.equal(deeper["tower.queries"], given["tower.queries"])
+    assert all(torch.equal(deeper[key], given[key]) for key in given if not key.startswith(("tower", "logit")))
+
+
+def test_a_network_that_looks_at_its_numbers_while_it_is_built_is_built_all_the_same(
+    tiny_depth: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assembly = assemble(tiny_depth())
+    built = type(assembly).build_bridge
+
+    def looks(self: object) -> object:
+        torch.ones(1).item()
+        return built(self)  # type: ignore[arg-type]
+
+    assert next(assembly.sketch_bridge().parameters()).is_meta
+    monkeypatch.setattr(type(assembly), "build_bridge", looks)
+    assert not next(assembly.sketch_bridge().parameters()).is_meta
+
+
+def test_a_tower_over_pixels_needs_a_target_that_shows_some() -> None:
+    keys = ["source_encoder.name=variational", "encoding={kind: cross, tower: {name: timm, model: test_vit, size: 64}}"]
+    recipe = recipes.load("caption/blocks", keys)
+    with pytest.raises(UsageError, match=r"shows none: set encoding\.tower\.name=tokens"):
+        assemble(recipe).build_bridge()
