@@ -144,9 +144,9 @@ class Pipeline:
         """`frames` results on the way from each start to the end, both included.
 
         z = (1 - a) z_start + a z_end, with the same draws at both ends and a from 0 to 1 in equal steps (CrossFlow,
-        arXiv 2412.15213, section 4, interpolation). The first and the last result are those of `carry`, bit for bit;
-        a task that fits results to their source fits all of them to the start. Raises UsageError for fewer than 2
-        frames, and BridgeflowError as `combine` does.
+        arXiv 2412.15213, section 4, interpolation). The first and the last result are those of `carry` of
+        that item alone, bit for bit; a task that fits results to their source fits all of them to the start. Raises
+        UsageError for fewer than 2 frames, and BridgeflowError as `combine` does.
         """
         if frames < 2:
             raise UsageError(f"an interpolation has at least 2 frames, its ends, not {frames}.")

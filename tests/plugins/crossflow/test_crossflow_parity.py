@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from bridgeflow import importer
 from bridgeflow.bridge import Bridge
 from bridgeflow.flow.losses import contrastive_loss, kl_loss, logit_multiplier, staged_flow_loss
+from bridgeflow.flow.solver import SolverSettings
 from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.nn.dimr import DiMR
 from bridgeflow.nn.encoded import Encoded
@@ -199,3 +200,25 @@ def test_steps_that_end_where_the_next_begins_give_another_result(published: Pub
     )
     bridge.settings = settings
     assert (found - numbers["euler_z1"]).abs().max().item() > 10 * ABSOLUTE
+
+
+def test_other_solvers_are_told_the_time_of_the_state(published: Published) -> None:
+    told: list[float] = []
+    bridge = published.bridge
+    solver = SolverSettings(method="midpoint").build()
+    bridge.sample(Encoded(published.numbers["z0"]), solver, 2, IndicatorSpy(told))
+    assert told == pytest.approx([0.0, 0.25, 0.5, 0.75], abs=1e-4)
+    told.clear()
+    bridge.sample(Encoded(published.numbers["z0"]), SolverSettings().build(), 2, IndicatorSpy(told))
+    assert told == pytest.approx([0.0, 1.0])
+
+
+class IndicatorSpy:
+    """No guidance and no network: notes the times that the network would be told."""
+
+    def __init__(self, told: list[float]) -> None:
+        self.told = told
+
+    def __call__(self, velocity: object, z: Tensor, t: float) -> Tensor:
+        self.told.append(t)
+        return torch.zeros_like(z)
