@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -132,6 +133,11 @@ class Modality(nn.Module, ABC):
     """Column of a data set that usually holds its items, such as 'image'."""
     fit_options: ClassVar[Mapping[str, Any]] = {}
     """Options under which there is a codec to fit; `bridgeflow fit` starts from them."""
+    round_trip: ClassVar[float | None] = None
+    """Greatest root mean square difference, in the latent's own units, between a latent and what comes of decoding and
+    encoding it again; None for a modality that is only ever a source."""
+    waived: ClassVar[Mapping[str, str]] = {}
+    """Checks of `bridgeflow plugins check` that do not suit this modality, by name, each with the reason."""
 
     def __init__(self, options: Settings) -> None:
         super().__init__()
@@ -176,6 +182,18 @@ class Modality(nn.Module, ABC):
     @abstractmethod
     def preview(self, item: Item) -> Image:
         """The item as an RGB picture for people to look at."""
+
+    # -- made-up items, for checks, dry runs and first steps ---------------------------------------------
+
+    def example(self, rng: np.random.Generator) -> Item:
+        """A made-up item such as `read` gives, another one at each call. The checks and codecs that need fitting
+        for them take their items from here."""
+        raise BridgeflowError(f"the modality {type(self).__name__} makes up no items: write its method `example`.")
+
+    def extremes(self) -> Mapping[str, Item]:
+        """Items at the edges of what `read` may give: 'minimum', 'maximum', 'constant' and 'odd' (of a size that no
+        patch or block divides), and whatever else its author knows to be delicate."""
+        raise BridgeflowError(f"the modality {type(self).__name__} names no edges: write its method `extremes`.")
 
     # -- codecs that are fitted to data ------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import API_VERSION, Item, Modality
 from bridgeflow.settings import Settings
 
@@ -35,6 +36,8 @@ class Task:
     default_recipe: ClassVar[str] = ""
     """Recipe that `train` takes when none is named, as `task/recipe`."""
     Options: ClassVar[type[Settings]] = Settings
+    waived: ClassVar[Mapping[str, str]] = {}
+    """Checks of `bridgeflow plugins check` that do not suit this task, by name, each with the reason."""
 
     def __init__(self, options: Settings, source: Modality, target: Modality) -> None:
         self.options = options
@@ -44,6 +47,12 @@ class Task:
     def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
         """(source item, target item) of one row. `rng` drives whatever is random (a crop, a choice of captions)."""
         raise NotImplementedError
+
+    @classmethod
+    def example(cls, rng: np.random.Generator) -> dict[str, Any]:
+        """A made-up row with every column of `columns`, its values as a data set gives them: for the checks, and for
+        training without data (`data.name=examples`)."""
+        raise BridgeflowError(f"the task {cls.__name__} makes up no rows: write its class method `example`.")
 
     def split(self, item: Item) -> list[Item]:
         """The pieces of a source item that the model takes one by one; the whole item by default."""
