@@ -26,8 +26,8 @@ class ExampleRows:
         missing = [column for column in self.columns if column not in self[0]]
         if missing:
             raise BridgeflowError(
-                f"the made-up rows of the task {task!r} lack the column {missing[0]!r}: its method `example` gives every "
-                "column that the task declares."
+                f"the made-up rows of the task {task!r} lack the column {missing[0]!r}: its method `example` "
+                "gives every column that the task declares."
             )
 
     def __len__(self) -> int:
