@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
+from typing import Any, get_args
 
 import torch
 
@@ -11,6 +14,7 @@ from bridgeflow.arithmetic import PLAIN, Mixture, between, sums
 from bridgeflow.assembly import SIDES, Assembly, assemble
 from bridgeflow.bridge import Bridge
 from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.flow.solver import SolverSettings
 from bridgeflow.loading import load_bridge
 from bridgeflow.modality import Item, Progress
 from bridgeflow.recipe import SamplingSettings
@@ -19,6 +23,8 @@ from bridgeflow.training.checkpoint import Checkpoint, open_checkpoint
 from bridgeflow.training.precision import choose_precision
 
 OnProgress = Callable[[int, int], None]
+SOLVERS: tuple[str, ...] = get_args(SolverSettings.model_fields["method"].annotation)
+MOST_STEPS = 10_000
 
 
 class Pipeline:
@@ -90,6 +96,61 @@ class Pipeline:
     def bridge(self) -> Bridge:
         """The bridge, which is loaded where it is not there."""
         return self.stages.bridge
+
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        samples: int = 1,
+        seed: int = 0,
+        steps: int | None = None,
+        solver: str | None = None,
+        guidance: float | None = None,
+    ) -> Any:
+        """The result of one input, or a list of results for a list (or tuple) of inputs.
+
+            >>> pipeline("a red cube", samples=4, seed=7, steps=20)
+
+        inputs: whatever the source modality reads: a path, words, bytes, an array, a PIL image; or a list of them.
+        samples: results for each input; above 1 they are a list for each. seed: of whatever is drawn.
+        steps, solver, guidance: as in `adjusted`, for this call alone.
+
+        A result is an item of the target modality, such as an array of uint8 (H, W, 3) for a picture, or a str.
+        Raises BridgeflowError, naming it, for an input that cannot be read, and UsageError for a wrong number.
+        """
+        if samples < 1:
+            raise UsageError(f"samples should be at least 1, not {samples}.")
+        once = copy(self)
+        once.sampling = self.adjusted(steps, solver, guidance)
+        many = isinstance(inputs, list | tuple)
+        items = [self.assembly.source.read(value) for value in (inputs if many else [inputs])]
+        results = once.carry(items, samples, seed) if items else []
+        each = results if samples > 1 else [own[0] for own in results]
+        return each if many else each[0]
+
+    def adjusted(
+        self, steps: int | None = None, solver: str | None = None, guidance: float | None = None
+    ) -> SamplingSettings:
+        """The settings of sampling with another number of steps, solver or scale of the guidance (1 is none).
+
+        Raises UsageError, whose sentence begins with the name of the option, where a value does not fit.
+        """
+        if steps is not None and not 1 <= steps <= MOST_STEPS:
+            raise UsageError(f"steps {steps} is not within 1 to {MOST_STEPS:,}, as a solver takes.")
+        if solver is not None and solver not in SOLVERS:
+            raise UsageError(f"solver {solver!r} is none: one of {', '.join(SOLVERS)} is expected.")
+        if guidance is not None and not math.isfinite(guidance):
+            raise UsageError(f"guidance {guidance} is not a number: 1 is none, 2 to 7 are usual.")
+        if guidance is not None and guidance != 1 and self.assembly.recipe.recipe.null_rate == 0:
+            raise UsageError("guidance needs a model trained with null_rate above 0; this one was trained without.")
+        method = {**({"method": solver} if solver else {}), **({"steps": steps} if steps else {})}
+        guide = {} if guidance is None else {"kind": "none" if guidance == 1 else "indicator", "scale": guidance}
+        return self.sampling.model_copy(
+            update={
+                "solver": self.sampling.solver.model_copy(update=method),
+                "guidance": self.sampling.guidance.model_copy(update=guide),
+            }
+        )
 
     @property
     def evaluations(self) -> int:

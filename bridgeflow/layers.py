@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from bridgeflow import registry
-from bridgeflow.errors import BridgeflowError, UsageError, unknown_name
+from bridgeflow.errors import BridgeflowError, UsageError
 
 Tree = dict[str, Any]
 
@@ -138,7 +138,7 @@ def _locate(name: str, beside: Path, home: str | None) -> tuple[Path, str, str |
     files = registry.recipe_files()
     matching = [(file, p) for own, file, p in files if own == plain and (not wanted or registry.is_from(p, wanted))]
     if not matching:
-        raise unknown_name("recipe", name, {own for own, _, _ in files})
+        raise registry.unknown("recipe", name, {own for own, _, _ in files})
     if len(matching) > 1:
         at_home = [(file, p) for file, p in matching if p.distribution == home]
         if len(at_home) != 1:

@@ -141,7 +141,7 @@ def test_keys_of_the_chosen_member_of_a_union_are_the_ones_known() -> None:
         ),
         ("network.name=null", "network: no name is given; one of dimr, dit, unet is expected."),
         ("network.name=uent", "no network 'uent'. Did you mean 'unet'? Installed: dimr, dit, unet."),
-        ("data.name=blokcs", "no dataset 'blokcs'. Did you mean 'blocks'? Installed: blocks, folder, hf."),
+        ("data.name=blokcs", "no dataset 'blokcs'. Did you mean 'blocks'? Installed: blocks, examples, folder, hf."),
         ("task=dept", "no task 'dept'. Did you mean 'depth'? Installed: caption, depth, superres, t2i."),
         ("task=3", "task: no name is given; one of caption, depth, superres, t2i is expected."),
         ("data.name=folder", "data.path: this key is required."),
@@ -295,8 +295,8 @@ def test_data_argument_that_is_a_folder_suggests_folder(tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("fodler:x", "no dataset 'fodler'. Did you mean 'folder'? Installed: blocks, folder, hf."),
-        ("", "no dataset ''. Installed: blocks, folder, hf."),
+        ("fodler:x", "no dataset 'fodler'. Did you mean 'folder'? Installed: blocks, examples, folder, hf."),
+        ("", "no dataset ''. Installed: blocks, examples, folder, hf."),
         ("blocks:3", "--data 'blocks:3': this data set takes no location, so leave '3' out."),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from bridgeflow import registry
+from bridgeflow import probe, registry
 from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.registry import PluginError
 
 Install = Callable[..., Path]
 TASKS = "bridgeflow.tasks"
-GOOD = "class Good:\n    api_version = 1\n"
+GOOD = "from bridgeflow.task import Task\nclass Good(Task):\n    api_version = 1\n"
 
 
 def names(kind: str) -> set[str]:
@@ -160,3 +162,67 @@ def test_recipe_packages_are_found_without_importing_them(install: Install) -> N
     assert found["depth/mine"] == "acme"
     assert found["depth/blocks"] == "bridgeflow"
     assert "acme_pack" not in sys.modules
+
+
+def test_plugin_that_is_no_subclass_of_its_contract_is_refused(install: Install) -> None:
+    text = "class Other: ...\ndef maker(): ...\n"
+    points = {"bridgeflow.modalities": {"odd": "acme_o:Other"}, "bridgeflow.networks": {"fun": "acme_o:maker"}}
+    install("acme", points, {"acme_o.py": text})
+    with pytest.raises(PluginError, match=r"is no modality: .* a class 'Other', where a subclass of .*\.Modality is"):
+        registry.load("modality", "odd")
+    with pytest.raises(
+        PluginError, match=r"is no network: .* a function object, where .*\.NetworkSettings is"
+    ) as caught:
+        registry.load("network", "fun")
+    assert caught.value.status == "broken"
+
+
+def test_entry_points_that_cannot_be_read_are_told_of_and_hide_no_other(install: Install) -> None:
+    folder = install("acme", {TASKS: {"odd": "acme_odd:Good"}}, version="3.1")
+    install("umbrella", {TASKS: {"fine": "umbrella_fine:Good"}})
+    (folder / "acme-3.1.dist-info" / "entry_points.txt").write_text(f"[{TASKS}]\nno equals sign\n")
+    registry.forget()
+    assert "odd" not in names("task")
+    assert {"fine", "depth"} <= names("task")
+    (sentence,) = registry.damaged()
+    assert sentence.startswith("the entry points of acme 3.1 cannot be read (")
+    assert sentence.endswith("so none of its plugins is to be had: pip install --force-reinstall acme.")
+
+
+def test_mend_of_an_editable_installation_names_its_folder(install: Install, tmp_path: Path) -> None:
+    folder = install("acme", {TASKS: {"bad": "acme_gone:Good"}})
+    noted = {"url": f"{(tmp_path / 'my source').as_uri()}", "dir_info": {"editable": True}}
+    (folder / "acme-1.0.dist-info" / "direct_url.json").write_text(json.dumps(noted))
+    with pytest.raises(BridgeflowError) as caught:
+        registry.load("task", "bad")
+    assert str(caught.value).endswith(f"so pip install -e '{tmp_path / 'my source'}'.")
+
+
+@pytest.mark.parametrize("text", ["not [ toml", "[project]\n", 'project = "none"\n', None])
+def test_source_without_readable_entry_points_declares_nothing(
+    install: Install, tmp_path: Path, text: str | None
+) -> None:
+    folder = install("acme", {TASKS: {"own": "acme_own:Good"}})
+    noted = {"url": tmp_path.as_uri(), "dir_info": {"editable": True}}
+    (folder / "acme-1.0.dist-info" / "direct_url.json").write_text(json.dumps(noted))
+    if text is not None:
+        (tmp_path / "pyproject.toml").write_text(text)
+    with pytest.raises(UsageError, match=r"^no task 'late'\. "):
+        registry.find("task", "late")
+    (tmp_path / "pyproject.toml").write_text(f'[project.entry-points."{TASKS}"]\nlate = "acme_own:Late"\n')
+    with pytest.raises(
+        UsageError, match=r"^no task 'late': .*pyproject\.toml declares it for acme, .*: pip install -e "
+    ):
+        registry.find("task", "late")
+    with pytest.raises(UsageError, match=r"^no modality 'late'\. "):
+        registry.find("modality", "late")
+
+
+def test_plugin_that_takes_too_long_is_given_up_and_the_next_one_is_asked(install: Install) -> None:
+    files = {"acme_slow.py": "import time\ntime.sleep(60)\n", "acme_quick.py": "raise ValueError('quick')\n"}
+    install("acme", {TASKS: {"a": "acme_slow:Good", "b": "acme_quick:Good"}}, files)
+    plugins = [registry.find("task", name) for name in "ab"]
+    slow, quick = probe.loaded(plugins, seconds=1.5).values()
+    assert slow.status == quick.status == "broken"
+    assert "(importing it takes longer than 2 seconds): pip install --force-reinstall acme" in slow.cause
+    assert "(ValueError: quick)" in quick.cause

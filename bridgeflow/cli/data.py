@@ -37,16 +37,16 @@ def check(
 ) -> int:
     """Read every row as training would, and name what is missing or cannot be read."""
     declared = find_task(task)
+    from bridgeflow import api
     from bridgeflow import recipe as recipes
     from bridgeflow.assembly import assemble
-    from bridgeflow.cli.train import _default_recipe
     from bridgeflow.console import Progress
     from bridgeflow.data.check import check_rows
     from bridgeflow.data.rows import Rows, Split
     from bridgeflow.training.start import open_rows
 
     console = Progress()
-    name = recipe or _default_recipe(declared, task, data)
+    name = recipe or api.default_recipe(declared, task, data)
     resolved = recipes.load(name, overrides, data, parse_columns(columns))
     check_recipe(resolved.name, resolved.recipe.task, task)
     assembly = assemble(resolved)

@@ -29,8 +29,7 @@ def doctor(as_json: bool) -> int:
     """Check this installation and machine: libraries, devices, number types, cache, every plugin."""
     import torch
 
-    from bridgeflow import __version__, registry
-    from bridgeflow.errors import BridgeflowError
+    from bridgeflow import __version__, probe, registry
     from bridgeflow.training.precision import choose_precision
 
     facts: dict[str, object] = {"bridgeflow": __version__, "python": platform.python_version()}
@@ -46,11 +45,8 @@ def doctor(as_json: bool) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts["precision chosen by auto"] = choose_precision("auto", device)
     plugins = registry.installed()
-    for plugin in plugins:
-        try:
-            plugin.load()
-        except BridgeflowError as error:
-            problems.append(str(error))
+    causes = [verdict.cause for verdict in probe.verdicts(plugins, load=True).values()]
+    problems += dict.fromkeys(cause for cause in (*causes, *registry.damaged()) if cause)
     facts["plugins"] = len(plugins)
     if as_json:
         print(json.dumps({**facts, "problems": problems}, indent=1))

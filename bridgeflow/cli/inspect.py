@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -36,13 +37,19 @@ def inspect(checkpoint: str, as_json: bool) -> None:
     meta["parameters"] = parts
     files = meta.pop("files", {})
     meta["megabytes"] = round(sum(files.values()) / 1e6, 1)
+    try:
+        opened.check_plugins()
+    except BridgeflowError as error:
+        print(f"bridgeflow: {error}", file=sys.stderr)
+    for note in opened.notes():
+        print(f"bridgeflow: {note}", file=sys.stderr)
     if as_json:
         print(json.dumps({"checkpoint": str(opened.folder), **meta}, indent=1, ensure_ascii=False))
         return
     print(f"{'checkpoint':<16} {opened.folder}")
     for key, value in meta.items():
         if key == "plugins":
-            value = ", ".join(f"{p['kind']} {p['name']} ({p['distribution']} {p['version']})" for p in value)
+            value = ", ".join(f"{p['kind']} {p['name']} ({p['distribution']} {p['version']})" for p in opened.plugins)
         elif isinstance(value, dict):
             value = json.dumps(value)
         print(f"{key:<16} {value}")

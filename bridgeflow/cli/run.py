@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -16,12 +15,11 @@ from bridgeflow.cli.frames import FrameWriter
 from bridgeflow.cli.inputs import Input, expand, lines_on_stdin, read_one
 from bridgeflow.cli.options import check_task, device_option, find_task, json_option, task_option
 from bridgeflow.cli.results import ResultWriter
-from bridgeflow.errors import BridgeflowError
+from bridgeflow.errors import BridgeflowError, UsageError
 
 if TYPE_CHECKING:
     from bridgeflow.inference import Pipeline
 
-MOST_STEPS = 10_000
 MOST_HELD = 256
 """Results that wait for one another with --low-memory."""
 FRAMES = 9
@@ -121,15 +119,16 @@ def run(
     Results go to stdout, or to files whose names are printed there. An input that cannot be read is named on
     stderr, and the others go on.
     """
-    find_task(task)
+    _find_task(task, checkpoint)
     _check_options(samples, plus + minus, interpolate, frames, trajectory)
     given = list(inputs) or lines_on_stdin()
+    from bridgeflow import api
     from bridgeflow.console import Progress
-    from bridgeflow.inference import Pipeline
+    from bridgeflow.training.checkpoint import open_checkpoint
 
     console = Progress()
     folder = _find_checkpoint(task, checkpoint)
-    pipeline = Pipeline.open(folder, device, None if precision == "auto" else precision, low_memory, _shown(console))
+    pipeline = api.open_pipeline(open_checkpoint(folder), console.warn, device, precision, low_memory, _shown(console))
     check_task(pipeline.assembly.recipe.recipe.task, task, folder)
     console.say(f"using {folder}")
     _set_sampling(pipeline, steps, solver, guidance)
@@ -255,36 +254,40 @@ def _shown(console: Any) -> Callable[[int, int, str], None]:
 
 
 def _find_checkpoint(task: str, given: str | None) -> Path:
+    from bridgeflow import api
     from bridgeflow.training.checkpoint import open_checkpoint
-    from bridgeflow.training.start import latest_run
 
-    folder = Path(given) if given is not None else latest_run(task)
-    if folder is None:
+    if given is not None and not Path(given).is_dir():
+        raise BridgeflowError(f"there is no folder {given!r}: --checkpoint takes a run or a checkpoint of one.")
+    found = open_checkpoint(Path(given)) if given is not None else api.find_latest(task)
+    if found is None:
         raise BridgeflowError(
             f"there is no checkpoint of task {task!r} under 'runs': train one with bridgeflow train --task {task}, "
             "or name one with --checkpoint."
         )
-    if not folder.is_dir():
-        raise BridgeflowError(f"there is no folder {str(folder)!r}: --checkpoint takes a run or a checkpoint of one.")
-    return open_checkpoint(folder).folder
+    return found.folder
+
+
+def _find_task(task: str, checkpoint: str | None) -> None:
+    """Raises where the task is not installed; a checkpoint that is there says what to install."""
+    try:
+        find_task(task)
+    except UsageError as error:
+        try:
+            folder = _find_checkpoint(task, checkpoint)
+        except BridgeflowError:
+            raise error from None
+        from bridgeflow.training.checkpoint import open_checkpoint
+
+        open_checkpoint(folder).check_plugins()
+        raise
 
 
 def _set_sampling(pipeline: Pipeline, steps: int | None, solver: str | None, guidance: float | None) -> None:
-    sampling = pipeline.sampling
-    method = {**({"method": solver} if solver else {}), **({"steps": steps} if steps else {})}
-    guide = {} if guidance is None else {"kind": "none" if guidance == 1 else "indicator", "scale": guidance}
-    if guide.get("kind") == "indicator" and pipeline.assembly.recipe.recipe.null_rate == 0:
-        raise click.UsageError("--guidance needs a model trained with null_rate above 0; this one was trained without.")
-    if steps is not None and steps > MOST_STEPS:
-        raise click.UsageError(f"--steps {steps} is more than the {MOST_STEPS:,} that a solver takes.")
-    if guidance is not None and not math.isfinite(guidance):
-        raise click.UsageError(f"--guidance {guidance} is not a number: 1 is none, 2 to 7 are usual.")
-    pipeline.sampling = sampling.model_copy(
-        update={
-            "solver": sampling.solver.model_copy(update=method),
-            "guidance": sampling.guidance.model_copy(update=guide),
-        }
-    )
+    try:
+        pipeline.sampling = pipeline.adjusted(steps, solver, guidance)
+    except UsageError as error:
+        raise UsageError(f"--{error}") from error
 
 
 def _draw_trajectory(pipeline: Pipeline, item: Any, wish: _Wish, path: Path, console: Any) -> None:

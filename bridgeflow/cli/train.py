@@ -64,6 +64,7 @@ def train(
     A key is overridden as key.path=value; 'bridgeflow recipes show NAME' lists the keys.
     """
     declared = find_task(task)
+    from bridgeflow import api
     from bridgeflow import recipe as recipes
     from bridgeflow.console import Progress
     from bridgeflow.training import start
@@ -80,7 +81,7 @@ def train(
         resolved = _resumed(checkpoint, recipe, data, renames, overrides)
         console.say(f"going on from step {checkpoint.step:,} of {checkpoint.folder.parents[1]}")
     else:
-        name = recipe or _default_recipe(declared, task, data)
+        name = recipe or api.default_recipe(declared, task, data)
         resolved = recipes.load(name, overrides, data, renames)
     check_recipe(resolved.name, resolved.recipe.task, task)
     begin = None
@@ -101,40 +102,23 @@ def train(
     return _finish(run, task, resolved, as_json, console)
 
 
-def _default_recipe(declared: Any, task: str, data: str | None) -> str:
-    from bridgeflow import layers
-
-    default = str(declared.default_recipe)
-    own = f"{task}/folder"
-    if data is not None and own in layers.recipe_names(task):
-        usual = layers.read(default).get("data", {}).get("name")
-        return default if data.partition(":")[0] == usual else own
-    return default
-
-
 def _resumed(
     checkpoint: Any, recipe: str | None, data: str | None, columns: dict[str, str], overrides: tuple[str, ...]
 ) -> Any:
-    from bridgeflow import layers
-    from bridgeflow import recipe as recipes
+    from bridgeflow import api, layers
 
     if recipe is not None:
         raise click.UsageError("--resume goes on with the run's own recipe: leave --recipe out.")
-    for assignment in overrides:
-        if not assignment.startswith(("training.", "sampling.", "data.")):
-            raise click.UsageError(
-                f"--resume keeps the model as it is: {assignment!r} cannot change, only training., sampling. and "
-                "data. keys."
-            )
-    resolved = checkpoint.recipe()
-    tree = resolved.tree()
+    changes: list[tuple[str, dict[str, Any]]] = []
     if data is not None:
-        tree = layers.merge(tree, {"data": recipes.data_section(data)})
+        changes.append(("--data", api.nested("data", data)))
     if columns:
-        tree = layers.merge(tree, {"columns": columns})
-    for assignment in overrides:
-        tree = layers.override(tree, assignment)
-    return recipes.resolve(tree, resolved.name)
+        changes.append(("--columns", {"columns": columns}))
+    changes += [(assignment, layers.override({}, assignment)) for assignment in overrides]
+    try:
+        return api.resumed_recipe(checkpoint, changes)
+    except api.ModelWouldChange as error:
+        raise click.UsageError(f"--{error}") from error
 
 
 def _finish(run: Any, task: str, resolved: Any, as_json: bool, console: Any) -> int:

@@ -24,6 +24,7 @@ from bridgeflow import recipe as recipes
 from bridgeflow.assembly import SIDES, Assembly, save_codec
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.training import requirements
 
 FORMAT = 1
 
@@ -42,8 +43,23 @@ class Checkpoint:
         """Optimiser steps that the weights have seen."""
         return int(self.meta["step"])
 
+    @property
+    def plugins(self) -> list[dict[str, Any]]:
+        """The plugins it needs, each with kind, name, distribution and version; none in a checkpoint without a note
+        of them."""
+        return [dict(note) for note in self.meta.get("plugins", [])]
+
+    def check_plugins(self) -> None:
+        """Raises BridgeflowError, one sentence that says what to install, where a plugin that it needs is missing."""
+        requirements.check_installed(self.plugins, f"checkpoint {str(self.folder)!r}")
+
+    def notes(self) -> list[str]:
+        """A sentence for each plugin that is installed in another version than it was written with."""
+        return requirements.differences(self.plugins)
+
     def recipe(self) -> ResolvedRecipe:
-        """The resolved recipe it was trained with."""
+        """The resolved recipe it was trained with. Raises BridgeflowError as `check_plugins`."""
+        self.check_plugins()
         text = (self.folder / "recipe.yaml").read_text(encoding="utf-8")
         return recipes.resolve(layers.parse(text, str(self.folder / "recipe.yaml")), str(self.meta["recipe"]))
 
@@ -281,7 +297,10 @@ def _sync(path: Path) -> None:
 
 
 def plugins_of(recipe: ResolvedRecipe) -> list[dict[str, str]]:
-    """Every plugin that the recipe needs, with the distribution and version that offer it."""
+    """Every plugin that the recipe needs, with the distribution and version that offer it, see `requirements`.
+
+    A fitted codec is its modality's.
+    """
     needed = [
         ("task", recipe.recipe.task),
         ("modality", recipe.task.source.name),
@@ -289,8 +308,7 @@ def plugins_of(recipe: ResolvedRecipe) -> list[dict[str, str]]:
         ("dataset", recipe.recipe.data["name"]),
         ("network", recipe.recipe.network["name"]),
     ]
-    found = [registry.find(kind, name) for kind, name in dict.fromkeys(needed)]
-    return [{"kind": p.kind, "name": p.name, "distribution": p.distribution, "version": p.version} for p in found]
+    return requirements.noted(dict.fromkeys(registry.find(kind, name) for kind, name in needed))
 
 
 def set_aside(folder: Path, after: int) -> list[Path]:

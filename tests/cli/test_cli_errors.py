@@ -41,7 +41,10 @@ WRONG_USAGE = [
     ("train --task depth training.steps=many", "recipe 'depth/blocks': training.steps: should be a whole number"),
     ("train --task depth steps", "override 'steps' is not of the form key.path=value, such as training.steps=500."),
     ("train --task depth network.channels=[1", "the value of 'network.channels', line 1 is not valid YAML: "),
-    ("train --task depth --data blokcs", "no dataset 'blokcs'. Did you mean 'blocks'? Installed: blocks, folder, hf."),
+    (
+        "train --task depth --data blokcs",
+        "no dataset 'blokcs'. Did you mean 'blocks'? Installed: blocks, examples, folder, hf.",
+    ),
     ("train --task depth --data photos", "no dataset 'photos'. For a folder of your own write --data folder:photos."),
     ("train --task depth --data blocks:3", "--data 'blocks:3': this data set takes no location"),
     ("train --task depth --columns image", "--columns 'image' is not of the form NEEDED=OWN, such as text=caption."),
@@ -174,7 +177,7 @@ def test_debug_raises_what_went_wrong(bridgeflow: Call) -> None:
 
 
 def test_unforeseen_error_is_one_sentence_that_asks_for_a_report(bridgeflow: Call, install: Install) -> None:
-    source = "class T:\n    @property\n    def default_recipe(self): ...\n"
+    source = "from bridgeflow.task import Task\nclass T(Task):\n    @property\n    def source(self): ...\n"
     install("acme", {"bridgeflow.tasks": {"odd": "acme_odd_task:T"}}, {"acme_odd_task.py": source})
     outcome = bridgeflow("train", "--task", "odd", "--recipe", "depth/blocks", "task=odd")
     assert outcome.code == 1

@@ -1,0 +1,375 @@
+"""What a program does with bridgeflow: load, train, and look at what is installed.
+
+Everything here is reached as `bridgeflow.NAME`. Importing it imports neither torch nor pydantic.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bridgeflow import registry
+from bridgeflow.errors import BridgeflowError, UsageError
+
+if TYPE_CHECKING:
+    from bridgeflow.data.rows import DataSettings
+    from bridgeflow.evaluation.runner import Report
+    from bridgeflow.inference import Pipeline
+    from bridgeflow.modality import Modality, Progress
+    from bridgeflow.nn.velocity import NetworkSettings
+    from bridgeflow.recipe import ResolvedRecipe
+    from bridgeflow.task import Task
+    from bridgeflow.training.checkpoint import Checkpoint
+
+Offered = TypeVar("Offered", covariant=True)
+Place = str | os.PathLike[str]
+Tree = Mapping[str, Any]
+
+RESUMABLE = ("training", "sampling", "data", "columns")
+"""Sections of a recipe that may change when a run goes on."""
+
+
+class ModelWouldChange(UsageError):
+    """A change that a run which goes on cannot take."""
+
+
+# -- looking at what is installed --------------------------------------------------------------------------
+
+
+class MissingPlugin(UsageError, KeyError):
+    """A name that is not installed: the error of a mapping's missing key, and of a user's mistake."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Plugins(Mapping[str, Offered]):
+    """The installed plugins of a kind by name: a read-only mapping.
+
+    Looking at its keys, its length or whether a name is in it imports nothing; taking one loads that one, and raises
+    BridgeflowError where it cannot be loaded. A name that is not there is a KeyError and a UsageError that suggests
+    the nearest. A name that several distributions offer is a key for each of them, as 'distribution:name'.
+
+        >>> bridgeflow.modalities["text"]
+        <class 'bridgeflow_plugins.text.Text'>
+    """
+
+    def __init__(self, title: str, kind: str) -> None:
+        self._title = title
+        self._kind = kind
+
+    def _keys(self) -> list[str]:
+        names = [(plugin.name, plugin.distribution) for plugin in registry.installed(self._kind)]
+        return _distinct(names)
+
+    def _read(self, name: str) -> Any:
+        return registry.load(self._kind, name)
+
+    def __contains__(self, name: object) -> bool:
+        distribution, _, plain = str(name).rpartition(":")
+        offering = [plugin for plugin in registry.installed(self._kind) if plugin.name == plain]
+        return any(not distribution or registry.is_from(plugin, distribution) for plugin in offering)
+
+    def __getitem__(self, name: str) -> Offered:
+        if name not in self:
+            raise MissingPlugin(str(registry.unknown(self._kind, name, list(self))))
+        found: Offered = self._read(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys())
+
+    def __len__(self) -> int:
+        return len(self._keys())
+
+    def __repr__(self) -> str:
+        return f"<bridgeflow.{self._title}: {', '.join(self) or 'none installed'}>"
+
+
+class Recipes(Plugins[dict[str, Any]]):
+    """The installed recipes by name, such as 'depth/blocks': each a tree of keys, with what it extends laid under it.
+
+    >>> bridgeflow.recipes["depth/blocks"].keys()
+    """
+
+    def __init__(self) -> None:
+        super().__init__("recipes", "recipe")
+
+    def _keys(self) -> list[str]:
+        return _distinct([(name, plugin.distribution) for name, _, plugin in registry.recipe_files()])
+
+    def _read(self, name: str) -> Any:
+        from bridgeflow import layers
+
+        return layers.read(name)
+
+    def __contains__(self, name: object) -> bool:
+        distribution, _, plain = str(name).rpartition(":")
+        return any(
+            own == plain and (not distribution or registry.is_from(plugin, distribution))
+            for own, _, plugin in registry.recipe_files()
+        )
+
+
+def _distinct(names: Sequence[tuple[str, str]]) -> list[str]:
+    """Keys for (name, distribution) pairs: the name alone where only one distribution offers it."""
+    plain = [name for name, _ in names]
+    return [name if plain.count(name) == 1 else f"{distribution}:{name}" for name, distribution in names]
+
+
+modalities: Plugins[type[Modality]] = Plugins("modalities", "modality")
+"""The installed modalities, each a subclass of `bridgeflow.modality.Modality`."""
+tasks: Plugins[type[Task]] = Plugins("tasks", "task")
+"""The installed tasks, each a subclass of `bridgeflow.task.Task`."""
+networks: Plugins[type[NetworkSettings]] = Plugins("networks", "network")
+"""Settings of the installed networks, each a subclass of `bridgeflow.nn.velocity.NetworkSettings`."""
+datasets: Plugins[type[DataSettings]] = Plugins("datasets", "dataset")
+"""Settings of the installed data sets, each a subclass of `bridgeflow.data.rows.DataSettings`."""
+recipes = Recipes()
+"""The installed recipes, each a tree of keys."""
+
+
+# -- using a checkpoint ------------------------------------------------------------------------------------
+
+
+def load(
+    name_or_folder: Place,
+    *,
+    device: str | None = None,
+    precision: str | None = None,
+    low_memory: bool = False,
+    watch: Progress | None = None,
+) -> Pipeline:
+    """A pipeline that carries one input or a list of them, from a checkpoint.
+
+        >>> depth = bridgeflow.load("depth")("image.jpg")  # (H, W), float32, metres
+        >>> pictures = bridgeflow.load("runs/t2i-blocks-01")(["a red cube", "a blue sphere"], samples=4, seed=7)
+
+    name_or_folder: the name of a task, which means its latest run under ./runs; or the folder of a run or of one of
+        its checkpoints. Where both are there, the task is meant: write './depth' for the folder.
+    device: 'cpu', 'cuda', 'cuda:1', ...; None takes a GPU where there is one.
+    precision: 'fp32', 'bf16', or None for that of its training where the device is faster with it.
+    low_memory: encoder, network and decoder are in memory one after the other.
+    watch: called as `watch(done, total, what)` whenever something takes long.
+
+    Raises BridgeflowError where there is no checkpoint, where it is damaged, and where a plugin that it needs is not
+    installed; UsageError for a name, a device or a precision that does not exist. A plugin in another version than
+    the checkpoint was written with is a warning.
+    """
+    if precision not in (None, "auto", "fp32", "bf16"):
+        raise UsageError(f"no precision {precision!r}: fp32, bf16 or auto is expected.")
+    if device is not None:
+        check_device(device)
+
+    def tell(note: str) -> None:
+        warnings.warn(note, stacklevel=4)
+
+    return open_pipeline(find_checkpoint(name_or_folder), tell, device, precision, low_memory, watch)
+
+
+def open_pipeline(
+    checkpoint: Checkpoint,
+    tell: Callable[[str], None],
+    device: str | None = None,
+    precision: str | None = None,
+    low_memory: bool = False,
+    watch: Progress | None = None,
+) -> Pipeline:
+    """The pipeline of an opened checkpoint, see `load`. `tell` is called with each sentence a person should know."""
+    from bridgeflow.inference import Pipeline
+
+    checkpoint.check_plugins()
+    for note in checkpoint.notes():
+        tell(note)
+    return Pipeline.of(checkpoint, device, None if precision == "auto" else precision, low_memory, watch)
+
+
+def find_checkpoint(name_or_folder: Place) -> Checkpoint:
+    """The checkpoint that `load` means by a task's name or a folder. Raises as `load`."""
+    from bridgeflow.training.checkpoint import open_checkpoint
+
+    name = os.fspath(name_or_folder)
+    is_name = isinstance(name_or_folder, str) and not os.path.dirname(name) and name not in ("", ".", "..")
+    latest = find_latest(name) if is_name else None
+    if latest is not None:
+        return latest
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        return open_checkpoint(folder)
+    if is_name and name in tasks:
+        raise BridgeflowError(
+            f"there is no run of task {name!r} under 'runs': train one with bridgeflow.train({name!r}), or give the "
+            "folder of a run or a checkpoint."
+        )
+    if is_name:
+        raise registry.unknown("task", name, list(tasks))
+    raise UsageError(f"there is no folder {name!r}: give a task's name, or the folder of a run or a checkpoint.")
+
+
+def find_latest(task: str) -> Checkpoint | None:
+    """The newest checkpoint of a task's latest run under ./runs, or None."""
+    from bridgeflow.training.checkpoint import open_checkpoint
+    from bridgeflow.training.start import latest_run
+
+    folder = latest_run(task)
+    return None if folder is None else open_checkpoint(folder)
+
+
+def check_device(name: str) -> None:
+    """Raises UsageError where torch knows no such device, or this machine does not have it."""
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"device {name!r} is no device: cpu, cuda or cuda:1 is expected.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {name!r} is not to be had: torch sees {torch.cuda.device_count()} GPUs here.")
+
+
+# -- training ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has ended."""
+
+    folder: Path
+    """Its folder, with checkpoints, samples, metrics and the resolved recipe."""
+    checkpoint: Path
+    """Its newest checkpoint."""
+    report: Report | None
+    """Figures on held-out examples; None where none were asked for, or where it was interrupted."""
+    steps: int
+    """Optimiser steps done."""
+    seconds: float
+    """How long they took."""
+    interrupted: str | None
+    """The signal that stopped it early, such as 'SIGINT'; None where it is done."""
+
+    def load(self, **how: Any) -> Pipeline:
+        """A pipeline from its newest checkpoint; the keywords are those of `bridgeflow.load`."""
+        return load(self.checkpoint, **how)
+
+
+def train(
+    recipe: Place | Tree,
+    *,
+    output: Place | None = None,
+    resume: bool = False,
+    device: str | None = None,
+    **overrides: Any,
+) -> Run:
+    """Trains a bridge and returns the run.
+
+        >>> run = bridgeflow.train("depth", training={"steps": 200})
+        >>> run = bridgeflow.train("depth/folder", data="folder:photos", **{"optimizer.learning_rate": 5e-4})
+        >>> run.load()("image.jpg")
+
+    recipe: a task's name, which means its default recipe; an installed recipe, as in `bridgeflow.recipes`; the path
+        of a YAML file; or a mapping of a recipe's keys, which may have `extends`.
+    output: folder of the run; runs/TASK-RECIPE-NN by default.
+    resume: goes on with the run in `output`, or with the latest of the task that `recipe` names.
+    device: 'cpu', 'cuda', ...; None takes a GPU where there is one.
+    overrides: keys of the recipe, as mappings laid over it (`training={"steps": 20}`) or with dots
+        (`**{"training.steps": 20}`). `data` may be the short form of the command line, such as 'folder:PATH'.
+
+    Raises UsageError with every mistake in the recipe at once, before anything is written.
+    """
+    from bridgeflow.training import start
+
+    if device is not None:
+        check_device(device)
+    place = None if output is None else os.fspath(output)
+    changes = [nested(key, value) for key, value in overrides.items()]
+    checkpoint = None
+    if resume:
+        if not isinstance(recipe, str) or recipe not in tasks:
+            raise UsageError(f"resume goes on with the run's own recipe: give the name of its task, not {recipe!r}.")
+        checkpoint = start.find_resumable(recipe, place)
+        resolved = resumed_recipe(checkpoint, list(zip(overrides, changes, strict=True)))
+        if resolved.recipe.task != recipe:
+            raise UsageError(f"the run in {place!r} is one of task {resolved.recipe.task!r}, not {recipe!r}.")
+    else:
+        resolved = _resolved(recipe, changes)
+    run = start.train(resolved, place, checkpoint, device)
+    outcome = run.outcome
+    return Run(run.folder, outcome.checkpoint, run.report, outcome.step, outcome.seconds, outcome.interrupted)
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """The tree of keys in which `value` stands at a path with dots; a data set's short form is written out."""
+    keys = path.split(".")
+    if path == "data" and isinstance(value, str):
+        from bridgeflow import recipe as recipe_module
+
+        value = recipe_module.data_section(value)
+    for key in reversed(keys):
+        value = {key: value}
+    tree: dict[str, Any] = value
+    return tree
+
+
+def _resolved(recipe: Place | Tree, changes: Sequence[Tree]) -> ResolvedRecipe:
+    from bridgeflow import layers
+    from bridgeflow import recipe as recipe_module
+
+    if isinstance(recipe, Mapping):
+        tree = dict(recipe)
+        extended = tree.pop("extends", None)
+        tree = layers.merge(layers.read(extended), tree) if extended is not None else tree
+        name = f"{tree.get('task', 'recipe')}/own"
+    else:
+        name = os.fspath(recipe)
+        if name in tasks:
+            given = next((tree["data"].get("name") for tree in reversed(changes) if "data" in tree), None)
+            name = default_recipe(tasks[name], name, given)
+        elif "/" not in name and not name.endswith((".yaml", ".yml")):
+            raise registry.unknown("task", name, list(tasks))
+        tree = layers.read(name)
+    for change in changes:
+        tree = layers.merge(tree, change)
+    return recipe_module.resolve(tree, name)
+
+
+def default_recipe(declared: type[Task], task: str, data: str | None) -> str:
+    """The recipe of a task that is meant where none is named: its default, or its recipe for folders where other data
+    than the default's are given.
+
+    data: the name of the data set, or NAME:LOCATION; None for the recipe's own.
+    """
+    from bridgeflow import layers
+
+    default = str(declared.default_recipe)
+    if not default:
+        known = ", ".join(layers.recipe_names(task)) or "a YAML file of your own"
+        raise UsageError(f"the task {task!r} has no default recipe: name one, such as {known}.")
+    own = f"{task}/folder"
+    if data is not None and own in layers.recipe_names(task):
+        usual = layers.read(default).get("data", {}).get("name")
+        return default if data.partition(":")[0] == usual else own
+    return default
+
+
+def resumed_recipe(checkpoint: Checkpoint, changes: Sequence[tuple[str, Tree]]) -> ResolvedRecipe:
+    """The recipe of a run that goes on, with changes laid over it: (what the user calls it, tree of keys) each.
+
+    Raises ModelWouldChange for a change that would be one of the model.
+    """
+    from bridgeflow import layers
+    from bridgeflow import recipe as recipe_module
+
+    resolved = checkpoint.recipe()
+    tree = resolved.tree()
+    for label, change in changes:
+        if not set(change) <= set(RESUMABLE):
+            raise ModelWouldChange(
+                f"resume keeps the model as it is: {label!r} cannot change, only training., sampling., data. and "
+                "columns. keys."
+            )
+        tree = layers.merge(tree, change)
+    return recipe_module.resolve(tree, resolved.name)

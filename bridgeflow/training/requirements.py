@@ -1,0 +1,104 @@
+"""The plugins that a checkpoint needs: noted when it is written, looked for when it is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bridgeflow import registry
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.registry import Plugin
+
+LOCAL = "local"
+
+
+def noted(plugins: Iterable[Plugin]) -> list[dict[str, str]]:
+    """What a checkpoint notes of each plugin: kind, name, distribution, version.
+
+    `origin` is added for one that is of no package index: its URL where others can reach it, else 'local'.
+    """
+    notes: list[dict[str, str]] = []
+    for p in plugins:
+        note = {"kind": p.kind, "name": p.name, "distribution": p.distribution, "version": p.version}
+        origin = "" if registry.is_from(p, registry.OWN_DISTRIBUTION) else _origin(p.distribution)
+        notes.append({**note, "origin": origin} if origin else note)
+    return notes
+
+
+def _origin(distribution: str) -> str:
+    came_from = registry.origin(registry.installed_distribution(distribution))
+    url = str(came_from.get("url", ""))
+    if url.startswith("file:"):
+        return LOCAL
+    own = came_from.get("vcs_info") or {}
+    return f"{own['vcs']}+{url}@{own['commit_id']}" if {"vcs", "commit_id"} <= own.keys() else url
+
+
+def check_installed(needed: Sequence[Mapping[str, Any]], what: str) -> None:
+    """Raises BridgeflowError, one sentence that says what to install, where a plugin of `noted` is not to be had.
+
+    what: what the sentence calls the checkpoint, such as "checkpoint 'runs/depth-blocks-01'".
+    """
+    missing = [note for note in needed if not _offers(note)]
+    if not missing:
+        return
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for note in missing:
+        groups.setdefault(str(note["distribution"]), []).append(note)
+    lacks, mends, to_install = [], [], []
+    for distribution, own in groups.items():
+        names = " and ".join(f"the {note['kind']} {note['name']!r}" for note in own)
+        found = registry.installed_distribution(distribution)
+        here = found.version if found is not None else None
+        lack = f"{names} of {distribution} {own[0]['version']}, which is not installed"
+        if here is not None and registry.is_allowed(distribution):
+            lack = (
+                f"{names} of {distribution} {own[0]['version']}, which version {here}, installed here, does not offer"
+            )
+        elif here is not None:
+            lack = f"{names} of {distribution} {here}, which BRIDGEFLOW_PLUGINS leaves out"
+            mends.append(f"add {distribution} to that variable")
+        if here is None or registry.is_allowed(distribution):
+            to_install.append(own[0])
+        lacks.append(lack)
+    if to_install:
+        command = f"pip install {' '.join(_requirement(note) for note in to_install)}"
+        if any(note.get("origin") == LOCAL for note in to_install):
+            command += ", or the wheel or folder that it was installed from where no package index has it"
+        mends.insert(0, command)
+    raise BridgeflowError(f"{what} needs {', and '.join(lacks)}: {'; '.join(mends)}.")
+
+
+def differences(needed: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each distribution that is installed in another version than the checkpoint was written with, and
+    for each plugin that another distribution offers now."""
+    sentences: dict[str, None] = {}
+    for note in needed:
+        offering = [p for p in registry.installed(note["kind"]) if p.name == note["name"]]
+        if not offering:
+            continue
+        same = [p for p in offering if registry.is_from(p, note["distribution"])]
+        before = f"{note['distribution']} {note['version']}"
+        if not same:
+            sentences[
+                f"the {note['kind']} {note['name']!r} was {before}'s when the checkpoint was written, and is "
+                f"{offering[0].distribution} {offering[0].version}'s here."
+            ] = None
+        elif same[0].version != note["version"]:
+            sentences[
+                f"the checkpoint was written with {before}, and {same[0].version} is installed: should results "
+                f"differ, pip install {_requirement(note)}."
+            ] = None
+    return list(sentences)
+
+
+def _offers(note: Mapping[str, Any]) -> bool:
+    return any(plugin.name == note["name"] for plugin in registry.installed(note["kind"]))
+
+
+def _requirement(note: Mapping[str, Any]) -> str:
+    """What pip is to install, quoted for a shell."""
+    origin = str(note.get("origin", LOCAL))
+    if origin == LOCAL:
+        return f'"{note["distribution"]}=={note["version"]}"'
+    return f'"{note["distribution"]} @ {origin}"'
