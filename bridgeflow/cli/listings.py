@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from bridgeflow.cli.checking import check
 from bridgeflow.cli.options import json_option
+from bridgeflow.cli.scaffolding import new
 
 
 def _print(rows: list[dict[str, str]], as_json: bool) -> None:
@@ -66,11 +69,10 @@ def recipes() -> None:
 def list_recipes(task: str | None, as_json: bool) -> None:
     """Every recipe, with a line on what it is for."""
     from bridgeflow import registry
-    from bridgeflow.errors import unknown_name
 
     known = {plugin.name for plugin in registry.installed("task")}
     if task is not None and task not in known:
-        raise unknown_name("task", task, known)
+        raise registry.unknown("task", task, known)
     rows = [
         {"recipe": name, "about": _about(file), "distribution": f"{plugin.distribution} {plugin.version}"}
         for name, file, plugin in registry.recipe_files()
@@ -103,6 +105,10 @@ def plugins() -> None:
     """See the installed plugins and who offers them."""
 
 
+plugins.add_command(new)
+plugins.add_command(check)
+
+
 def _check_kind(kind: str | None) -> None:
     from bridgeflow import registry
 
@@ -110,25 +116,58 @@ def _check_kind(kind: str | None) -> None:
         raise click.UsageError(f"no kind {kind!r}: one of {', '.join(registry.GROUPS)} is expected.")
 
 
-@plugins.command("list")
+@plugins.command(
+    "list",
+    epilog="Status: ok; broken; other contract (written for another version of bridgeflow's contract); twice (two "
+    "distributions offer the name); not loaded; not installed yet (added to an editable installation since).",
+)
 @click.option("--kind", metavar="KIND", help="modality, task, recipe, dataset, network or importer.")
+@click.option(
+    "--load/--no-load",
+    default=None,
+    help="Load every plugin, or none, to see whether it works; without it those of other distributions.",
+)
 @json_option
-def list_plugins(kind: str | None, as_json: bool) -> None:
-    """Every plugin with its kind, distribution and version; nothing is imported."""
-    from bridgeflow import registry
+def list_plugins(kind: str | None, load: bool | None, as_json: bool) -> None:
+    """Every plugin with its status, distribution and version.
+
+    Plugins are loaded one by one in another process; bridgeflow's own are known to work.
+    """
+    from bridgeflow import probe, registry
 
     _check_kind(kind)
+    found = registry.installed(kind)
+    loading = probe.to_load(found, load)
+    if loading:
+        names = ", ".join(dict.fromkeys(plugin.distribution for plugin in loading))
+        print(
+            f"loading {len(loading)} plugins of {names} to see whether they work; --no-load does not", file=sys.stderr
+        )
+    verdicts = probe.verdicts(found, load)
+    for plugin, folder in registry.declared():
+        if kind in (None, plugin.kind):
+            cause = f"the {plugin.kind} {plugin.name!r} is not installed yet: {registry.not_yet(plugin, folder)}."
+            verdicts[plugin] = probe.Verdict("not installed yet", cause)
     rows = [
         {
             "kind": p.kind,
             "name": p.name,
+            "status": verdict.status,
             "distribution": p.distribution,
             "version": p.version,
             "object": p.value,
+            "cause": verdict.cause,
         }
-        for p in registry.installed(kind)
+        for p, verdict in verdicts.items()
     ]
-    _print(rows, as_json)
+    if as_json:
+        _print(rows, as_json)
+    else:
+        _print([{key: value for key, value in row.items() if key != "cause"} for row in rows], as_json)
+        for cause in dict.fromkeys(row["cause"] for row in rows if row["cause"]):
+            print(f"\n{cause}")
+    for sentence in registry.damaged():
+        print(f"bridgeflow: {sentence}", file=sys.stderr)
 
 
 @plugins.command("info")
@@ -139,13 +178,12 @@ def plugin_info(name: str, kind: str | None, as_json: bool) -> None:
     """One plugin: what it is, who offers it, and its options."""
     from bridgeflow import registry
     from bridgeflow.cli.describe import describe_plugin
-    from bridgeflow.errors import unknown_name
 
     _check_kind(kind)
     kinds = [kind] if kind is not None else list(registry.GROUPS)
     matching = [p for k in kinds for p in registry.installed(k) if name in (p.name, f"{p.distribution}:{p.name}")]
     if not matching:
-        raise unknown_name(kind or "plugin", name, {p.name for k in kinds for p in registry.installed(k)})
+        raise registry.unknown(kind or "plugin", name, {p.name for k in kinds for p in registry.installed(k)})
     facts = [describe_plugin(plugin) for plugin in matching]
     if as_json:
         print(json.dumps(facts, indent=1, ensure_ascii=False))

@@ -12,6 +12,7 @@ from bridgeflow.modality import Item
 from bridgeflow.task import ModalityUse, Task
 from bridgeflow_plugins.text.metrics import exact_match, token_f1
 from bridgeflow_tasks.captions import one_caption
+from bridgeflow_tasks.scenes import made_up_scene
 
 
 class Caption(Task):
@@ -29,6 +30,12 @@ class Caption(Task):
     def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
         """(picture, caption)."""
         return self.from_modality.read(row["image"]), self.to_modality.read(one_caption(row["text"], rng))
+
+    @classmethod
+    def example(cls, rng: np.random.Generator) -> dict[str, Any]:
+        """A scene of the blocks world: `image` uint8 (64, 64, 3) and its caption as `text`."""
+        scene = made_up_scene(rng)
+        return {"image": scene["image"], "text": scene["text"]}
 
     def metrics(
         self,

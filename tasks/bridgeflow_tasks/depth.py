@@ -14,6 +14,7 @@ from bridgeflow.settings import Settings
 from bridgeflow.task import ModalityUse, Task
 from bridgeflow_plugins.depth.geometry import check_aligned, resize_depth
 from bridgeflow_plugins.depth.metrics import align, depth_metrics
+from bridgeflow_tasks.scenes import made_up_scene
 
 
 class DepthEstimation(Task):
@@ -39,6 +40,12 @@ class DepthEstimation(Task):
         name = str(row["depth"]) if isinstance(row["depth"], str | Path) else "the pair"
         check_aligned(image.shape[:2], depth.shape, name)
         return image, depth
+
+    @classmethod
+    def example(cls, rng: np.random.Generator) -> dict[str, Any]:
+        """A scene of the blocks world: `image` uint8 (64, 64, 3), `depth` float32 (64, 64) in metres, and `objects`."""
+        scene = made_up_scene(rng)
+        return {"image": scene["image"], "depth": scene["depth"], "objects": scene["objects"]}
 
     def join(self, results: Sequence[Item], item: Item) -> Item:
         """The map brought to the picture's size."""

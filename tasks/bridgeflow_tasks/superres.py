@@ -17,6 +17,7 @@ from bridgeflow_plugins.image_latent.metrics import psnr
 from bridgeflow_plugins.image_latent.pixels import to_images
 from bridgeflow_plugins.lowres import LowRes
 from bridgeflow_plugins.lowres.tiling import blend, tiles
+from bridgeflow_tasks.scenes import made_up_scene
 
 
 class SuperResolutionOptions(Settings):
@@ -68,6 +69,11 @@ class SuperResolution(Task):
         # A copy, so that the cut does not keep the whole picture in memory.
         cut = image[top : top + height, left : left + width].copy()
         return self.lowres.degrade(cut), cut
+
+    @classmethod
+    def example(cls, rng: np.random.Generator) -> dict[str, Any]:
+        """A scene of the blocks world: `image` uint8 (96, 96, 3), larger than a cut."""
+        return {"image": made_up_scene(rng, 96)["image"]}
 
     def split(self, item: Item) -> list[Item]:
         """Overlapping tiles of the model's size."""

@@ -10,6 +10,7 @@ import numpy as np
 from bridgeflow.modality import Item
 from bridgeflow.task import ModalityUse, Task
 from bridgeflow_tasks.captions import one_caption
+from bridgeflow_tasks.scenes import made_up_scene
 
 
 class TextToImage(Task):
@@ -27,3 +28,9 @@ class TextToImage(Task):
     def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
         """(caption, picture)."""
         return self.from_modality.read(one_caption(row["text"], rng)), self.to_modality.read(row["image"])
+
+    @classmethod
+    def example(cls, rng: np.random.Generator) -> dict[str, Any]:
+        """A scene of the blocks world: `image` uint8 (64, 64, 3) and its caption as `text`."""
+        scene = made_up_scene(rng)
+        return {"image": scene["image"], "text": scene["text"]}

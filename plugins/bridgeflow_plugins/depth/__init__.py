@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -96,6 +96,7 @@ class Depth(Modality):
     reads: ClassVar[tuple[str, ...]] = READS
     writes: ClassVar[str] = ""
     column: ClassVar[str] = "depth"
+    round_trip: ClassVar[float | None] = 0.001
     options: DepthOptions
 
     def __init__(self, options: DepthOptions) -> None:
@@ -125,6 +126,12 @@ class Depth(Modality):
 
     def decode(self, latent: Tensor) -> list[NDArray[np.float32]]:
         """Maps (H, W) from latents (B, channels, H, W): the channels are averaged."""
+        if latent.shape[1:] != self.latent.shape:
+            expected = ", ".join(map(str, self.latent.shape))
+            raise BridgeflowError(
+                f"depth decodes latents of shape (B, {expected}), not {tuple(latent.shape)}: use the options that they "
+                "were made with."
+            )
         depth = self.options.normalisation.inverse(latent.detach().float().mean(dim=1))
         if not self.options.normalisation.metric:
             # 0 means "no measurement" in every depth file.
@@ -160,3 +167,29 @@ class Depth(Modality):
     def preview(self, item: NDArray[np.float32]) -> Image.Image:
         """The map in colour: near bright and warm, far dark, invalid grey."""
         return Image.fromarray(colour(item, inverse=self.options.normalisation.metric))
+
+    def example(self, rng: np.random.Generator) -> NDArray[np.float32]:
+        """A made-up map of the model's size: a floor, a wall, a few boxes before it, and a hole without measurements,
+        all between 1 and 12 metres."""
+        height, width = self.options.height_and_width
+        rows = np.linspace(0, 1, height, dtype=np.float32)[:, None]
+        wall, near = rng.uniform(8, 12), rng.uniform(1, 2)
+        depth = np.minimum(wall, near / np.maximum(rows, near / 12)).astype(np.float32) * np.ones(width, np.float32)
+        for _ in range(3):
+            top, left = rng.integers(height), rng.integers(width)
+            bottom, right = top + rng.integers(1, height // 2 + 2), left + rng.integers(1, width // 2 + 2)
+            box = depth[top:bottom, left:right]
+            np.minimum(box, np.float32(rng.uniform(1, 8)), out=box)
+        depth[: height // 8, : width // 8] = np.nan
+        return depth
+
+    def extremes(self) -> Mapping[str, NDArray[np.float32]]:
+        """All as near and as far as can be, all at one distance, an odd size, and nothing measured."""
+        size = self.options.height_and_width
+        return {
+            "minimum": np.full(size, np.finfo(np.float32).tiny),
+            "maximum": np.full(size, 1e30, np.float32),
+            "constant": np.full(size, 2.5, np.float32),
+            "odd": np.linspace(1, 10, 37 * 23, dtype=np.float32).reshape(37, 23),
+            "unmeasured": np.full(size, np.nan, np.float32),
+        }

@@ -120,10 +120,7 @@ def colour(depth: NDArray[np.floating[Any]], inverse: bool = True) -> NDArray[np
         return picture
     nearness = 1.0 / depth[valid] if inverse else -depth[valid]
     low, high = np.percentile(nearness, [2, 98])
-    if high > low:
-        shade = np.clip((nearness - low) / (high - low), 0.0, 1.0)
-    else:
-        shade = np.full_like(nearness, 0.5)
+    shade = np.clip((nearness - low) / (high - low), 0.0, 1.0) if high > low else np.full_like(nearness, 0.5)
     picture[valid] = np.round(colormaps["magma"](shade)[:, :3] * 255).astype(np.uint8)
     return picture
 

@@ -82,6 +82,7 @@ class AutoencoderCodec(Codec):
     """An autoencoder of diffusers; its latent z becomes (z - shift) * scale."""
 
     model_class: ClassVar[str]
+    round_trip = 0.5
     shift: Tensor
 
     def __init__(self, settings: AutoencoderSettings) -> None:
@@ -198,6 +199,8 @@ class AutoencoderCodec(Codec):
                 if progress is not None:
                     progress(step + 1, steps, "fitting the autoencoder")
         self.model.requires_grad_(False).eval()
+        # The last gradients would take as much memory as the weights.
+        self.model.zero_grad(set_to_none=True)
         figure = float(recent)
         if not math.isfinite(figure):
             raise BridgeflowError("the autoencoder's loss became infinite while fitting: lower codec.learning_rate.")

@@ -20,6 +20,8 @@ class Codec(nn.Module, ABC):
     """Channels of the latent."""
     multiple: int
     """Pixels along each side that one position of the latent stands for."""
+    round_trip: float
+    """Greatest root mean square difference between a latent and itself, decoded to levels and encoded again."""
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -74,6 +76,7 @@ class PixelsCodec(Codec):
 
     channels = 3
     multiple = 1
+    round_trip = 0.004
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, None]:
         """The pixels, with no standard deviation."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import numpy as np
 import torch
 from PIL import Image
 from pydantic import Field, PositiveInt
@@ -120,6 +121,12 @@ class ImageLatent(Modality):
     @torch.no_grad()
     def decode(self, latent: Tensor) -> list[Pixels]:
         """Pictures, uint8 (H, W, 3), of latents (B, *shape)."""
+        if latent.shape[1:] != self.latent.shape:
+            expected = ", ".join(map(str, self.latent.shape))
+            raise BridgeflowError(
+                f"the codec {self.options.codec.name!r} decodes latents of shape (B, {expected}), not "
+                f"{tuple(latent.shape)}: use the options that they were made with."
+            )
         with torch.autocast(latent.device.type, enabled=False):
             return to_images(self.codec.decode(latent.float()))
 
@@ -146,6 +153,27 @@ class ImageLatent(Modality):
     def preview(self, item: Pixels) -> Image.Image:
         """The picture itself."""
         return Image.fromarray(item)
+
+    @property
+    def round_trip(self) -> float | None:  # type: ignore[override]
+        """That of the codec: pixels are exact to half a level, an autoencoder is not."""
+        return self.codec.round_trip
+
+    def example(self, rng: np.random.Generator) -> Pixels:
+        """A made-up picture of the model's size: rectangles and a disc on a ground that shades from one colour to
+        another."""
+        return draw_picture(rng, self.options.height_and_width)
+
+    def extremes(self) -> Mapping[str, Pixels]:
+        """Black, white, one grey, and an odd size."""
+        size = (*self.options.height_and_width, 3)
+        odd = np.arange(37 * 23 * 3, dtype=np.uint32).reshape(37, 23, 3) * 7 % 256
+        return {
+            "minimum": np.zeros(size, np.uint8),
+            "maximum": np.full(size, 255, np.uint8),
+            "constant": np.full(size, 128, np.uint8),
+            "odd": odd.astype(np.uint8),
+        }
 
     @property
     def needs_fit(self) -> bool:
@@ -207,3 +235,19 @@ class ImageLatent(Modality):
         if not digest:
             return super().fingerprint()
         return hashlib.sha256(f"{super().fingerprint()} {digest}".encode()).hexdigest()[:16]
+
+
+def draw_picture(rng: np.random.Generator, size: tuple[int, int]) -> Pixels:
+    """A made-up picture, uint8 (*size, 3): three rectangles and a disc on a ground that shades between two colours."""
+    height, width = size
+    above, below = rng.integers(256, size=(2, 1, 1, 3))
+    share = np.linspace(0, 1, height)[:, None, None]
+    picture = np.broadcast_to(above * (1 - share) + below * share, (height, width, 3)).astype(np.uint8)
+    for _ in range(3):
+        top, left = rng.integers(height), rng.integers(width)
+        bottom, right = top + rng.integers(1, height // 2 + 2), left + rng.integers(1, width // 2 + 2)
+        picture[top:bottom, left:right] = rng.integers(256, size=3)
+    row, column = rng.random(2) * size
+    rows, columns = np.ogrid[:height, :width]
+    picture[(rows - row) ** 2 + (columns - column) ** 2 < (min(size) / 5) ** 2] = rng.integers(256, size=3)
+    return picture

@@ -53,6 +53,7 @@ class PCACodec(Codec):
     `s` makes the variance of the latent over the fitting data, taken over all components, 1.
     """
 
+    round_trip = 0.1
     mean: Tensor
     axes: Tensor
     gain: Tensor

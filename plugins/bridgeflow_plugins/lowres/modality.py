@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from bridgeflow.errors import UsageError
-from bridgeflow_plugins.image_latent.modality import ImageLatent, ImageOptions
+from bridgeflow_plugins.image_latent.modality import ImageLatent, ImageOptions, draw_picture
 from bridgeflow_plugins.image_latent.pixels import Pixels, fit_image, to_tensor
 from bridgeflow_plugins.lowres.resampling import degrade, enlarge
 
@@ -48,6 +49,11 @@ class LowRes(ImageLatent):
         height, width = self.options.height_and_width
         return height // self.options.factor, width // self.options.factor
 
+    @property
+    def round_trip(self) -> float | None:  # type: ignore[override]
+        """Larger than the codec's, since what `decode` gives is enlarged already and is made small once more."""
+        return self.codec.round_trip + 0.1
+
     def degrade(self, image: Pixels) -> Pixels:
         """The item of a high-resolution picture; see `bridgeflow_plugins.lowres.resampling.degrade`."""
         return degrade(image, self.options.factor)
@@ -60,3 +66,7 @@ class LowRes(ImageLatent):
         fitted = [fit_image(item, self.low_size, self.options.resize) for item in items]
         with torch.no_grad():
             return {"pixels": enlarge(to_tensor(fitted), self.options.factor)}
+
+    def example(self, rng: np.random.Generator) -> Pixels:
+        """A made-up picture of `low_size`."""
+        return draw_picture(rng, self.low_size)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import Field
@@ -23,6 +24,13 @@ MAX_CHARACTERS = 10_000
 """Longest text that is read: what is longer is the wrong file or column, not a line that describes it."""
 PREVIEW_SIZE = 256
 """Width and height of a preview in pixels."""
+ROUND_TRIP = 0.05
+"""Of an autoencoder: texts that come back to the word have the very same latent."""
+
+
+_COLOURS = ("red", "green", "blue", "yellow", "purple", "grey")
+_SHAPES = ("cube", "sphere", "cone", "cylinder")
+_RELATIONS = ("behind", "in front of", "left of")
 
 
 class TextOptions(Settings):
@@ -120,7 +128,29 @@ class Text(Modality):
         draw.multiline_text((margin, margin), "\n".join(lines), fill="black", font=font, spacing=size * 0.3)
         return picture
 
+    def example(self, rng: np.random.Generator) -> str:
+        """One to three made-up things in words, such as 'a small red cube behind a large blue cone'."""
+        things = [
+            " ".join(["a", rng.choice(["small", "large"]), rng.choice(_COLOURS), rng.choice(_SHAPES)])
+            for _ in range(int(rng.integers(1, 4)))
+        ]
+        return f" {rng.choice(_RELATIONS)} ".join(things)
+
+    def extremes(self) -> Mapping[str, str]:
+        """The shortest text, the longest that is read, one word over and over, and one that is not plain words."""
+        return {
+            "minimum": "a",
+            "maximum": ("a small red cube behind " * MAX_CHARACTERS)[: MAX_CHARACTERS - 1] + "s",
+            "constant": " ".join(["cube"] * 40),
+            "odd": "Zwölf Boxkämpfer, 3.14159 %$#@! 漢字 🙂 don't—stop",
+        }
+
     # -- latents ---------------------------------------------------------------------------------------------
+
+    @property
+    def round_trip(self) -> float | None:  # type: ignore[override]
+        """None for an encoder, which is only ever a source."""
+        return ROUND_TRIP if isinstance(self.codec, TextAutoencoder) else None
 
     def collate(self, items: Sequence[str]) -> dict[str, Tensor]:
         """int64: `input_ids`, `attention_mask` (B, max_length), or for an autoencoder `words` (B, max_words)."""

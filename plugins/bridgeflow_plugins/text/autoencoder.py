@@ -233,6 +233,8 @@ class TextAutoencoder(nn.Module):
 
     def _take(self, network: WordAutoencoder, vocabulary: Vocabulary) -> None:
         self.network = network.requires_grad_(False).eval()
+        # The last gradients of fitting would take as much memory as the weights.
+        self.network.zero_grad(set_to_none=True)
         self.vocabulary = vocabulary
 
     def _fitted(self) -> tuple[WordAutoencoder, Vocabulary]:

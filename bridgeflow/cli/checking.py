@@ -1,0 +1,123 @@
+"""`bridgeflow plugins check`."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridgeflow.cli.options import json_option
+
+if TYPE_CHECKING:
+    from bridgeflow.registry import Plugin
+    from bridgeflow.testing import Outcome
+
+KINDS = ("modality", "task")
+
+
+@click.command(
+    epilog="Examples:\n\n\b\n  bridgeflow plugins check edges\n  bridgeflow plugins check text codec.name=autoencoder"
+)
+@click.argument("name")
+@click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--kind", type=click.Choice(KINDS), help="Kind, where a modality and a task share the name.")
+@click.option("--traceback", is_flag=True, help="Show where an error behind a fault came from.")
+@json_option
+def check(name: str, options: tuple[str, ...], kind: str | None, traceback: bool, as_json: bool) -> int:
+    """Try out what the engine takes for granted of a modality or a task.
+
+    Every check is named; a plugin waives one in its `waived`, with a reason. KEY=VALUE sets options of a modality.
+    The exit code is 1 where a check failed.
+    """
+    found = _matching(name, kind, options)
+    failed = False
+    facts: list[dict[str, Any]] = []
+    for number, plugin in enumerate(found):
+        outcomes: list[Outcome] = []
+        if not as_json:
+            print(f"{'' if number == 0 else chr(10)}{plugin.kind} {plugin.name} of {_origin(plugin)}")
+        for outcome in _examined(plugin, options):
+            outcomes.append(outcome)
+            if not as_json:
+                _show(outcome, traceback)
+        failed = failed or any(outcome.status == "failed" for outcome in outcomes)
+        facts.append(_fact(plugin, outcomes, traceback))
+        if not as_json:
+            print(_summary(outcomes))
+    if as_json:
+        print(json.dumps(facts, indent=1, ensure_ascii=False))
+    return 1 if failed else 0
+
+
+def _matching(name: str, kind: str | None, options: Sequence[str]) -> list[Plugin]:
+    """The plugins of that name. Raises UsageError where there are none, or options for a task are given."""
+    from bridgeflow import registry
+    from bridgeflow.errors import UsageError, unknown_name
+
+    kinds = KINDS if kind is None else (kind,)
+    wanted = name.rpartition(":")[2]
+    known = {plugin.kind for plugin in registry.installed() if plugin.name == wanted}
+    if not known & set(kinds):
+        others = sorted(known - set(KINDS))
+        if others and kind is None:
+            raise UsageError(f"{name!r} is a {others[0]}, which has no checks: name a modality or a task.")
+        names = {plugin.name for own in kinds for plugin in registry.installed(own)}
+        raise unknown_name(kind or "modality or task", name, names)
+    found = [registry.find(own, name) for own in kinds if own in known]
+    if options:
+        found = [plugin for plugin in found if plugin.kind == "modality"]
+        if not found:
+            raise UsageError(f"{name!r} is a task, which is checked with its default recipe: leave {options[0]!r} out.")
+    return found
+
+
+def _examined(plugin: Plugin, options: Sequence[str]) -> Iterator[Outcome]:
+    from bridgeflow import layers
+    from bridgeflow.testing.modality import examine_modality
+    from bridgeflow.testing.subject import ModalitySubject
+    from bridgeflow.testing.task import examine_task
+    from bridgeflow.testing.task_subject import TaskSubject
+
+    qualified = f"{plugin.distribution}:{plugin.name}"
+    if plugin.kind == "task":
+        return examine_task(TaskSubject(qualified))
+    tree: layers.Tree = {}
+    for assignment in options:
+        tree = layers.override(tree, assignment)
+    return examine_modality(ModalitySubject(qualified, tree))
+
+
+def _origin(plugin: Plugin) -> str:
+    return f"{plugin.distribution} {plugin.version}"
+
+
+def _show(outcome: Outcome, traceback: bool) -> None:
+    """One line, and the sentence of what is not as it should be below it."""
+    note = f"  ({outcome.message})" if outcome.status == "passed" and outcome.message else ""
+    print(f"  {outcome.status:<6}  {outcome.check.name}{note}")
+    if outcome.status != "passed":
+        print(textwrap.fill(outcome.message, 100, initial_indent=" " * 10, subsequent_indent=" " * 10))
+    if traceback and outcome.trace:
+        print(textwrap.indent(outcome.trace.rstrip(), " " * 10))
+
+
+def _summary(outcomes: Sequence[Outcome]) -> str:
+    counts = {name: sum(outcome.status == name for outcome in outcomes) for name in ("passed", "failed", "waived")}
+    return f"{len(outcomes)} checks: " + ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+def _fact(plugin: Plugin, outcomes: Sequence[Outcome], traceback: bool) -> dict[str, Any]:
+    checks = [
+        {
+            "check": outcome.check.name,
+            "about": outcome.check.about,
+            "status": outcome.status,
+            "message": outcome.message,
+            **({"traceback": outcome.trace} if traceback and outcome.trace else {}),
+        }
+        for outcome in outcomes
+    ]
+    return {"kind": plugin.kind, "name": plugin.name, "distribution": _origin(plugin), "checks": checks}

@@ -1,0 +1,212 @@
+"""Checks of what must not change: weights, state on its way through files, processes and number types."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import typing
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ValidationError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.modality import Modality
+from bridgeflow.settings import Settings
+from bridgeflow.testing.comparing import same, spread, worst_difference
+from bridgeflow.testing.outcome import Fault, calling, described
+from bridgeflow.testing.subject import ModalitySubject
+from bridgeflow.testing.tiny import tiny_bridge, training_step
+
+RESTORED_TOLERANCE = 1e-5
+"""Difference between a modality and its restored copy, in units of the latent's spread."""
+BFLOAT16_TOLERANCE = 0.1
+"""Difference that bfloat16 may make, in units of the latent's spread."""
+VARIATIONS = 8
+"""Other values of options that the fingerprint is tried with."""
+
+
+def check_frozen(subject: ModalitySubject) -> str | None:
+    """A training step of a bridge leaves the modality as it was, and reaches the bridge."""
+    modality = subject.ready
+    _ = subject.masked
+    before = {name: tensor.clone() for name, tensor in modality.state_dict().items()}
+    # Fitting may have left some.
+    modality.zero_grad(set_to_none=True)
+    batch = subject.collate(subject.items)
+    with calling("encode", "a batch, with gradients switched on"), torch.enable_grad():
+        latent = modality.encode(batch)
+    bridge = tiny_bridge(subject.spec, subject.spec)
+    training_step(bridge, latent, latent, seed=0)
+    moved = [name for name, parameter in modality.named_parameters() if parameter.grad is not None]
+    modality.zero_grad(set_to_none=True)
+    if moved:
+        raise Fault(
+            f"the parameter {moved[0]!r} got a gradient from a training step: freeze the modality with "
+            "self.requires_grad_(False) in `__init__`, or put @torch.no_grad() on `encode`."
+        )
+    after = modality.state_dict()
+    changed = [name for name, tensor in before.items() if name not in after or not same(tensor, after[name])]
+    if changed:
+        raise Fault(
+            f"the tensor {changed[0]!r} changed while encoding: keep running statistics still, by self.eval() in "
+            "`__init__` and a `train` that stays in evaluation mode."
+        )
+    return None
+
+
+def check_state(subject: ModalitySubject) -> str | None:
+    """A fresh modality that takes state and facts from files gives the same latents."""
+    modality = subject.ready
+    with calling("fitted_state"):
+        state = modality.fitted_state()
+    with calling("fitted_facts"):
+        facts = modality.fitted_facts()
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise Fault("`fitted_state` gave something else than tensors by name: let it give a dict[str, Tensor].")
+    with calling("fitted_state", "the way into a safetensors file"):
+        stored = load(save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
+    try:
+        read = json.loads(json.dumps(facts, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise Fault(
+            f"`fitted_facts` is not JSON ({described(error)}): give numbers, strings, lists and dicts."
+        ) from error
+    fresh = subject.build()
+    if state or facts:
+        with calling("restore", "its own state and facts"):
+            fresh.restore(stored, read)
+    if fresh.needs_fit:
+        raise Fault("a fresh copy still needs fitting after `restore`: let `fitted_state` and `restore` carry it all.")
+    difference = worst_difference(subject.encode(subject.items, "a restored copy", fresh), subject.latent)
+    if difference > RESTORED_TOLERANCE * spread(subject.latent):
+        raise Fault(
+            f"a fresh copy gives other latents (they differ by {difference:.2g}): carry whatever fitting or chance "
+            "made in `fitted_state` and `fitted_facts`, or make it from a fixed seed."
+        )
+    return _state_dict(subject, fresh)
+
+
+def _state_dict(subject: ModalitySubject, fresh: Modality) -> str | None:
+    with calling("load_state_dict", "its own state_dict"):
+        fresh.load_state_dict(subject.ready.state_dict())
+    difference = worst_difference(subject.encode(subject.items, "a copy", fresh), subject.latent)
+    if difference > RESTORED_TOLERANCE * spread(subject.latent):
+        raise Fault(f"a copy that took the state_dict gives other latents (by {difference:.2g}): mend its hooks.")
+    return None
+
+
+def check_pickle(subject: ModalitySubject) -> str | None:
+    """The workers of a data loader get modality, options and items by pickle."""
+    for name, value in (("Options", subject.settings), ("the items", subject.items), ("the batch", subject.batch)):
+        if not same(_pickled(value, name), value):
+            raise Fault(f"{name} came out of pickle as something else: use plain values, arrays and dataclasses.")
+    copy = _pickled(subject.ready, "the modality")
+    difference = worst_difference(subject.encode(subject.items, "a pickled copy", copy), subject.latent)
+    if difference > RESTORED_TOLERANCE * spread(subject.latent):
+        raise Fault("a pickled copy gives other latents: let `__getstate__` keep what `encode` needs.")
+    return None
+
+
+def _pickled(value: Any, name: str) -> Any:
+    try:
+        return pickle.loads(pickle.dumps(value))
+    except Exception as error:
+        raise Fault(
+            f"{name} cannot be pickled ({described(error)}), which the workers of a data loader need: keep no lambda, "
+            "open file or lock in it, and define classes at the top of a module."
+        ) from error
+
+
+def check_bfloat16(subject: ModalitySubject) -> str | None:
+    """Encoding under autocast and decoding bfloat16 latents work on the CPU, and come close."""
+    allowed = BFLOAT16_TOLERANCE * spread(subject.latent)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        latent = subject.encode(subject.items, "a batch under bfloat16 autocast")
+    difference = worst_difference(latent, subject.latent)
+    if not latent.mean.is_floating_point() or difference > allowed:
+        raise Fault(
+            f"under bfloat16 autocast the latent is {difference:.2g} off: switch autocast off around what cannot "
+            "bear it (torch.autocast(device, enabled=False))."
+        )
+    if subject.only_source:
+        return None
+    again = subject.encode(subject.decoded)
+    items = subject.decode(subject.latent.mean.bfloat16(), "a bfloat16 latent")
+    difference = worst_difference(again, subject.encode(items, "items decoded from bfloat16"))
+    if difference > allowed + (subject.ready.round_trip or 0.0):
+        raise Fault(f"a bfloat16 latent decodes to something {difference:.2g} off: begin `decode` with latent.float().")
+    return None
+
+
+def check_fingerprint(subject: ModalitySubject) -> str | None:
+    """16 digits that change where the encoding does, and only then have to."""
+    own = _fingerprint(subject.ready)
+    if not re.fullmatch(r"[0-9a-f]{16}", own):
+        raise Fault(f"`fingerprint` gave {own!r}: give 16 hexadecimal digits.")
+    if _fingerprint(subject.ready) != own:
+        raise Fault("`fingerprint` gave two answers for one modality: let it depend on what `encode` depends on alone.")
+    tried = 0
+    for place, settings in variations(subject.settings):
+        if tried == VARIATIONS:
+            break
+        try:
+            other = subject.kind(settings)
+            changed = _encodes_otherwise(subject, other)
+        except (BridgeflowError, ValueError):
+            # Not every other value suits the rest of the options.
+            continue
+        tried += 1
+        if changed and _fingerprint(other) == own:
+            raise Fault(
+                f"`fingerprint` stays the same under another `{place}`, though the latent changes: begin it with "
+                "super().fingerprint(), or cached latents of other options would be taken."
+            )
+    return f"{tried} other options tried" if tried else "there are no options to change"
+
+
+def _fingerprint(modality: Modality) -> str:
+    with calling("fingerprint"):
+        return modality.fingerprint()
+
+
+def _encodes_otherwise(subject: ModalitySubject, other: Modality) -> bool:
+    if other.latent != subject.spec:
+        return True
+    if other.needs_fit:
+        return False
+    latent = subject.encode(subject.items, "other options", other)
+    return worst_difference(latent, subject.latent) > RESTORED_TOLERANCE * spread(subject.latent)
+
+
+def variations(settings: Settings) -> Iterator[tuple[str, Settings]]:
+    """(option, settings) with one option changed to another value that is allowed."""
+    tree = settings.model_dump(mode="json")
+    for path, value in _leaves(settings, ()):
+        changed = json.loads(json.dumps(tree))
+        inner = changed
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = value
+        try:
+            yield ".".join(path), type(settings).model_validate(changed)
+        except ValidationError:
+            continue
+
+
+def _leaves(settings: BaseModel, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(path, another value) of every number, switch and choice in a tree of options."""
+    for name, field in type(settings).model_fields.items():
+        value, place = getattr(settings, name), (*path, name)
+        if isinstance(value, BaseModel):
+            yield from _leaves(value, place)
+        elif isinstance(value, bool):
+            yield place, not value
+        elif isinstance(value, int | float):
+            yield place, value * 2
+        elif typing.get_origin(field.annotation) is Literal:
+            yield from ((place, other) for other in typing.get_args(field.annotation) if other != value)

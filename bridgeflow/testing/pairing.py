@@ -1,0 +1,187 @@
+"""Checks of a task: its rows, pairs, results, figures and default recipe."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from bridgeflow.assembly import assemble
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.modality import Item
+from bridgeflow.testing.comparing import same
+from bridgeflow.testing.outcome import Fault, calling, described
+from bridgeflow.testing.task_subject import SIDES, TaskSubject
+from bridgeflow.testing.tiny import tiny_bridge, training_step
+
+STEPS = 2
+"""Training steps that are tried."""
+
+
+def check_modalities(subject: TaskSubject) -> str | None:
+    """Source and target are installed and take the options they are given."""
+    for side in SIDES:
+        _ = subject.use(side)
+    _ = subject.unfitted
+    return " -> ".join(subject.use(side).name for side in SIDES)
+
+
+def check_construction(subject: TaskSubject) -> str | None:
+    """It keeps its options and both modalities."""
+    task = subject.unfitted
+    for side in SIDES:
+        _ = subject.modality(side)
+    if getattr(task, "options", None) != subject.settings:
+        raise Fault("`options` are not those it was built with: call super().__init__(options, source, target).")
+    return None
+
+
+def check_rows(subject: TaskSubject) -> str | None:
+    """Rows with every column, another for another seed, the same for the same; workers get them by pickle."""
+    columns = subject.kind.columns
+    if not isinstance(columns, Mapping) or not columns:
+        raise Fault("`columns` names none: name every column that `pair` reads, each with what it holds.")
+    for name, meaning in columns.items():
+        if not isinstance(meaning, str) or not meaning.strip():
+            raise Fault(f"the column {name!r} has no meaning: say in a few words what it holds.")
+    for seed, row in enumerate(subject.rows):
+        lacking = [name for name in columns if row.get(name) is None]
+        if lacking:
+            raise Fault(f"`example` gave a row without the column {lacking[0]!r}: give every column of `columns`.")
+        if not same(row, subject.row(seed)):
+            raise Fault("`example` gave two rows for one seed: take every draw from the `rng` it is given.")
+        try:
+            pickle.loads(pickle.dumps(row))
+        except Exception as error:
+            raise Fault(
+                f"a made-up row cannot be pickled ({described(error)}): give values as a data set does (arrays, text)."
+            ) from error
+    if all(same(subject.rows[0], other) for other in subject.rows[1:]):
+        raise Fault("`example` gave the same row for every seed: draw something of it from `rng`.")
+    return None
+
+
+def check_pairs(subject: TaskSubject) -> str | None:
+    """Items that both modalities take, the same under the same generator, from the declared columns alone."""
+    for row, pair in zip(subject.rows, subject.pairs, strict=True):
+        if not same(subject.pair(row), pair):
+            raise Fault("`pair` gave two pairs for one row and generator: take every draw from the `rng` it is given.")
+        try:
+            subject.pair({name: row[name] for name in subject.kind.columns})
+        except Fault as fault:
+            if not isinstance(fault.__cause__, KeyError):
+                raise
+            raise Fault(
+                f"`pair` reads the column {fault.__cause__}, which `columns` does not name: add it there."
+            ) from fault.__cause__
+    for side, latent in (("source", subject.sources), ("target", subject.targets)):
+        if not latent.mean.isfinite().all():
+            raise Fault(f"the latent of a {side} item is not finite: let `pair` give items as the modality reads them.")
+    return f"{subject.modality('source').latent} -> {subject.modality('target').latent}"
+
+
+def check_joining(subject: TaskSubject) -> str | None:
+    """Pieces of a source item are source items, and their results join to a target item."""
+    for source, _ in subject.pairs:
+        with calling("split", "a source item"):
+            pieces = subject.ready.split(source)
+        if not isinstance(pieces, list) or not pieces:
+            raise Fault("`split` gave no list of pieces: let it give at least one item for every source item.")
+        with calling("split", "a source item, into pieces that the source cannot collate"):
+            subject.modality("source").collate(pieces)
+    with calling("join", "decoded results, into something that the target cannot collate"):
+        subject.modality("target").collate(subject.results)
+    return None
+
+
+def _figures(subject: TaskSubject, results: Sequence[Item], what: str) -> dict[str, float]:
+    truths, sources = [pair[1] for pair in subject.pairs], [pair[0] for pair in subject.pairs]
+    with calling("metrics", what):
+        figures = subject.ready.metrics(results, truths, sources, subject.rows)
+    if not isinstance(figures, dict) or not all(isinstance(name, str) for name in figures):
+        raise Fault("`metrics` gave something else than numbers by name: let it give a dict[str, float].")
+    for name, value in figures.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise Fault(f"the metric {name!r} is {value!r} on {what}: give a finite float.")
+    try:
+        json.dumps(figures)
+    except (TypeError, ValueError) as error:
+        raise Fault(f"`metrics` is not JSON ({described(error)}): give plain floats.") from error
+    return figures
+
+
+def check_metrics(subject: TaskSubject) -> str | None:
+    """Finite numbers of results, of the truth itself, and of the truth of another example."""
+    figures = _figures(subject, subject.results, "decoded truths")
+    truths = [pair[1] for pair in subject.pairs]
+    others = _figures(subject, [*subject.results[1:], subject.results[0]], "results of other examples")
+    own = _figures(subject, truths, "the truths themselves")
+    if figures.keys() != others.keys() or figures.keys() != own.keys():
+        raise Fault("`metrics` gave other names for other results: give the same figures each time.")
+    if figures and own == others and not same(truths, [*truths[1:], truths[0]]):
+        raise Fault("`metrics` gave the same figures for right and for wrong results: let them tell the two apart.")
+    if not figures:
+        return "there are no metrics"
+    return ", ".join(list(figures)[:4]) + (f" and {len(figures) - 4} more" if len(figures) > 4 else "")
+
+
+def check_baseline(subject: TaskSubject) -> str | None:
+    """One result for each truth, or none at all."""
+    truths, sources = [pair[1] for pair in subject.pairs], [pair[0] for pair in subject.pairs]
+
+    def examples() -> Iterator[Item]:
+        yield from truths
+
+    with calling("baseline"):
+        baseline = subject.ready.baseline(truths, sources, examples())
+    if baseline is None:
+        return "there is no baseline"
+    if not isinstance(baseline, tuple) or len(baseline) != 2 or not isinstance(baseline[0], str) or not baseline[0]:
+        raise Fault("`baseline` gave something else than (name, results): give both, or None.")
+    if len(baseline[1]) != len(truths):
+        raise Fault(f"`baseline` gave {len(baseline[1])} results for {len(truths)} truths: give one for each.")
+    _figures(subject, baseline[1], f"the baseline {baseline[0]!r}")
+    return baseline[0]
+
+
+def check_recipe(subject: TaskSubject) -> str | None:
+    """The default recipe exists, is one for this task, and describes a bridge that can be built."""
+    resolved = subject.resolved
+    if resolved is None:
+        return "a class that no entry point names has no recipe"
+    try:
+        assembly = assemble(resolved)
+        if not any(modality.needs_fit for modality in (assembly.source, assembly.target)):
+            assembly.sketch_bridge()
+    except BridgeflowError as error:
+        raise Fault(
+            f"the parts of the default recipe {resolved.name!r} do not fit one another ({described(error)}): mend it."
+        ) from error
+    return resolved.name
+
+
+def check_training(subject: TaskSubject) -> str | None:
+    """Two steps of a tiny bridge give a finite loss with gradients."""
+    bridge = tiny_bridge(subject.modality("source").latent, subject.modality("target").latent)
+    losses = [training_step(bridge, subject.sources, subject.targets, seed) for seed in range(STEPS)]
+    return f"loss {losses[-1]:.3g}"
+
+
+def check_pickle(subject: TaskSubject) -> str | None:
+    """The workers of a data loader get the task by pickle."""
+    try:
+        copy = pickle.loads(pickle.dumps(subject.ready))
+    except Exception as error:
+        raise Fault(
+            f"the task cannot be pickled ({described(error)}), which the workers of a data loader need: keep no "
+            "lambda, open file or lock in it, and define classes at the top of a module."
+        ) from error
+    with calling("pair", "a pickled copy"), torch.no_grad():
+        pair = copy.pair(subject.rows[0], np.random.default_rng(0))
+    if not same(pair, subject.pairs[0]):
+        raise Fault("a pickled copy gives another pair: let `__getstate__` keep what `pair` needs.")
+    return None

@@ -1,0 +1,281 @@
+"""A modality under examination, and what the checks share: built once, fitted once, encoded once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bridgeflow import recipe, registry
+from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.modality import API_VERSION, Item, Latent, LatentSpec, Modality
+from bridgeflow.registry import Plugin
+from bridgeflow.settings import Settings
+from bridgeflow.testing.outcome import Fault, calling, remembered
+
+ROWS = 4
+"""Items of the batch that most checks look at."""
+FITTED = 128
+"""Made-up items that a codec is fitted to."""
+NEEDED_EDGES = ("minimum", "maximum", "constant")
+
+
+def load_class(kind: str, given: str | type[Any], base: type[Any]) -> tuple[type[Any], Plugin | None]:
+    """The class of a registered name, or the class given itself, with the entry point it came from.
+
+    Raises UsageError for a name that is not there, and Fault for a plugin that is none of its kind.
+    """
+    plugin = None
+    loaded: Any = given
+    if isinstance(given, str):
+        plugin = registry.find(kind, given)
+        try:
+            loaded = plugin.load()
+        except BridgeflowError as error:
+            raise Fault(str(error)) from error.__cause__
+    name = repr(given) if isinstance(given, str) else getattr(given, "__name__", repr(given))
+    if not (isinstance(loaded, type) and issubclass(loaded, base)):
+        raise Fault(
+            f"{name} is no subclass of bridgeflow.{kind}.{base.__name__}: let the class inherit from it, and name "
+            "the class in the entry point."
+        )
+    version = getattr(loaded, "api_version", None)
+    if version != API_VERSION:
+        raise Fault(
+            f"{name} is written for version {version} of the contract, but this bridgeflow speaks version "
+            f"{API_VERSION}: set `api_version = {API_VERSION}` once the class follows it."
+        )
+    return loaded, plugin
+
+
+def waivers_of(kind: type[Any]) -> Mapping[str, str]:
+    """A class's waivers, where they are a mapping at all."""
+    waived = getattr(kind, "waived", {})
+    return waived if isinstance(waived, Mapping) else {}
+
+
+def default_settings(model: Any) -> Settings:
+    """The options at their defaults. Raises Fault where the model is none of ours or an option has no default."""
+    if not (isinstance(model, type) and issubclass(model, Settings)):
+        raise Fault("`Options` is no subclass of bridgeflow.settings.Settings: let it inherit from it.")
+    required = [name for name, field in model.model_fields.items() if field.is_required()]
+    if required:
+        raise Fault(f"the option {required[0]!r} has no default: give it one, so that the plugin works as it is.")
+    with calling("Options", "its own defaults"):
+        return model()
+
+
+def check_latent(latent: Latent, spec: LatentSpec, of: str = "") -> None:
+    """Raises Fault where a latent is not what was declared: its shape, floating point, finite numbers."""
+    place = f" on {of}" if of else ""
+    for name, tensor in (("", latent.mean), (" as `std`", latent.std)):
+        if tensor is None:
+            continue
+        if tuple(tensor.shape[1:]) != spec.shape:
+            made = ", ".join(["B", *map(str, tensor.shape[1:])])
+            raise Fault(
+                f"`encode` gave ({made}){name}{place}, but `latent` declares {spec}: make `latent` say what `encode` "
+                "makes."
+            )
+        if not tensor.is_floating_point():
+            made = str(tensor.dtype).removeprefix("torch.")
+            raise Fault(f"`encode` gave {made}{name}{place}, which no flow can follow: give floating point (float32).")
+        if not tensor.isfinite().all():
+            raise Fault(f"`encode` gave infinite or undefined numbers{name}{place}: mend `encode`.")
+    if latent.std is not None and not (latent.std >= 0).all():
+        raise Fault(f"`encode` gave a `std` below zero{place}: give standard deviations, or None.")
+
+
+class ModalitySubject:
+    """A modality with options, and what comes of its methods on made-up items."""
+
+    def __init__(self, modality: str | type[Modality], options: Mapping[str, Any] | None = None) -> None:
+        if isinstance(modality, str):
+            registry.find("modality", modality)
+        self.given = modality
+        self.given_options = dict(options or {})
+        self.reported: dict[int, str] = {}
+        if self.given_options:
+            # Whose mistake a wrong option is differs from whose a wrong default is, so it is told at once.
+            with suppress(Fault):
+                _ = self.settings
+
+    @property
+    def waived(self) -> Mapping[str, str]:
+        try:
+            return waivers_of(self.kind)
+        except Fault:
+            return {}
+
+    @remembered
+    def loaded(self) -> tuple[type[Modality], Plugin | None]:
+        """The class and its entry point."""
+        return load_class("modality", self.given, Modality)
+
+    @property
+    def kind(self) -> type[Modality]:
+        """The class."""
+        return self.loaded[0]
+
+    @remembered
+    def settings(self) -> Settings:
+        """The options. Raises UsageError where those that were given do not suit."""
+        model = self.kind.Options
+        if not self.given_options:
+            return default_settings(model)
+        mistakes: list[str] = []
+        settings = recipe.validated(model, self.given_options, "", mistakes)
+        if mistakes:
+            raise UsageError(f"the options to check with have a mistake: {' '.join(mistakes)}")
+        assert isinstance(settings, Settings)
+        return settings
+
+    def build(self, settings: Settings | None = None) -> Modality:
+        """A fresh modality, not fitted."""
+        with calling("__init__", "its options alone"):
+            return self.kind(settings or self.settings)
+
+    @remembered
+    def built(self) -> Modality:
+        """A modality with the abstract methods written."""
+        missing = sorted(getattr(self.kind, "__abstractmethods__", ()))
+        if missing:
+            raise Fault(
+                f"{self.kind.__name__} lacks the method `{missing[0]}`: write it, as the contract describes it."
+            )
+        modality = self.build()
+        if not isinstance(getattr(modality, "options", None), Settings):
+            raise Fault("`__init__` keeps no options: call super().__init__(options) in it.")
+        return modality
+
+    @remembered
+    def items(self) -> list[Item]:
+        """Made-up items, each from a seed of its own."""
+        return [self.example(seed) for seed in range(ROWS)]
+
+    def example(self, seed: int) -> Item:
+        """The made-up item of a seed."""
+        with calling("example"):
+            return self.built.example(np.random.default_rng(seed))
+
+    @remembered
+    def extremes(self) -> dict[str, Item]:
+        """Items at the edges, by name."""
+        with calling("extremes"):
+            edges = self.built.extremes()
+        if not isinstance(edges, Mapping):
+            raise Fault(f"`extremes` gave a {type(edges).__name__}: let it give a mapping from names to items.")
+        return dict(edges)
+
+    @property
+    def ready(self) -> Modality:
+        """The modality, fitted to made-up items where it needs fitting."""
+        return self.fitted[0]
+
+    @remembered
+    def fitted(self) -> tuple[Modality, dict[str, float] | None]:
+        """The modality, and the figures of its fitting; None where there was nothing to fit."""
+        modality = self.built
+        if not modality.needs_fit:
+            return modality, None
+        items = [*self.items, *(self.example(seed) for seed in range(ROWS, FITTED))]
+        # They come one by one, as they do in training.
+        with calling("fit", f"{FITTED} made-up items"), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            figures: dict[str, float] = modality.fit(iter(items))
+        if modality.needs_fit:
+            raise Fault("`needs_fit` is still True after `fit`: let it be False once the codec is fitted.")
+        return modality, figures
+
+    @remembered
+    def spec(self) -> LatentSpec:
+        """What `latent` declares."""
+        with calling("latent"):
+            spec = self.ready.latent
+        if not isinstance(spec, LatentSpec):
+            raise Fault(f"`latent` gave a {type(spec).__name__}: let it give a LatentSpec.")
+        return spec
+
+    @remembered
+    def batch(self) -> dict[str, Tensor]:
+        """The made-up items, collated."""
+        return self.collate(self.items)
+
+    @remembered
+    def latent(self) -> Latent:
+        """The made-up items, encoded, and as declared."""
+        latent = self.encode_batch(self.batch)
+        check_latent(latent, self.spec)
+        if len(latent) != ROWS:
+            raise Fault(f"`encode` gave {len(latent)} latents for {ROWS} items: give one for each.")
+        return latent
+
+    @remembered
+    def masked(self) -> Latent:
+        """The same latent, with a mask as agreed where it has one."""
+        self.check_mask(self.latent)
+        if self.latent.mask is not None and not self.latent.mask.flatten(1).any(1).all():
+            raise Fault("the mask of a made-up item is False everywhere: let it be True where the latent is real.")
+        return self.latent
+
+    def check_mask(self, latent: Latent) -> None:
+        """Raises Fault where a latent's mask is not of the agreed type and shape."""
+        mask, spec = latent.mask, self.spec
+        wanted = (spec.shape[0],) if spec.layout == "sequence" else (1, *spec.shape[1:])
+        if mask is not None and mask.dtype != torch.bool:
+            made = str(mask.dtype).removeprefix("torch.")
+            raise Fault(f"the mask is {made}: give bool, True where the latent is real.")
+        if mask is not None and tuple(mask.shape[1:]) != wanted:
+            expected = ", ".join(["B", *map(str, wanted)])
+            raise Fault(f"the mask has the shape {tuple(mask.shape)}: give ({expected}) for a latent {spec}.")
+
+    @remembered
+    def decoded(self) -> list[Item]:
+        """The latent of the made-up items, decoded."""
+        return self.decode(self.latent.mean)
+
+    @property
+    def only_source(self) -> str:
+        """Why the checks of decoding do not apply; empty where they do."""
+        return "only ever a source, since `round_trip` is None" if self.ready.round_trip is None else ""
+
+    # -- the methods, with a fault in place of whatever they raise ------------------------------------------
+
+    def collate(self, items: Sequence[Item], of: str = "", modality: Modality | None = None) -> dict[str, Tensor]:
+        """A batch of items; `of` says what they are."""
+        modality = modality or self.ready
+        with calling("collate", of):
+            batch = modality.collate(items)
+        if not isinstance(batch, Mapping) or not all(isinstance(value, Tensor) for value in batch.values()):
+            raise Fault("`collate` gave something else than tensors by name: let it give a dict[str, Tensor].")
+        return dict(batch)
+
+    def encode_batch(self, batch: dict[str, Tensor], of: str = "", modality: Modality | None = None) -> Latent:
+        """The latent of a batch."""
+        with calling("encode", of), torch.no_grad():
+            latent = (modality or self.ready).encode(batch)
+        if not isinstance(latent, Latent) or not isinstance(latent.mean, Tensor):
+            raise Fault(f"`encode` gave a {type(latent).__name__}: let it give a bridgeflow.modality.Latent.")
+        return latent
+
+    def encode(self, items: Sequence[Item], of: str = "", modality: Modality | None = None) -> Latent:
+        """The latent of items."""
+        return self.encode_batch(self.collate(items, of, modality), of, modality)
+
+    def decode(self, latent: Tensor, of: str = "latents that `encode` made") -> list[Item]:
+        """The items of a latent."""
+        with calling("decode", of), torch.no_grad():
+            items = self.ready.decode(latent)
+        if not isinstance(items, list) or len(items) != len(latent):
+            count = len(items) if isinstance(items, Sequence) else "no"
+            raise Fault(f"`decode` gave {count} items for {len(latent)} latents: let it give a list with one for each.")
+        return items
+
+    def overrides(self, method: str) -> bool:
+        """Whether the class has a method of its own where the contract has a default."""
+        return inspect.getattr_static(self.kind, method) is not inspect.getattr_static(Modality, method)

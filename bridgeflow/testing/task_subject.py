@@ -1,0 +1,228 @@
+"""A task under examination, with both of its modalities ready for made-up rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from bridgeflow import layers, recipe, registry
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.modality import Item, Latent, Modality
+from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.registry import Plugin
+from bridgeflow.settings import Settings
+from bridgeflow.task import ModalityUse, Task
+from bridgeflow.testing.outcome import Fault, calling, remembered
+from bridgeflow.testing.subject import ROWS, default_settings, load_class, waivers_of
+
+FITTED = 64
+"""Made-up rows that a codec is fitted to."""
+FEW_STEPS = 20
+"""An option called `steps` is lowered to this while a task is checked, where codecs have to run but not to be good."""
+SIDES = ("source", "target")
+
+
+class TaskSubject:
+    """A task, and what comes of its methods on made-up rows."""
+
+    def __init__(self, task: str | type[Task]) -> None:
+        if isinstance(task, str):
+            registry.find("task", task)
+        self.given = task
+        self.reported: dict[int, str] = {}
+
+    @property
+    def waived(self) -> Mapping[str, str]:
+        try:
+            return waivers_of(self.kind)
+        except Fault:
+            return {}
+
+    @remembered
+    def loaded(self) -> tuple[type[Task], Plugin | None]:
+        """The class and its entry point."""
+        return load_class("task", self.given, Task)
+
+    @property
+    def kind(self) -> type[Task]:
+        """The class."""
+        return self.loaded[0]
+
+    @remembered
+    def settings(self) -> Settings:
+        """The task's options, all at their defaults."""
+        return default_settings(self.kind.Options)
+
+    def use(self, side: str) -> ModalityUse:
+        """What the class says of a side."""
+        use = getattr(self.kind, side, None)
+        if not isinstance(use, ModalityUse):
+            raise Fault(f'`{side}` is not set: write {side} = ModalityUse("the name of a modality") in the class.')
+        return use
+
+    @remembered
+    def modalities(self) -> dict[str, tuple[type[Modality], Settings]]:
+        """The class and the options of each side: those of the default recipe, where that fits."""
+        found = {}
+        for side in SIDES:
+            use = self.use(side)
+            try:
+                modality: type[Modality] = registry.load("modality", use.name)
+            except BridgeflowError as error:
+                raise Fault(f"its {side} cannot be had: {error}") from error
+            options = layers.merge(use.options, self._recipe_options(side))
+            mistakes: list[str] = []
+            settings = recipe.validated(modality.Options, _few_steps(options, modality.Options), side, mistakes)
+            if mistakes:
+                raise Fault(
+                    f"the options of its {side} do not suit {use.name!r} ({mistakes[0].rstrip('.')}): mend them."
+                )
+            found[side] = (modality, settings)
+        return found
+
+    def _recipe_options(self, side: str) -> Mapping[str, Any]:
+        try:
+            resolved = self.resolved
+        except Fault:
+            # The check of the default recipe says what is wrong with it.
+            return {}
+        options: Settings | None = getattr(resolved, f"{side}_options", None)
+        return {} if options is None else options.model_dump(mode="json")
+
+    @remembered
+    def resolved(self) -> ResolvedRecipe | None:
+        """The default recipe, checked; None for a class that no entry point names, which no recipe can name."""
+        name = self.kind.default_recipe
+        if self.loaded[1] is None:
+            return None
+        if not name:
+            raise Fault(
+                "`default_recipe` is not set, so `train --task` needs a recipe each time: name one as 'task/recipe'."
+            )
+        try:
+            resolved = recipe.load(name)
+        except BridgeflowError as error:
+            sentence = " ".join(str(error).split())
+            raise Fault(f"the default recipe {name!r} does not resolve ({sentence.rstrip('.')}): mend it.") from error
+        if resolved.recipe.task.rpartition(":")[2] != self.loaded[1].name:
+            raise Fault(
+                f"the default recipe {name!r} is one for the task {resolved.recipe.task!r}: name a recipe of "
+                f"{self.loaded[1].name!r}."
+            )
+        return resolved
+
+    @remembered
+    def unfitted(self) -> Task:
+        """The task between its modalities, whose codecs are as they were built."""
+        built = {}
+        for side, (modality, settings) in self.modalities.items():
+            with calling(f"{modality.__name__}.__init__", f"the options of its {side}"):
+                built[side] = modality(settings)
+        with calling("__init__", "its options and both modalities"):
+            return self.kind(self.settings, built["source"], built["target"])
+
+    @remembered
+    def rows(self) -> list[dict[str, Any]]:
+        """Made-up rows, each from a seed of its own."""
+        return [self.row(seed) for seed in range(ROWS)]
+
+    def row(self, seed: int) -> dict[str, Any]:
+        """The made-up row of a seed."""
+        with calling("example"):
+            row = self.kind.example(np.random.default_rng(seed))
+        if not isinstance(row, Mapping):
+            raise Fault(f"`example` gave a {type(row).__name__}: let it give a dict from columns to values.")
+        return dict(row)
+
+    def pair(self, row: Mapping[str, Any], seed: int = 0) -> tuple[Item, Item]:
+        """The pair of a row."""
+        with calling("pair", "a made-up row"):
+            pair = self.unfitted.pair(row, np.random.default_rng(seed))
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise Fault(f"`pair` gave a {type(pair).__name__}: let it give (source item, target item).")
+        return pair
+
+    @remembered
+    def pairs(self) -> list[tuple[Item, Item]]:
+        """The pairs of the made-up rows."""
+        return [self.pair(row) for row in self.rows]
+
+    @remembered
+    def ready(self) -> Task:
+        """The task with fitted modalities."""
+        task = self.unfitted
+        for number, side in enumerate(SIDES):
+            modality = self.modality(side)
+            if modality.needs_fit:
+                items = [self.pair(self.row(seed))[number] for seed in range(FITTED)]
+                with calling("fit", f"items of the {side}"), torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(0)
+                    modality.fit(iter(items))
+        return task
+
+    def modality(self, side: str) -> Modality:
+        """The modality of a side, as the task was given it."""
+        task = self.unfitted
+        modality = getattr(task, "from_modality" if side == "source" else "to_modality", None)
+        if not isinstance(modality, Modality):
+            raise Fault("`__init__` keeps no modalities: call super().__init__(options, source, target) in it.")
+        return modality
+
+    @remembered
+    def sources(self) -> Latent:
+        """The source items, encoded."""
+        return self.encode("source", [pair[0] for pair in self.pairs])
+
+    @remembered
+    def targets(self) -> Latent:
+        """The target items, encoded."""
+        return self.encode("target", [pair[1] for pair in self.pairs])
+
+    def encode(self, side: str, items: list[Item]) -> Latent:
+        """The latent of items of a side."""
+        _ = self.ready
+        modality, name = self.modality(side), self.use(side).name
+        with calling("pair", f"a made-up row, whose {side} item {name!r} cannot collate"):
+            batch = modality.collate(items)
+        with calling("pair", f"a made-up row, whose {side} item {name!r} cannot encode"), torch.no_grad():
+            return modality.encode(batch)
+
+    @remembered
+    def results(self) -> list[Item]:
+        """The truths as a perfect network would give them: encoded, decoded, joined."""
+        with calling("target", "its latents, which it cannot decode"), torch.no_grad():
+            decoded = self.modality("target").decode(self.targets.mean)
+        results = []
+        for (source, _), own in zip(self.pairs, decoded, strict=True):
+            with calling("split", "a source item"):
+                pieces = self.ready.split(source)
+            if not isinstance(pieces, list) or not pieces:
+                raise Fault("`split` gave no list of pieces: let it give at least one item for every source item.")
+            with calling("join", f"the results of {len(pieces)} pieces"):
+                results.append(self.ready.join([own] * len(pieces), source))
+        return results
+
+
+def _few_steps(options: Mapping[str, Any], model: type[Settings]) -> dict[str, Any]:
+    """Options with every one called `steps` lowered; the defaults are looked at too."""
+    try:
+        tree = model.model_validate(dict(options)).model_dump(mode="json")
+    except ValueError:
+        # Told by whoever validates them.
+        return dict(options)
+    return layers.merge(options, _lowered(tree))
+
+
+def _lowered(tree: Mapping[str, Any]) -> dict[str, Any]:
+    lowered: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            inner = _lowered(value)
+            if inner:
+                lowered[key] = {**({"name": value["name"]} if "name" in value else {}), **inner}
+        elif key == "steps" and isinstance(value, int):
+            lowered[key] = min(value, FEW_STEPS)
+    return lowered
