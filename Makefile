@@ -3,11 +3,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types bench clean help
+.PHONY: demo test docs lint types bench clean help
 
 help:
 	@echo "make demo   train depth on the embedded blocks scenes for about two minutes, score it, draw a picture"
 	@echo "make test   lint, types, import contract, tests"
+	@echo "make docs   the documentation as a site, in site/"
 	@echo "make bench  speed of rendering, networks, attention and sampling, as ratios of one run"
 
 # Installed anew when pyproject.toml changes; nothing is done otherwise.
@@ -30,8 +31,12 @@ types: $(READY)
 test: lint types
 	$(BIN)/pytest
 
+docs: $(READY)
+	DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+	@echo "the documentation is in site/index.html"
+
 bench: $(READY)
 	$(BIN)/python -m tests.bench
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist build
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist build site

@@ -14,7 +14,7 @@ from bridgeflow.modality import Progress
 
 
 class HubRows:
-    """Rows of a data set on disk. Pictures stay encoded until a task pairs the row."""
+    """Rows of a data set on disk. Pictures and sounds stay encoded until a task pairs the row."""
 
     def __init__(self, dataset: Any, name: str) -> None:
         self.dataset = undecoded(dataset)
@@ -73,12 +73,13 @@ def _cause(error: BaseException) -> str:
 
 
 def undecoded(dataset: Any) -> Any:
-    """The data set with image columns left as {'path', 'bytes'}, so that a broken one breaks only its row."""
+    """The data set with columns of pictures and sounds left as {'path', 'bytes'}, so that a broken one breaks only its
+    row and the modality is who decodes."""
     import datasets
 
     for column, feature in (dataset.features or {}).items():
-        if isinstance(feature, datasets.Image):
-            dataset = dataset.cast_column(column, datasets.Image(decode=False))
+        if isinstance(feature, datasets.Image | datasets.Audio):
+            dataset = dataset.cast_column(column, type(feature)(decode=False))
     return dataset
 
 

@@ -36,9 +36,6 @@ def draw_null_rows(batch: int, rate: float, generator: torch.Generator | None = 
     if batch < 2 or expected == 0:
         return null
     u = float(torch.rand((), generator=generator))
-    if expected < 2:
-        count = 2 if u < expected / 2 else 0
-    else:
-        count = int(expected) + (u < expected - int(expected))
+    count = (2 if u < expected / 2 else 0) if expected < 2 else int(expected) + (u < expected - int(expected))
     null[torch.randperm(batch, generator=generator)[:count]] = True
     return null

@@ -69,10 +69,7 @@ def test_transparency_is_laid_over_white(mode: str) -> None:
     image = Image.new("RGBA", (3, 1))
     for x, alpha in enumerate((0, 128, 255)):
         image.putpixel((x, 0), (0, 0, 0, alpha))
-    if mode == "RGBa":
-        opened = open_image(image.convert("RGBa"))
-    else:
-        opened = open_image(encoded(image.convert(mode)))
+    opened = open_image(image.convert("RGBa")) if mode == "RGBa" else open_image(encoded(image.convert(mode)))
     assert opened[0].tolist() == [[255] * 3, [127] * 3, [0] * 3]
 
 

@@ -1,0 +1,1 @@
+"""Recipes of bridgeflow-edges, each in the folder of its task."""

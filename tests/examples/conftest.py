@@ -1,0 +1,104 @@
+"""The example distributions, built and installed as anybody would install them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import site
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
+
+InstallExample = Callable[[str], Path]
+
+
+def _succeed(line: list[str], folder: Path) -> None:
+    done = subprocess.run(line, capture_output=True, text=True, cwd=folder, check=False)
+    assert done.returncode == 0, f"{' '.join(line)}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.fixture(scope="session")
+def install_example(tmp_path_factory: pytest.TempPathFactory) -> InstallExample:
+    """Builds the wheel of `docs/examples/NAME` and installs it into a folder of its own, once a session.
+
+    `install_example("bridgeflow-edges")` gives that folder: put it on PYTHONPATH and run from anywhere.
+    """
+    made: dict[str, Path] = {}
+
+    def install(name: str) -> Path:
+        if name not in made:
+            root = tmp_path_factory.mktemp(name)
+            source = root / "source"
+            # A copy, so that no build folder and no metadata is left in the tree.
+            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "dist", "runs", ".venv")
+            shutil.copytree(EXAMPLES / name, source, ignore=ignored)
+            build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(root / "dist")]
+            _succeed([*build, str(source)], root)
+            (wheel,) = (root / "dist").iterdir()
+            pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--disable-pip-version-check"]
+            _succeed([*pip, "--target", str(root / "site"), str(wheel)], root)
+            made[name] = root / "site"
+        return made[name]
+
+    return install
+
+
+class Workshop:
+    """A throwaway environment with bridgeflow in it, and a folder to work in, as a plugin's author has them.
+
+    It sees the packages of the environment that runs the tests; what pip installs into it stays in it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        environment = root / "environment"
+        venv.create(environment, with_pip=False, symlinks=True)
+        (packages,) = (environment / "lib").glob("python*/site-packages")
+        lines = [f"import site; site.addsitedir({folder!r})\n" for folder in site.getsitepackages()]
+        (packages / "tests.pth").write_text("".join(lines))
+        self.scripts = environment / "bin"
+        self._script("bridgeflow", 'exec python -m bridgeflow "$@"')
+        # Nothing is fetched, and what bridgeflow itself requires is not what is tried here.
+        offline = "--no-index --no-deps --no-build-isolation --disable-pip-version-check --quiet"
+        self._script("pip", f'command="$1"; shift; exec python -m pip "$command" {offline} "$@"')
+        self.cache = root / "cache"
+        self.folder = root / "work"
+        self.folder.mkdir()
+
+    def _script(self, name: str, body: str) -> None:
+        (self.scripts / name).write_text(f"#!/bin/sh\n{body}\n")
+        (self.scripts / name).chmod(0o755)
+
+    def run(self, commands: str) -> str:
+        """What commands of a shell print, errors among it; a `cd` lasts. Fails where one of them does."""
+        own = {
+            "PATH": f"{self.scripts}{os.pathsep}{os.environ['PATH']}",
+            "BRIDGEFLOW_CACHE": str(self.cache),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "BRIDGEFLOW_PLUGINS")}
+        place = self.scripts.parent / "place"
+        done = subprocess.run(
+            ["bash", "-e", "-c", f"{commands}\npwd > '{place}'"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.folder,
+            env={**kept, **own},
+            check=False,
+        )
+        assert done.returncode == 0, f"{commands}\n{done.stdout}"
+        self.folder = Path(place.read_text().strip())
+        return done.stdout
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Workshop:
+    """An environment and a folder of their own."""
+    return Workshop(tmp_path)
