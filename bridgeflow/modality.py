@@ -134,8 +134,9 @@ class Modality(nn.Module, ABC):
     fit_options: ClassVar[Mapping[str, Any]] = {}
     """Options under which there is a codec to fit; `bridgeflow fit` starts from them."""
     round_trip: ClassVar[float | None] = None
-    """Greatest root mean square difference, in the latent's own units, between a latent and what comes of decoding and
-    encoding it again; None for a modality that is only ever a source."""
+    """Greatest root mean square difference, in the latent's own units, between the latent of an item and what comes of
+    decoding and encoding it again; None for a modality that is only ever a source. A property where it depends on the
+    options."""
     waived: ClassVar[Mapping[str, str]] = {}
     """Checks of `bridgeflow plugins check` that do not suit this modality, by name, each with the reason."""
 

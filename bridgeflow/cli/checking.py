@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import textwrap
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -37,12 +39,15 @@ def check(name: str, options: tuple[str, ...], kind: str | None, traceback: bool
     facts: list[dict[str, Any]] = []
     for number, plugin in enumerate(found):
         outcomes: list[Outcome] = []
+        coming = _examined(plugin, options)
         if not as_json:
             print(f"{'' if number == 0 else chr(10)}{plugin.kind} {plugin.name} of {_origin(plugin)}")
-        for outcome in _examined(plugin, options):
-            outcomes.append(outcome)
-            if not as_json:
-                _show(outcome, traceback)
+        # What a plugin prints must not get into the JSON.
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            for outcome in coming:
+                outcomes.append(outcome)
+                if not as_json:
+                    _show(outcome, traceback)
         failed = failed or any(outcome.status == "failed" for outcome in outcomes)
         facts.append(_fact(plugin, outcomes, traceback))
         if not as_json:

@@ -42,7 +42,7 @@ def scaffold(name: str, kind: Kind = "modality", place: Path = Path()) -> Scaffo
     folder = place / f"bridgeflow-{name}"
     if folder.exists():
         raise BridgeflowError(f"{folder} is there already: choose another name, or another place with -o.")
-    texts = {path: text for path, text in _templates(kind)}
+    texts = dict(_templates(kind))
     words = {"name": name, "Class": _class_name(name, texts.values())}
     try:
         for path, text in texts.items():

@@ -16,8 +16,8 @@ from bridgeflow.testing.subject import ModalitySubject
 from bridgeflow.testing.task_subject import TaskSubject
 
 
-def _name(value: Any) -> str:
-    return value.name if isinstance(value, Check) else ""
+def _name(entry: tuple[Check, Any]) -> str:
+    return entry[0].name
 
 
 def _conclude(outcome: Outcome) -> None:
@@ -36,16 +36,20 @@ class ModalityConformance:
     modality: ClassVar[str | type[Modality]]
     options: ClassVar[Mapping[str, Any]] = {}
     """Laid over the defaults of the modality's options."""
+    _subject: ClassVar[ModalitySubject | None] = None
 
-    @pytest.fixture(scope="class")
-    def subject(self, request: pytest.FixtureRequest) -> ModalitySubject:
-        """What the checks share."""
-        return ModalitySubject(request.cls.modality, request.cls.options)
+    @classmethod
+    def teardown_class(cls) -> None:
+        """Lets go of what the checks shared."""
+        cls._subject = None
 
-    @pytest.mark.parametrize(("check", "tried"), of_modality.TABLE, ids=_name)
-    def test_conformance(self, check: Check, tried: Any, subject: ModalitySubject) -> None:
+    @pytest.mark.parametrize("check", of_modality.TABLE, ids=_name)
+    def test_conformance(self, check: tuple[Check, Any]) -> None:
         """One of the checks."""
-        _conclude(examine(check, tried, subject))
+        cls = type(self)
+        if cls._subject is None:
+            cls._subject = ModalitySubject(cls.modality, cls.options)
+        _conclude(examine(*check, cls._subject))
 
 
 class TaskConformance:
@@ -55,13 +59,17 @@ class TaskConformance:
     """
 
     task: ClassVar[str | type[Task]]
+    _subject: ClassVar[TaskSubject | None] = None
 
-    @pytest.fixture(scope="class")
-    def subject(self, request: pytest.FixtureRequest) -> TaskSubject:
-        """What the checks share."""
-        return TaskSubject(request.cls.task)
+    @classmethod
+    def teardown_class(cls) -> None:
+        """Lets go of what the checks shared."""
+        cls._subject = None
 
-    @pytest.mark.parametrize(("check", "tried"), of_task.TABLE, ids=_name)
-    def test_conformance(self, check: Check, tried: Any, subject: TaskSubject) -> None:
+    @pytest.mark.parametrize("check", of_task.TABLE, ids=_name)
+    def test_conformance(self, check: tuple[Check, Any]) -> None:
         """One of the checks."""
-        _conclude(examine(check, tried, subject))
+        cls = type(self)
+        if cls._subject is None:
+            cls._subject = TaskSubject(cls.task)
+        _conclude(examine(*check, cls._subject))

@@ -24,7 +24,7 @@ add in another order."""
 
 
 def check_construction(subject: ModalitySubject) -> str | None:
-    """Built from its options alone, which it keeps; the latent is known."""
+    """Built from its options alone, which it keeps."""
     modality = subject.built
     if modality.options != subject.settings:
         raise Fault("`options` are not those it was built with: hand them to super().__init__ as they come.")

@@ -48,7 +48,6 @@ BEFORE: Table[ModalitySubject] = (
     (Check("construction", "It is built from its options alone, and keeps them."), encoding.check_construction),
     (Check("examples", "`example` draws an item from its generator alone."), encoding.check_examples),
     (Check("unreadable files", "A missing or damaged file is refused by its name."), decoding.check_unreadable),
-    (Check("preview", "`preview` gives an RGB picture, of edges too."), decoding.check_preview),
     (Check("fitting", "A codec that needs fitting is fitted to items one by one."), encoding.check_fitting),
     (Check("collate", "`collate` gives tensors by name, with the batch as first axis."), encoding.check_collate),
 )
@@ -63,6 +62,7 @@ ON_LATENTS: Table[ModalitySubject] = (
     (Check("edges", "Minimum, maximum and constant items give finite latents."), encoding.check_edges),
     (Check("odd sizes", "Odd sizes work, or the error names the size and the multiple."), encoding.check_odd),
     (Check("masks", "Masks are bool, and padding changes nothing that is real."), encoding.check_masks),
+    (Check("preview", "`preview` gives an RGB picture, of edges too."), decoding.check_preview),
     (Check("wrong rank", "`decode` refuses another rank, naming the shape expected."), decoding.check_wrong_rank),
     (Check("files", "What is written opens again, as the same item."), decoding.check_files),
     (Check("state", "A fresh copy, restored from files, gives the same latents."), keeping.check_state),

@@ -126,8 +126,12 @@ class TaskSubject:
 
     @remembered
     def rows(self) -> list[dict[str, Any]]:
-        """Made-up rows, each from a seed of its own."""
-        return [self.row(seed) for seed in range(ROWS)]
+        """Made-up rows, each from a seed of its own, with every column."""
+        rows = [self.row(seed) for seed in range(ROWS)]
+        lacking = [name for row in rows for name in self.kind.columns if row.get(name) is None]
+        if lacking:
+            raise Fault(f"`example` gave a row without the column {lacking[0]!r}: give every column of `columns`.")
+        return rows
 
     def row(self, seed: int) -> dict[str, Any]:
         """The made-up row of a seed."""

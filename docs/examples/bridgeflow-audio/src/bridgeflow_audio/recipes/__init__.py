@@ -1,0 +1,1 @@
+"""Recipes of bridgeflow-audio, one YAML file each: <task>/<recipe>.yaml."""
