@@ -79,7 +79,7 @@ def test_every_built_in_is_checked_and_waives_nothing() -> None:
 
 INHERITING = """
 from testing_fine import Fine
-from test_testing_modality import DrawsDecoding
+from testing_spoilt_in import DrawsDecoding
 from bridgeflow.testing import ModalityConformance
 
 class Forgiven(DrawsDecoding):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from testing_fine import FineTask
+from testing_fine import FineTask, Spoilt
 
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import Item, Modality
@@ -19,18 +19,8 @@ from bridgeflow.testing import Outcome, check_task, task_checks
 from bridgeflow.testing.outcome import reached
 
 Install = Callable[..., Path]
-SPOILT: dict[type[Any], tuple[str, str]] = {}
-"""Each class with the one check that finds it, and words of the sentence."""
-
-
-def spoils(check: str, words: str) -> Any:
-    """Notes which check has to find a class at fault."""
-
-    def note(kind: type[Any]) -> type[Any]:
-        SPOILT[kind] = (check, words)
-        return kind
-
-    return note
+SPOILT = Spoilt()
+spoils = SPOILT.by
 
 
 @spoils("contract", "version 0 of the contract")

@@ -21,6 +21,19 @@ from bridgeflow.task import ModalityUse, Task
 Numbers = NDArray[np.float32]
 
 
+class Spoilt(dict[type[Any], tuple[str, str]]):
+    """Classes at fault in one place, each with the one check that finds it and words of the sentence."""
+
+    def by(self, check: str, words: str) -> Any:
+        """Notes which check has to find the class below."""
+
+        def note(kind: type[Any]) -> type[Any]:
+            self[kind] = (check, words)
+            return kind
+
+        return note
+
+
 class FineOptions(Settings):
     """Options of the fine modality."""
 

@@ -47,7 +47,6 @@ class MelCodec(nn.Module):
 
     hann: Tensor
     weights: Tensor
-    start: Tensor
 
     def __init__(self, rate: int, window: int, hop: int, mels: int, frames: int, floor: float, iterations: int) -> None:
         """floor: in dB, what silence becomes. iterations: of Griffin and Lim."""
@@ -60,9 +59,6 @@ class MelCodec(nn.Module):
         weights = filterbank(rate, window, mels)
         self.register_buffer("hann", torch.hann_window(window), persistent=False)
         self.register_buffer("weights", torch.from_numpy(weights).float(), persistent=False)
-        # One start for every row, so that a sound does not depend on those beside it.
-        phase = 2 * np.pi * np.random.default_rng(0).random((window // 2 + 1, frames))
-        self.register_buffer("start", torch.from_numpy(phase).float(), persistent=False)
 
     @property
     def _scale(self) -> float:
@@ -108,7 +104,7 @@ class MelCodec(nn.Module):
 
     def _phases(self, magnitude: Tensor) -> Tensor:
         """The waveform whose spectrum has nearly that magnitude (Griffin and Lim 1984, with momentum)."""
-        spectrum = torch.polar(magnitude, self.start.float().expand_as(magnitude))
+        spectrum = torch.polar(magnitude, self._start(magnitude))
         previous = torch.zeros_like(spectrum)
         for _ in range(self.iterations):
             consistent = self._stft(self._istft(spectrum))
@@ -116,3 +112,18 @@ class MelCodec(nn.Module):
             spectrum = magnitude * ahead / ahead.abs().clamp(min=TINY)
             previous = consistent
         return self._istft(spectrum)
+
+    def _start(self, magnitude: Tensor) -> Tensor:
+        """Phases (B, window // 2 + 1, frames) of a sine that follows the strongest frequency of every spectrum.
+
+        From phases at random a steady tone would come out in pieces, since neighbouring spectra cancel each other.
+        """
+        bins = magnitude.shape[1]
+        power = magnitude.square()
+        peak = power.argmax(1, keepdim=True).clamp(1, bins - 2)
+        below, at, above = (power.gather(1, peak + step).squeeze(1) + TINY for step in (-1, 0, 1))
+        cycles = (peak.squeeze(1) + (above - below) / (below + at + above)) * self.hop / self.window
+        advance = nn.functional.pad((cycles[:, 1:] + cycles[:, :-1]) / 2, (1, 0)).cumsum(1)
+        # The centre of the window is where a spectrum's phases agree: half a turn from one bin to the next.
+        half_turns = torch.arange(bins, device=magnitude.device)[None, :, None] / 2
+        return 2 * np.pi * ((advance[:, None] + half_turns) % 1)
