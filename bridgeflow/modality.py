@@ -173,7 +173,10 @@ class Modality(nn.Module, ABC):
         """Frees weights that are read again when they are next needed; nothing where there are none."""
 
     def decode(self, latent: Tensor) -> list[Item]:
-        """Items from latents (B, *shape). A modality that is only ever a source need not have it."""
+        """Items from latents (B, *shape). A modality that is only ever a source need not have it.
+
+        Raises BridgeflowError, naming the shape expected, where the latents have another.
+        """
         raise BridgeflowError(f"the modality {type(self).__name__} cannot be a target: it does not decode.")
 
     def write(self, item: Item, path: Path) -> list[Path]:

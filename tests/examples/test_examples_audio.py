@@ -134,3 +134,18 @@ def test_pictures_of_sounds_are_drawn(place: Place, evaluation: dict[str, Any]) 
     with Image.open(place.folder / "flow.gif") as flow:
         # The words, the start of the flow, and its five steps.
         assert getattr(flow, "n_frames", 1) == 7
+
+
+def test_sounds_of_the_datasets_library_stay_encoded(tmp_path: Path) -> None:
+    import datasets
+
+    from bridgeflow.data.hub import HubDataset
+
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", "not compressed"))
+        file.writeframes(bytes(200))
+    files = datasets.Dataset.from_dict({"audio": [str(tmp_path / "a.wav")] * 20, "text": ["silence"] * 20})
+    files.cast_column("audio", datasets.Audio()).save_to_disk(tmp_path / "kept")
+    row = HubDataset(path=str(tmp_path / "kept")).open("train")[0]
+    assert row["text"] == "silence"
+    assert set(row["audio"]) == {"path", "bytes"}

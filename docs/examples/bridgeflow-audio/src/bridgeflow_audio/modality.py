@@ -71,7 +71,7 @@ class Audio(Modality):
     reads: ClassVar[tuple[str, ...]] = (".wav",)
     writes = ".wav"
     column = "audio"
-    # The worst of single sounds, 3 dB; over the data set `tones` it is 0.14.
+    # The worst of single sounds, 3 dB; over the data set `tones` it is 0.13.
     round_trip = 0.5
     options: AudioOptions
 
