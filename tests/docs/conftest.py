@@ -1,0 +1,23 @@
+"""Fixtures of the tests of the documentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from docs_reader import SCENES, TINY, TINY_TASK, write_files
+
+from bridgeflow.cli.main import invoke
+
+
+@pytest.fixture(scope="session")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of somebody who reads the documentation: files, and runs/TASK-blocks-01 of every task."""
+    folder = tmp_path_factory.mktemp("reader")
+    write_files(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BRIDGEFLOW_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        for task, own in TINY_TASK.items():
+            assert invoke(["train", "--task", task, *TINY, *SCENES, *own]) == 0
+    return folder

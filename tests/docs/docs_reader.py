@@ -1,0 +1,58 @@
+"""What the tests of the documentation share: a reader's files, and how a training is made short."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from PIL import Image
+
+from bridgeflow.cli.main import cli
+
+ROOT = Path(__file__).parents[2]
+TUTORIALS = ("write-a-modality.md", "write-a-task.md")
+"""Followed from beginning to end by tests of their own."""
+PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").glob("*.md") if page.name not in TUTORIALS)]
+
+TINY = ["training.steps=2", "training.batch_size=4", "training.precision=fp32", "training.evaluate=0"]
+TINY_TASK = {
+    "depth": [],
+    "superres": [],
+    "caption": ["target.codec.steps=2", "target.codec.width=32"],
+    "t2i": ["network.depth=1", "source_encoder.depth=1"],
+}
+SCENES = ["data.size=64", "data.held_out=8", "data.workers=1"]
+
+
+def write_files(folder: Path) -> None:
+    """photos/ with words, scans/ with depth, and the files that pages name one by one."""
+    rng = np.random.default_rng(0)
+    for name in ("photos", "scans/image", "scans/depth"):
+        (folder / name).mkdir(parents=True)
+    lines = []
+    for number in range(6):
+        picture = Image.fromarray(rng.integers(256, size=(144, 160, 3), dtype=np.uint8))
+        picture.save(folder / f"photos/p{number}.png")
+        picture.save(folder / f"scans/image/p{number}.png")
+        depth = rng.integers(500, 5000, size=(144, 160), dtype=np.uint16)
+        Image.fromarray(depth).save(folder / f"scans/depth/p{number}.png")
+        words = "a red cube" if number % 2 else "a blue sphere"
+        lines.append(json.dumps({"file_name": f"p{number}.png", "text": words, "description": words}))
+    (folder / "photos/metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    picture.resize((80, 72)).save(folder / "photo.jpg")
+    picture.resize((16, 16)).save(folder / "small.png")
+    (folder / "prompts.txt").write_text("a red cube\na blue sphere\n", encoding="utf-8")
+
+
+def parsed(words: list[str]) -> dict[str, Any]:
+    """The parameters of a command of bridgeflow; raises click's error where they are not understood."""
+    command: click.Command = cli
+    context = click.Context(cli)
+    while isinstance(command, click.Group):
+        found = command.get_command(context, words[0])
+        assert found is not None, words
+        command, words = found, words[1:]
+    return command.make_context(command.name, words).params
