@@ -198,10 +198,14 @@ def clash(plugins: list[Plugin]) -> str:
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is not installed: the nearest one that is, or the editable installation that would
-    have it were it installed again. `kind` may be 'plugin', which means any."""
+    have it were it installed again. `kind` may be 'plugin', which means any, or several: 'modality or task'."""
     wanted, _, plain = name.rpartition(":")
     for plugin, folder in declared():
-        if plugin.name == plain and kind in (plugin.kind, "plugin") and (not wanted or is_from(plugin, wanted)):
+        if (
+            plugin.name == plain
+            and (kind == "plugin" or plugin.kind in kind.split(" or "))
+            and (not wanted or is_from(plugin, wanted))
+        ):
             return UsageError(f"no {kind} {name!r}: {not_yet(plugin, folder)}.")
     return unknown_name(kind, name, known)
 

@@ -60,7 +60,7 @@ def check(name: str, options: tuple[str, ...], kind: str | None, traceback: bool
 def _matching(name: str, kind: str | None, options: Sequence[str]) -> list[Plugin]:
     """The plugins of that name. Raises UsageError where there are none, or options for a task are given."""
     from bridgeflow import registry
-    from bridgeflow.errors import UsageError, unknown_name
+    from bridgeflow.errors import UsageError
 
     kinds = KINDS if kind is None else (kind,)
     wanted = name.rpartition(":")[2]
@@ -70,7 +70,7 @@ def _matching(name: str, kind: str | None, options: Sequence[str]) -> list[Plugi
         if others and kind is None:
             raise UsageError(f"{name!r} is a {others[0]}, which has no checks: name a modality or a task.")
         names = {plugin.name for own in kinds for plugin in registry.installed(own)}
-        raise unknown_name(kind or "modality or task", name, names)
+        raise registry.unknown(kind or "modality or task", name, names)
     found = [registry.find(own, name) for own in kinds if own in known]
     if options:
         found = [plugin for plugin in found if plugin.kind == "modality"]

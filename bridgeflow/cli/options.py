@@ -32,14 +32,13 @@ def data_options(command: Command) -> Command:
 def _check_device(ctx: click.Context, param: click.Parameter, name: str | None) -> str | None:
     if name is None:
         return None
-    import torch
+    from bridgeflow import api
+    from bridgeflow.errors import UsageError
 
     try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise click.UsageError(f"--device {name!r} is no device: cpu, cuda or cuda:1 is expected.") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise click.UsageError(f"--device {name!r} is not to be had: torch sees {torch.cuda.device_count()} GPUs here.")
+        api.check_device(name)
+    except UsageError as error:
+        raise click.UsageError(f"--{error}") from error
     return name
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import API_VERSION, Item, Latent, LatentSpec, Modality
 from bridgeflow.registry import Plugin
 from bridgeflow.settings import Settings
+from bridgeflow.task import Task
 from bridgeflow.testing.outcome import Fault, calling, remembered
 
 ROWS = 4
@@ -91,36 +92,55 @@ def check_latent(latent: Latent, spec: LatentSpec, of: str = "") -> None:
         raise Fault(f"`encode` gave a `std` below zero{place}: give standard deviations, or None.")
 
 
-class ModalitySubject:
-    """A modality with options, and what comes of its methods on made-up items."""
+Kind = TypeVar("Kind", Modality, Task)
 
-    def __init__(self, modality: str | type[Modality], options: Mapping[str, Any] | None = None) -> None:
-        if isinstance(modality, str):
-            registry.find("modality", modality)
-        self.given = modality
-        self.given_options = dict(options or {})
+
+class PluginSubject(Generic[Kind]):
+    """A plugin under examination: its class, by a registered name or given itself, and its waivers."""
+
+    contract: type[Kind]
+    """What the class has to inherit from."""
+    word: str
+    """What a plugin of this kind is called."""
+
+    def __init__(self, given: str | type[Kind]) -> None:
+        if isinstance(given, str):
+            registry.find(self.word, given)
+        self.given: str | type[Kind] = given
         self.reported: dict[int, str] = {}
-        if self.given_options:
-            # Whose mistake a wrong option is differs from whose a wrong default is, so it is told at once.
-            with suppress(Fault):
-                _ = self.settings
 
     @property
     def waived(self) -> Mapping[str, str]:
+        """The plugin's waivers; empty where it cannot be loaded."""
         try:
             return waivers_of(self.kind)
         except Fault:
             return {}
 
     @remembered
-    def loaded(self) -> tuple[type[Modality], Plugin | None]:
+    def loaded(self) -> tuple[type[Kind], Plugin | None]:
         """The class and its entry point."""
-        return load_class("modality", self.given, Modality)
+        return load_class(self.word, self.given, self.contract)
 
     @property
-    def kind(self) -> type[Modality]:
+    def kind(self) -> type[Kind]:
         """The class."""
         return self.loaded[0]
+
+
+class ModalitySubject(PluginSubject[Modality]):
+    """A modality with options, and what comes of its methods on made-up items."""
+
+    contract = Modality
+    word = "modality"
+
+    def __init__(self, modality: str | type[Modality], options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(modality)
+        self.given_options = dict(options or {})
+        if self.given_options:
+            # Whose mistake a wrong option is differs from whose a wrong default is, so it is told at once.
+            with suppress(Fault):
+                _ = self.settings
 
     @remembered
     def settings(self) -> Settings:

@@ -12,11 +12,10 @@ from bridgeflow import layers, recipe, registry
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item, Latent, Modality
 from bridgeflow.recipe import ResolvedRecipe
-from bridgeflow.registry import Plugin
 from bridgeflow.settings import Settings
 from bridgeflow.task import ModalityUse, Task
 from bridgeflow.testing.outcome import Fault, calling, remembered
-from bridgeflow.testing.subject import ROWS, default_settings, load_class, waivers_of
+from bridgeflow.testing.subject import ROWS, PluginSubject, default_settings
 
 FITTED = 64
 """Made-up rows that a codec is fitted to."""
@@ -25,31 +24,11 @@ FEW_STEPS = 20
 SIDES = ("source", "target")
 
 
-class TaskSubject:
+class TaskSubject(PluginSubject[Task]):
     """A task, and what comes of its methods on made-up rows."""
 
-    def __init__(self, task: str | type[Task]) -> None:
-        if isinstance(task, str):
-            registry.find("task", task)
-        self.given = task
-        self.reported: dict[int, str] = {}
-
-    @property
-    def waived(self) -> Mapping[str, str]:
-        try:
-            return waivers_of(self.kind)
-        except Fault:
-            return {}
-
-    @remembered
-    def loaded(self) -> tuple[type[Task], Plugin | None]:
-        """The class and its entry point."""
-        return load_class("task", self.given, Task)
-
-    @property
-    def kind(self) -> type[Task]:
-        """The class."""
-        return self.loaded[0]
+    contract = Task
+    word = "task"
 
     @remembered
     def settings(self) -> Settings:
