@@ -128,10 +128,9 @@ def _finish(run: Any, task: str, resolved: Any, as_json: bool, console: Any) -> 
 
     outcome = run.outcome
     if outcome.unreadable:
-        console.say(
-            f"{len(outcome.unreadable)} rows could not be read and were passed over; see them with: "
-            "bridgeflow data check"
-        )
+        count = len(outcome.unreadable)
+        rows = "row" if count == 1 else "rows"
+        console.say(f"passed over {count:,} {rows} that could not be read; see why with: bridgeflow data check")
     if outcome.interrupted is not None:
         console.say(
             f"stopped by {outcome.interrupted} at step {outcome.step:,}; saved in {outcome.checkpoint}\n"

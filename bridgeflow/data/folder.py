@@ -99,7 +99,7 @@ def _records(root: Path) -> list[dict[str, Any]]:
     if not records:
         raise BridgeflowError(
             f"the folder {str(root)!r} holds no pictures ({', '.join(sorted(PICTURES))}) and no "
-            f"{' or '.join(METADATA)}."
+            f"{' or '.join(METADATA)}: put some there, or name another folder."
         )
     return records
 

@@ -90,6 +90,10 @@ def read_examples(rows: Rows | Stream, task: Task, renames: Mapping[str, str], c
     return examples
 
 
+class NothingToScore(BridgeflowError):
+    """There is no held-out row, or none that can be read."""
+
+
 def evaluate(
     pipeline: Pipeline,
     held_out: Rows | Stream,
@@ -98,14 +102,17 @@ def evaluate(
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Figures of the pipeline on the first `count` held-out rows; the baseline learns from `training` rows."""
+    """Figures of the pipeline on the first `count` held-out rows; the baseline learns from `training` rows.
+
+    Raises NothingToScore where there is no row to score on.
+    """
     task = pipeline.assembly.task
     renames = pipeline.assembly.recipe.recipe.columns
     if isinstance(held_out, Rows) and len(held_out) == 0:
-        raise BridgeflowError(f"{held_out.description}: nothing is held out to score on; raise data.held_out.")
+        raise NothingToScore(f"{held_out.description}: nothing is held out to score on; raise data.held_out.")
     examples = read_examples(held_out, task, renames, count)
     if not examples.sources:
-        raise BridgeflowError(
+        raise NothingToScore(
             f"no held-out row of {held_out.description} can be read: check with bridgeflow data check."
         )
     seeds = [seed_of(seed, index) for index in range(len(examples.sources))]

@@ -27,7 +27,7 @@ from bridgeflow.console import Progress, duration
 from bridgeflow.data.batches import check_columns
 from bridgeflow.data.rows import Rows, Split, Stream
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.evaluation.runner import Examples, Report, evaluate, read_examples, read_pairs
+from bridgeflow.evaluation.runner import Examples, NothingToScore, Report, evaluate, read_examples, read_pairs
 from bridgeflow.inference import Pipeline
 from bridgeflow.modality import Item
 from bridgeflow.pictures import comparison
@@ -274,16 +274,21 @@ def _score(
     folder: Path,
     device: torch.device,
     console: Progress,
-) -> Report:
+) -> Report | None:
+    """The figures of a trained bridge; None, with a warning, where there is nothing to score on."""
     pipeline = Pipeline(assembly, bridge, device)
     chosen = rows if _is_empty(held_out) else held_out
-    report = evaluate(
-        pipeline,
-        chosen,
-        rows,
-        count,
-        on_progress=lambda done, total: console(done, total, "scoring held-out examples"),
-    )
+    try:
+        report = evaluate(
+            pipeline,
+            chosen,
+            rows,
+            count,
+            on_progress=lambda done, total: console(done, total, "scoring held-out examples"),
+        )
+    except NothingToScore as error:
+        console.warn(f"trained and saved, but not scored: {error}")
+        return None
     console.clear()
     (folder / "evaluation.json").write_text(json.dumps(report.json(), indent=1), encoding="utf-8")
     if report.picture is not None:
