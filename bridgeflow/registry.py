@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shlex
+import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -104,17 +105,42 @@ class Plugin:
 
     def failure(self, error: BaseException) -> str:
         """One sentence on why loading failed."""
-        cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        mend = f"{reinstall_command(self.distribution)}, or leave it out with BRIDGEFLOW_PLUGINS"
+        return f"{self.title} cannot be loaded ({one_line(error)}): {self._mend(error)}."
+
+    def _mend(self, error: BaseException) -> str:
+        """What helps against an error met in loading, without a full stop."""
         own = self.value.partition(":")[0].strip()
         module = (getattr(error, "name", None) or "") if isinstance(error, ImportError) else ""
-        if isinstance(error, ModuleNotFoundError) and module and not f"{own}.".startswith(f"{module}."):
-            mend = f"pip install {module.split('.')[0]}"
-        elif isinstance(error, ModuleNotFoundError | AttributeError):
-            mend = f"its entry point names {self.value!r}, so {reinstall_command(self.distribution)}"
         if module.split(".")[0] == OWN_DISTRIBUTION:
-            mend = f"it asks for another bridgeflow, so pip install --upgrade {self.distribution} bridgeflow"
-        return f"{self.title} cannot be loaded ({cause.splitlines()[0]}): {mend}."
+            return f"it asks for another bridgeflow, so pip install --upgrade {self.distribution} bridgeflow"
+        if isinstance(error, ModuleNotFoundError) and module and not f"{own}.".startswith(f"{module}."):
+            return f"pip install {module.split('.')[0]}"
+        folder = _editable_folder(origin(installed_distribution(self.distribution)))
+        place = None if folder is None else _place_in(folder, error)
+        if place is not None:
+            return f"mend {place}, or leave it out with BRIDGEFLOW_PLUGINS"
+        if isinstance(error, ModuleNotFoundError | AttributeError):
+            if folder is not None and (self.kind, self.name, self.value) in _points_in(folder):
+                project, again = folder / "pyproject.toml", f"pip install -e {shlex.quote(str(folder))}"
+                return f"{project} names {self.value!r}, so change that line or the class, then {again}"
+            return f"its entry point names {self.value!r}, so {reinstall_command(self.distribution)}"
+        return f"{reinstall_command(self.distribution)}, or leave it out with BRIDGEFLOW_PLUGINS"
+
+
+def one_line(error: BaseException) -> str:
+    """An error's type and the first line of its message."""
+    return f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error).strip() else type(error).__name__
+
+
+def _place_in(folder: Path, error: BaseException) -> str | None:
+    """The file and line of the source in a folder that an error was raised in, or None."""
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        frames.append((error.filename or "", error.lineno))
+    for name, line in reversed(frames):
+        if folder in Path(name).parents:
+            return f"{name}, line {line}"
+    return None
 
 
 def _normal(distribution: str) -> str:
@@ -247,31 +273,30 @@ def reinstall_command(name: str) -> str:
 def declared() -> list[tuple[Plugin, Path]]:
     """(plugin, folder) of every entry point that the source of an editable installation declares and its installed
     metadata lacks: one added since it was installed."""
-    import tomllib
-
     there = {(p.kind, p.name, _normal(p.distribution)) for p in installed()}
     found: dict[tuple[str, str, str], tuple[Plugin, Path]] = {}
     for own in distributions():
         folder = _editable_folder(origin(own))
         if folder is None:
             continue
-        try:
-            project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
-            groups = project.get("entry-points", {})
-            name, version = own.metadata["Name"], own.metadata["Version"]
-            each = _points_of(groups)
-        except (OSError, ValueError, AttributeError):
-            continue
-        for kind, point, value in each:
+        name, version = own.metadata["Name"], own.metadata["Version"]
+        for kind, point, value in _points_in(folder):
             key = (kind, point, _normal(name))
             if key not in there and is_allowed(name):
                 found[key] = (Plugin(kind, point, value, name, version), folder)
     return [found[key] for key in sorted(found)]
 
 
-def _points_of(groups: dict[str, dict[str, str]]) -> list[tuple[str, str, str]]:
-    """(kind, name, value) of the entry points of a pyproject.toml that are ours."""
-    return [(kind, *point) for group, kind in _KINDS.items() for point in groups.get(group, {}).items()]
+def _points_in(folder: Path) -> list[tuple[str, str, str]]:
+    """(kind, name, value) of the entry points of ours in a folder's pyproject.toml; none where it cannot be read."""
+    import tomllib
+
+    try:
+        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
+        groups = project.get("entry-points", {})
+        return [(kind, *point) for group, kind in _KINDS.items() for point in groups.get(group, {}).items()]
+    except (OSError, ValueError, AttributeError):
+        return []
 
 
 def not_yet(plugin: Plugin, folder: Path) -> str:

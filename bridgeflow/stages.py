@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bridgeflow.arithmetic import PLAIN, Mixture, mix
 from bridgeflow.assembly import Assembly
 from bridgeflow.bridge import Bridge
+from bridgeflow.encoding import encode
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.flow.solver import SolverSettings
 from bridgeflow.modality import Item, Latent, Modality, Progress
@@ -146,8 +147,9 @@ class Stages:
         for column in zip(*(job.terms for job in jobs), strict=True):
             rows = {piece: row for row, piece in enumerate(dict.fromkeys(column))}
             batch = source.collate([piece.value for piece in rows])
-            latent = source.encode({name: tensor.to(self.device) for name, tensor in batch.items()})
-            latent = Latent(latent.mean.float(), None if latent.std is None else latent.std.float(), latent.mask)
+            latent = encode(source, batch, self.device)
+            if not torch.isfinite(latent.mean).all():
+                raise BridgeflowError("it holds numbers that are not finite (NaN or infinite): mend the input.")
             terms.append((self._wait(latent), torch.tensor([rows[piece] for piece in column])))
         return _Encoded(jobs, terms)
 

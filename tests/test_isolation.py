@@ -265,3 +265,14 @@ def test_entry_point_added_to_an_editable_installation_says_to_install_it_again(
     assert statuses() == {"early": "not loaded", "late": "not installed yet"}
     environment.pip("-e", folder)
     assert statuses() == {"early": "not loaded", "late": "not loaded"}
+
+    (folder / "acme_editable.py").write_text(FINE.replace("class Line", "class Renamed"))
+    renamed = environment.run("plugins", "info", "late", "--kind", "modality")
+    assert renamed.err.endswith(
+        f"{folder}/pyproject.toml names 'acme_editable:Line', so change that line or the class, then pip install -e "
+        f"'{folder}'.\n"
+    )
+    for text, line in (("x = 1\nclass\n", 2), ("import json\n\njson.loads(1)\n", 3)):
+        (folder / "acme_editable.py").write_text(text)
+        told = environment.run("plugins", "info", "late", "--kind", "modality").err
+        assert f"mend {folder}/acme_editable.py, line {line}, or leave it out with BRIDGEFLOW_PLUGINS." in told

@@ -46,7 +46,7 @@ def check(name: str, options: tuple[str, ...], kind: str | None, traceback: bool
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             for outcome in coming:
                 outcomes.append(outcome)
-                if not as_json:
+                if not as_json and _reached(outcome):
                     _show(outcome, traceback)
         failed = failed or any(outcome.status == "failed" for outcome in outcomes)
         facts.append(_fact(plugin, outcomes, traceback))
@@ -109,8 +109,15 @@ def _show(outcome: Outcome, traceback: bool) -> None:
         print(textwrap.indent(outcome.trace.rstrip(), " " * 10))
 
 
+def _reached(outcome: Outcome) -> bool:
+    from bridgeflow.testing.outcome import reached
+
+    return reached(outcome)
+
+
 def _summary(outcomes: Sequence[Outcome]) -> str:
-    counts = {name: sum(outcome.status == name for outcome in outcomes) for name in ("passed", "failed", "waived")}
+    names = [outcome.status if _reached(outcome) else "not reached" for outcome in outcomes]
+    counts = {name: names.count(name) for name in ("passed", "failed", "waived", "not reached")}
     return f"{len(outcomes)} checks: " + ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 

@@ -123,9 +123,15 @@ def invoke(arguments: list[str]) -> int:
         if isinstance(error, OSError) and error.filename:
             print(f"bridgeflow: {error.filename}: {error.strerror}.", file=sys.stderr)
             return 1
-        first = str(error).splitlines()[0] if str(error) else "no message"
+        from bridgeflow import blame
+        from bridgeflow.registry import one_line
+
+        sentence = blame.sentence_on(error)
+        if sentence is not None:
+            print(f"bridgeflow: {sentence}", file=sys.stderr)
+            return 1
         print(
-            f"bridgeflow: something unforeseen went wrong ({type(error).__name__}: {first}); "
+            f"bridgeflow: something unforeseen went wrong ({one_line(error)}); "
             "run it again with --debug and report what it shows.",
             file=sys.stderr,
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bridgeflow.cli.inputs import Input
+from bridgeflow.errors import BridgeflowError
 
 
 class ResultWriter:
@@ -34,7 +35,15 @@ class ResultWriter:
             if self.target.textual and self.output is None and not self.as_json:
                 print(f"{entry.name}\t{result}" if self.many else result)
             elif not self.target.textual or self.into_folder:
-                paths = self.target.write(result, self._path(entry, number, len(results)))
+                path = self._path(entry, number, len(results))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                paths = self.target.write(result, path)
+                missing = [path for path in paths if not path.is_file()]
+                if missing:
+                    raise BridgeflowError(
+                        f"{missing[0]} was not written, though {type(self.target).__name__} says so: name an ending "
+                        f"that it writes, such as {self.target.writes}, or mend its `write`."
+                    )
                 record["files"] = [str(path) for path in paths]
                 if not self.as_json:
                     print("\n".join(record["files"]))

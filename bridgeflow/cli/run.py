@@ -202,7 +202,7 @@ def _carry_all(
                     _draw_trajectory(pipeline, item, wish, path, console)
             except BridgeflowError as error:
                 failed += 1
-                print(f"bridgeflow: {error}", file=sys.stderr)
+                print(f"bridgeflow: {_told(entry, error)}", file=sys.stderr)
     return failed
 
 
@@ -224,15 +224,25 @@ def _read(entries: list[Input], pipeline: Pipeline, terms: list[Any]) -> list[tu
     for entry in entries:
         try:
             item = pipeline.assembly.source.read(entry.value)
-        except BridgeflowError as error:
-            print(f"bridgeflow: {error}", file=sys.stderr)
-            continue
-        try:
             pipeline.check_terms([item, *terms])
             items.append((entry, item))
-        except BridgeflowError as error:
-            print(f"bridgeflow: {entry.name}: {error}", file=sys.stderr)
+        except Exception as error:
+            print(f"bridgeflow: {_told(entry, error)}", file=sys.stderr)
     return items
+
+
+def _told(entry: Input, error: Exception) -> str:
+    """A sentence on an input that gave no result, which names it. Raises what is bridgeflow's own fault."""
+    if isinstance(error, BridgeflowError):
+        sentence = str(error)
+    else:
+        from bridgeflow import blame
+
+        blamed = blame.sentence_on(error)
+        if blamed is None:
+            raise error
+        sentence = blamed
+    return sentence if entry.name in sentence else f"{entry.name}: {sentence}"
 
 
 def _shown(console: Any) -> Callable[[int, int, str], None]:

@@ -19,6 +19,7 @@ from bridgeflow.cli.options import (
     parse_columns,
     task_option,
 )
+from bridgeflow.errors import BridgeflowError, UsageError
 
 
 @click.command(
@@ -63,7 +64,7 @@ def train(
     No recipe means the task's embedded default, or its recipe for folders where --data folder:PATH is given.
     A key is overridden as key.path=value; 'bridgeflow recipes show NAME' lists the keys.
     """
-    declared = find_task(task)
+    declared = _find_task(task, output if resume else None, resume)
     from bridgeflow import api
     from bridgeflow import recipe as recipes
     from bridgeflow.console import Progress
@@ -100,6 +101,23 @@ def train(
     if int(os.environ.get("RANK", "0")) != 0:
         return 0
     return _finish(run, task, resolved, as_json, console)
+
+
+def _find_task(task: str, output: str | None, resume: bool) -> Any:
+    """The task; where it is not installed, a run to go on with says what to install."""
+    try:
+        return find_task(task)
+    except UsageError as error:
+        if not resume:
+            raise
+        from bridgeflow.training import start
+
+        try:
+            checkpoint = start.find_resumable(task, output)
+        except BridgeflowError:
+            raise error from None
+        checkpoint.check_plugins()
+        raise
 
 
 def _resumed(

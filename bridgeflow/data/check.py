@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from bridgeflow.data.batches import describe_row, in_order, read_pair
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.errors import BridgeflowError
@@ -37,7 +39,7 @@ def check_rows(
             for modality, item in zip((task.from_modality, task.to_modality), items, strict=True):
                 # A codec is fitted when training starts; until then it cannot collate.
                 if not modality.needs_fit:
-                    modality.collate([item])
+                    _check_finite(modality.collate([item]))
         except BridgeflowError as error:
             sentence = str(error)
             place = f"row {index}" if isinstance(row, BridgeflowError) else describe_row(row, index)
@@ -46,3 +48,10 @@ def check_rows(
         if on_progress is not None:
             on_progress(checked.rows, max(total, checked.rows))
     return checked
+
+
+def _check_finite(batch: dict[str, Tensor]) -> None:
+    """Raises BridgeflowError where a collated item holds numbers that no loss survives."""
+    for name, tensor in batch.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise BridgeflowError(f"its {name!r} holds numbers that are not finite (NaN or infinite): mend it.")

@@ -99,7 +99,8 @@ def _records(root: Path) -> list[dict[str, Any]]:
     if not records:
         raise BridgeflowError(
             f"the folder {str(root)!r} holds no pictures ({', '.join(sorted(PICTURES))}) and no "
-            f"{' or '.join(METADATA)}: put some there, or name another folder."
+            f"{' or '.join(METADATA)}: put some there, name another folder, "
+            'or list files of another kind in metadata.jsonl, as {"NAME_file_name": "file"} for a column NAME.'
         )
     return records
 

@@ -10,7 +10,7 @@ import torch
 from PIL.Image import Image
 
 from bridgeflow.errors import BridgeflowError
-from bridgeflow.modality import Latent
+from bridgeflow.modality import Item, Latent, Modality
 from bridgeflow.testing.comparing import worst_difference
 from bridgeflow.testing.outcome import Fault, calling, described
 from bridgeflow.testing.subject import ModalitySubject
@@ -104,6 +104,7 @@ def check_files(subject: ModalitySubject) -> str | None:
         gone = [path for path in paths if not Path(path).is_file()]
         if gone:
             raise Fault(f"`write` names the file {Path(gone[0]).name!r}, which is not there: return what was written.")
+        _check_other_ending(modality, item, Path(folder, "other.ending"))
         readable = [Path(path) for path in paths if Path(path).suffix.lower() in modality.reads]
         if not readable:
             raise Fault(
@@ -119,6 +120,21 @@ def check_files(subject: ModalitySubject) -> str | None:
             "mend `write` or `read`, or write a format that loses less."
         )
     return None
+
+
+def _check_other_ending(modality: Modality, item: Item, path: Path) -> None:
+    """An ending that a modality does not write is refused, or written for all that: never another file."""
+    with calling("write", f"the path {path.name}, whose ending is not {modality.writes},"):
+        try:
+            paths = modality.write(item, path)
+        except BridgeflowError:
+            return
+    gone = [Path(made).name for made in paths if not Path(made).is_file()]
+    if gone:
+        raise Fault(
+            f"`write` names the file {gone[0]!r}, which is not there: refuse an ending that it does not write with "
+            "BridgeflowError."
+        )
 
 
 def check_unreadable(subject: ModalitySubject) -> str | None:

@@ -20,8 +20,9 @@ from bridgeflow.bridge import Bridge, Losses, collapse_warning
 from bridgeflow.console import Progress, duration
 from bridgeflow.data.batches import Batch, batches
 from bridgeflow.data.rows import Rows, Stream
+from bridgeflow.encoding import encode
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.modality import Latent, Modality
+from bridgeflow.modality import Latent
 from bridgeflow.randomness import generator, seed_of
 from bridgeflow.recipe import AdamWSettings, LearningRateSettings, ResolvedRecipe
 from bridgeflow.training import checkpoint as checkpoints
@@ -114,15 +115,6 @@ def check_weights(checkpoint: Checkpoint, given: Mapping[str, Tensor], own: Mapp
             f"the weights of {str(checkpoint.folder)!r} do not fit this recipe ({', '.join(faults[:3])}; {len(faults)} "
             "in all): start with the network and sizes of its recipe.yaml."
         )
-
-
-@torch.no_grad()
-def encode(modality: Modality, batch: dict[str, Tensor], device: torch.device, observed: bool = False) -> Latent:
-    """The latent of a collated batch on a device, in float32; with what the codec saw, where that is asked for."""
-    batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-    latent = modality.encode(batch)
-    std = None if latent.std is None else latent.std.float()
-    return Latent(latent.mean.float(), std, latent.mask, modality.observed(batch) if observed else None)
 
 
 def mean_losses(parts: list[Losses]) -> Losses:
@@ -276,6 +268,7 @@ class Trainer:
             with self.accelerator.autocast():
                 losses: Losses = self.model(source, target, generator(*place))
             if not torch.isfinite(losses.total):
+                self._stop_unsound_data(source, target)
                 self._stop_non_finite("loss")
             self.accelerator.backward(losses.total / settings.accumulation)
             parts.append(Losses(losses.total.detach(), losses.terms, losses.health))
@@ -288,6 +281,16 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.bridge)
         return mean_losses(parts), waited
+
+    def _stop_unsound_data(self, source: Latent, target: Latent) -> None:
+        """Raises BridgeflowError where it is the data that are not finite, and not what was made of them."""
+        for side, latent in (("source", source), ("target", target)):
+            if not torch.isfinite(latent.mean).all():
+                name = getattr(self.recipe.task, side).name
+                raise BridgeflowError(
+                    f"the {side} {name!r} of a row holds numbers that are not finite, at step {self.step + 1}: find "
+                    "the row with bridgeflow data check, and mend it or leave it out."
+                )
 
     def _stop_non_finite(self, what: str) -> None:
         saved = checkpoints.list_checkpoints(self.folder / "checkpoints")

@@ -98,7 +98,9 @@ def test_one_input_that_cancels_out_does_not_stop_the_others(run: Run) -> None:
 def test_words_that_cancel_out_leave_nothing(run: Run) -> None:
     code, lines, told = run("t2i", "a red cube", "--minus", "a red cube")
     assert (code, lines) == (1, [])
-    assert told.splitlines()[-1].startswith("bridgeflow: these terms cancel out and leave nothing to start from: ")
+    assert told.splitlines()[-1].startswith(
+        "bridgeflow: a red cube: these terms cancel out and leave nothing to start from: "
+    )
 
 
 def test_the_flow_of_a_sum_is_drawn(run: Run) -> None:

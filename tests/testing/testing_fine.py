@@ -91,6 +91,8 @@ class Fine(Modality):
         return list(values.numpy())
 
     def write(self, item: Numbers, path: Path) -> list[Path]:
+        if path.suffix != ".npy":
+            raise BridgeflowError(f"{path}: numbers are written as .npy.")
         np.save(path, item)
         return [path]
 

@@ -81,6 +81,13 @@ class NamesAnother(Fine):
         return [path.with_suffix(".npz")]
 
 
+@spoils("files", "refuse an ending that it does not write")
+class WritesElsewhere(Fine):
+    def write(self, item: Numbers, path: Path) -> list[Path]:
+        np.save(path, item)
+        return [path]
+
+
 @spoils("files", "write its method `write`")
 class WritesNothing(Fine):
     write = Modality.write
