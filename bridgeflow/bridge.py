@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from bridgeflow import collective
 from bridgeflow.flow.coupling import PairedCoupling, draw_null_rows
 from bridgeflow.flow.guidance import Guidance, NoGuidance
 from bridgeflow.flow.losses import (
@@ -95,7 +97,9 @@ class Bridge(nn.Module):
             )
         self.tower = self._build_tower(encoding, source, target)
         if encoding.kind != "reconstruction":
-            self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / encoding.temperature)))
+            # Not a scalar, which cannot be sharded; checkpoints may hold one.
+            self.logit_scale = nn.Parameter(torch.tensor([math.log(1 / encoding.temperature)]))
+            self.register_load_state_dict_pre_hook(_scale_of_one_number)
 
     def _build_tower(
         self, encoding: EncodingSettings, source: LatentSpec, target: LatentSpec
@@ -132,24 +136,35 @@ class Bridge(nn.Module):
 
     # -- training ----------------------------------------------------------------------------------------
 
-    def forward(self, source: Latent, target: Latent, generator: torch.Generator | None = None) -> Losses:
+    def forward(
+        self, source: Latent, target: Latent, randomness: Randomness = None, null: Tensor | None = None
+    ) -> Losses:
         """Losses of a batch of B pairs.
+
+        randomness: of the draws of source, target and time. null: bool (B,) on the CPU, which rows learn the
+        unconditional velocity, drawn by `draw_null_rows` where it is not given; with several processes (world * B,),
+        by rank and the same on all of them.
 
         The flow loss is a mean over the target's real values and over the batch; the KL term is reduced over
         dimensions as `kl.reduction` says and then averaged over the batch; the encoding loss is a mean.
         """
         settings = self.settings
         device = target.mean.device
-        encoded = self.source_encoder(source, generator)
-        z0, z1 = encoded.z0, target.sample(generator)
+        encoded = self.source_encoder(source, randomness)
+        z0, z1 = encoded.z0, target.sample(randomness)
+        batch = len(z1)
+        if null is None:
+            if randomness is not None and not isinstance(randomness, torch.Generator):
+                raise ValueError("generators of rows draw no null rows of the batch: give `null` with them")
+            null = draw_null_rows(batch, settings.null_rate, randomness)
         # The rows are looked up before they move, so that the device is not waited for.
-        null = draw_null_rows(len(z1), settings.null_rate, generator)
         coupled = self.coupling.couple(z1, null)
         mask = target.mask
         if mask is not None:
             mask = self.coupling.couple(mask, null)
-        null = null.to(device)
-        t = settings.time.sample(len(z1), generator).to(device)
+        first = collective.rank() * batch if len(null) != batch else 0
+        null = null[first : first + batch].to(device)
+        t = settings.time.sample(batch, randomness).to(device)
         z_t = settings.path.interpolate(z0, coupled, t)
         velocities = self._velocities(encoded, z_t, t, null)
         weights = self.network.stage_weights
@@ -240,6 +255,12 @@ class Bridge(nn.Module):
             return guide(lambda z, t, null: self._velocity(encoded, z, t, null), z, told)
 
         return solver.integrate(velocity, encoded.z0, time.solver_grid(steps), observer)
+
+
+def _scale_of_one_number(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    key = f"{prefix}logit_scale"
+    if key in state:
+        state[key] = state[key].reshape(1)
 
 
 def source_health(encoded: Encoded) -> dict[str, Tensor]:

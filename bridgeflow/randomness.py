@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,16 +23,24 @@ def generator(*parts: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(*parts))
 
 
-def normal(shape: Sequence[int], randomness: Randomness, like: Tensor) -> Tensor:
-    """Standard normal numbers of a shape (B, ...), with the dtype and device of `like`.
+def _drawn(draw: Callable[..., Tensor], shape: Sequence[int], randomness: Randomness) -> Tensor:
+    if randomness is None or isinstance(randomness, torch.Generator):
+        return draw(tuple(shape), generator=randomness)
+    if len(randomness) != shape[0]:
+        raise ValueError(f"{shape[0]} rows need as many generators, not {len(randomness)}")
+    return torch.stack([draw(tuple(shape[1:]), generator=row) for row in randomness])
+
+
+def normal(shape: Sequence[int], randomness: Randomness, like: Tensor | None = None) -> Tensor:
+    """Standard normal numbers of a shape (B, ...), with the dtype and device of `like`, else float32 on the CPU.
 
     They are drawn on the CPU, so that a seed means the same on every device. Raises ValueError where there are
     generators of rows, but not one for each.
     """
-    if randomness is None or isinstance(randomness, torch.Generator):
-        drawn = torch.randn(tuple(shape), generator=randomness)
-    else:
-        if len(randomness) != shape[0]:
-            raise ValueError(f"{shape[0]} rows need as many generators, not {len(randomness)}")
-        drawn = torch.stack([torch.randn(tuple(shape[1:]), generator=row) for row in randomness])
-    return drawn.to(device=like.device, dtype=like.dtype)
+    drawn = _drawn(torch.randn, shape, randomness)
+    return drawn if like is None else drawn.to(device=like.device, dtype=like.dtype)
+
+
+def uniform(shape: Sequence[int], randomness: Randomness) -> Tensor:
+    """Numbers of a shape (B, ...), uniform in [0, 1), float32 on the CPU. Raises as `normal`."""
+    return _drawn(torch.rand, shape, randomness)

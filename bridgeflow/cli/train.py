@@ -70,7 +70,7 @@ def train(
     from bridgeflow.console import Progress
     from bridgeflow.training import start
 
-    console = Progress()
+    console = Progress(quiet=not _speaks())
     renames = parse_columns(columns)
     if resume and initial is not None:
         raise click.UsageError("--resume goes on with a run's own weights: leave --from out.")
@@ -98,9 +98,14 @@ def train(
         _print_dry_run(facts, as_json)
         return 0
     run = start.train(resolved, output, checkpoint, device, console, begin)
-    if int(os.environ.get("RANK", "0")) != 0:
+    if not _speaks():
         return 0
     return _finish(run, task, resolved, as_json, console)
+
+
+def _speaks() -> bool:
+    """Whether this is the process, of those that train together, that tells how it goes."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _find_task(task: str, output: str | None, resume: bool) -> Any:

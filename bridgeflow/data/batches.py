@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bridgeflow.data.rows import Rows, Stream
+from bridgeflow.data.rows import EncodedRows, Order, OrderedRows, Rows, Stream
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.modality import Item
+from bridgeflow.modality import Item, Latent
 from bridgeflow.randomness import generator, seed_of
 from bridgeflow.task import Task
 
@@ -27,10 +27,11 @@ Pair = tuple[Item, Item, list[str]]
 
 @dataclass
 class Batch:
-    """Tensors of both sides as `collate` made them, and a sentence for each row that could not be read."""
+    """Both sides, as tensors that `collate` made or as latents that were encoded before, and a sentence for each row that
+    could not be read."""
 
-    source: dict[str, Tensor]
-    target: dict[str, Tensor]
+    source: dict[str, Tensor] | Latent
+    target: dict[str, Tensor] | Latent
     failures: list[str] = field(default_factory=list)
 
 
@@ -97,20 +98,25 @@ def in_order(rows: Rows | Stream, limit: int | None = None) -> Iterator[tuple[in
 
 
 class EpochOrder:
-    """The order of rows: each epoch is a permutation of its own, derived from (seed, epoch)."""
+    """The order of rows: each epoch is a permutation of its own, derived from (seed, epoch), by the rows themselves where
+    they have an order."""
 
-    def __init__(self, count: int, seed: int) -> None:
+    def __init__(self, count: int, seed: int, rows: Rows | None = None) -> None:
         self.count = count
         self.seed = seed
+        self._own = rows.order if isinstance(rows, OrderedRows) else None
         self._epoch = -1
-        self._order: Tensor = torch.empty(0, dtype=torch.long)
+        self._order: Tensor | Order = torch.empty(0, dtype=torch.long)
 
     def __getitem__(self, position: int) -> int:
         """The row that stands at a position of the endless sequence."""
         epoch, place = divmod(position, self.count)
         if epoch != self._epoch:
             self._epoch = epoch
-            self._order = torch.randperm(self.count, generator=generator(self.seed, "epoch", epoch))
+            if self._own is not None:
+                self._order = self._own(self.seed, epoch)
+            else:
+                self._order = torch.randperm(self.count, generator=generator(self.seed, "epoch", epoch))
         return int(self._order[place])
 
 
@@ -122,7 +128,7 @@ class Pairs(Dataset[Pair | BridgeflowError]):
         self.task = task
         self.renames = renames
         self.seed = seed
-        self.order = EpochOrder(len(rows), seed)
+        self.order = EpochOrder(len(rows), seed, rows)
 
     def __getitem__(self, position: int) -> Pair | BridgeflowError:
         """The pair at a position, or the error where no row near it can be read."""
@@ -139,18 +145,36 @@ class Pairs(Dataset[Pair | BridgeflowError]):
         return _unreadable(failures)
 
 
-class _Positions:
-    """The positions of each batch of this process, from a first micro-step on, without end."""
+class Latents(Dataset[Batch]):
+    """The endless sequence of latents that were encoded before, a batch at a time."""
 
-    def __init__(self, first: int, batch_size: int, rank: int, world: int) -> None:
-        self.first, self.batch_size, self.rank, self.world = first, batch_size, rank, world
+    def __init__(self, rows: EncodedRows, seed: int) -> None:
+        self.rows = rows
+        self.order = EpochOrder(len(rows), seed, rows)
+
+    def __getitems__(self, positions: list[int]) -> Batch | BridgeflowError:
+        """The batch at these positions, or the error where a file cannot be read."""
+        epochs = [position // self.order.count for position in positions]
+        try:
+            return Batch(*self.rows.gather([self.order[position] for position in positions], epochs))
+        except BridgeflowError as error:
+            return error
+
+
+def _as_it_is(batch: Batch | BridgeflowError) -> Batch | BridgeflowError:
+    return batch
+
+
+class _Positions:
+    """The positions of each batch of this process, without end; the processes' batches of a step lie side by side."""
+
+    def __init__(self, position: int, batch_size: int, rank: int, world: int) -> None:
+        self.first = position + rank * batch_size
+        self.batch_size, self.stride = batch_size, world * batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
-        step = self.first
-        while True:
-            start = (step * self.world + self.rank) * self.batch_size
+        for start in count(self.first, self.stride):
             yield list(range(start, start + self.batch_size))
-            step += 1
 
 
 def collated(task: Task, pairs: Sequence[Pair]) -> Batch:
@@ -187,19 +211,24 @@ def batches(
     renames: Mapping[str, str],
     batch_size: int,
     seed: int,
-    first: int = 0,
+    position: int = 0,
     workers: int = 0,
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[Batch]:
-    """Batches without end from the `first`-th on; the n-th is the same whenever it is reached."""
+    """Batches without end, from a position in the endless sequence of pairs on: the pairs that were seen before.
+
+    Of `world` processes each takes a batch of a step, so that the position after n steps is n * world * batch_size,
+    whatever the number of processes was.
+    """
     if isinstance(rows, Rows):
         if len(rows) == 0:
             raise BridgeflowError(f"{rows.description}: nothing to train on.")
-        loader = DataLoader(
-            Pairs(rows, task, renames, seed),
-            batch_sampler=_Positions(first, batch_size, rank, world),
-            collate_fn=_Collate(task),
+        encoded = isinstance(rows, EncodedRows)
+        loader: DataLoader[Any] = DataLoader(
+            Latents(rows, seed) if isinstance(rows, EncodedRows) else Pairs(rows, task, renames, seed),
+            batch_sampler=_Positions(position, batch_size, rank, world),
+            collate_fn=_as_it_is if encoded else _Collate(task),
             num_workers=workers,
             prefetch_factor=4 if workers else None,
         )
@@ -208,7 +237,7 @@ def batches(
                 raise batch
             yield batch
     else:
-        yield from _streamed(rows, task, renames, batch_size, seed, first, rank, world)
+        yield from _streamed(rows, task, renames, batch_size, seed, position, rank, world)
 
 
 def _streamed(
@@ -221,15 +250,15 @@ def _streamed(
     rank: int,
     world: int,
 ) -> Iterator[Batch]:
-    """Batches of a stream. Row p belongs to batch p // batch_size; the next row of this process that can be read
-    stands in for one that cannot, so that a batch does not depend on what broke before it."""
+    """Batches of a stream from row `first` on. Row p belongs to batch (p - first) // batch_size; the next row of this
+    process that can be read stands in for one that cannot, so that a batch does not depend on what broke before it."""
     pairs: list[Pair] = []
     failures: list[str] = []
-    position, epoch, owed, skip = 0, 0, 0, first * batch_size * world
+    position, epoch, owed = 0, 0, 0
     while True:
         start = position
         for row in rows.rows_from(0, epoch):
-            if position >= skip and (position // batch_size) % world == rank:
+            if position >= first and ((position - first) // batch_size) % world == rank:
                 try:
                     pair = read_pair(task, row, renames, position, seed_of(seed, "pair", position))
                 except BridgeflowError as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bridgeflow import collective
+
 
 class PairedCoupling:
     """Pairs are kept as the data give them.
@@ -14,13 +16,41 @@ class PairedCoupling:
     """
 
     def couple(self, z1: Tensor, null: Tensor) -> Tensor:
-        """Targets (B, ...) for the flow loss; `null` is bool (B,). Rows that are not null keep theirs."""
+        """Targets (B, ...) for the flow loss; rows that are not null keep theirs.
+
+        null: bool, the whole batch's; with several processes (world * B,) by rank, the same on all of them, and null
+        rows take one another's targets across processes.
+        """
         index = null.cpu().nonzero().flatten()
         if len(index) < 2:
             return z1
-        source = torch.arange(len(z1))
-        source[index] = index.roll(1)
-        return z1[source]
+        taken = index.roll(1)
+        batch = len(z1)
+        if len(null) == batch:
+            source = torch.arange(batch)
+            source[index] = taken
+            return z1[source]
+        return self._across_processes(z1, index, taken)
+
+    def _across_processes(self, z1: Tensor, index: Tensor, taken: Tensor) -> Tensor:
+        """`couple` where the null rows `index` take the targets of rows `taken`, both numbers of the whole batch.
+
+        Only null rows are sent, as many by every process as the one with the most of them has.
+        """
+        batch, first = len(z1), collective.rank() * len(z1)
+        counts = torch.bincount(index // batch, minlength=collective.world())
+        most = int(counts.max())
+        own = index[index // batch == collective.rank()] - first
+        sent = z1.new_zeros(most, *z1.shape[1:])
+        sent[: len(own)] = z1[own]
+        everyone = collective.gathered(sent)
+        # Of the rows sent, the n-th null row lies after the padding of the processes before its own.
+        order = torch.arange(len(index)) - torch.cat([counts.new_zeros(1), counts.cumsum(0)[:-1]])[index // batch]
+        place = dict(zip(index.tolist(), ((index // batch) * most + order).tolist(), strict=True))
+        wanted = [place[row] for row in taken[index // batch == collective.rank()].tolist()]
+        coupled = z1.clone()
+        coupled[own] = everyone[wanted]
+        return coupled
 
 
 def draw_null_rows(batch: int, rate: float, generator: torch.Generator | None = None) -> Tensor:

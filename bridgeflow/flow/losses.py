@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from bridgeflow import collective
 from bridgeflow.settings import Settings
 
 Reduction = Literal["sum", "mean"]
@@ -88,10 +89,13 @@ def contrastive_loss(source: Tensor, target: Tensor, logit_scale: Tensor) -> Ten
     """Symmetric InfoNCE over a batch, a scalar.
 
     source, target: (B, ...), flattened and compared by cosine; logit_scale: what the cosine is multiplied by.
-    The loss is log B for unrelated pairs and 0 for perfectly told ones.
+    The loss is log B for unrelated pairs and 0 for perfectly told ones. With several processes each compares its own
+    rows with the rows of all of them, so that the mean over processes is the loss of the whole batch.
     """
     a = F.normalize(source.flatten(1).float(), dim=1)
     b = F.normalize(target.flatten(1).float(), dim=1)
-    logits = logit_scale * a @ b.T
-    labels = torch.arange(len(a), device=a.device)
-    return 0.5 * (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels))
+    every_a, every_b = collective.gathered_with_gradient(a), collective.gathered_with_gradient(b)
+    labels = collective.rank() * len(a) + torch.arange(len(a), device=a.device)
+    return 0.5 * (
+        F.cross_entropy(logit_scale * a @ every_b.T, labels) + F.cross_entropy(logit_scale * b @ every_a.T, labels)
+    )

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from bridgeflow.errors import UsageError
+from bridgeflow.randomness import Randomness, normal, uniform
 from bridgeflow.settings import Settings
 
 ENDPOINTS_SHORT = 1e-5
@@ -57,14 +58,11 @@ class TimeSchedule(Settings):
             return u**self.power
         return torch.sigmoid(self.mean + self.std * math.sqrt(2) * torch.erfinv(2 * u - 1))
 
-    def sample(
-        self, count: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
-    ) -> Tensor:
-        """Training times, shape (count,), float32 in [0, 1]."""
+    def sample(self, count: int, randomness: Randomness = None) -> Tensor:
+        """Training times, shape (count,), float32 in [0, 1], on the CPU."""
         if self.density == "logit_normal":
-            normal = torch.randn(count, generator=generator, device=device)
-            return self._shifted(torch.sigmoid(self.mean + self.std * normal))
-        return self._shifted(self._quantile(torch.rand(count, generator=generator, device=device)))
+            return self._shifted(torch.sigmoid(self.mean + self.std * normal((count,), randomness)))
+        return self._shifted(self._quantile(uniform((count,), randomness)))
 
     def loss_weight(self, t: Tensor) -> Tensor:
         """Weight of each row's flow loss, shape of t."""

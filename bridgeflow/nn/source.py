@@ -8,12 +8,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from bridgeflow import collective
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.nn.attention import TransformerBlock
 from bridgeflow.nn.encoded import Encoded, SourceEncoder
 from bridgeflow.nn.narrowing import NarrowingSourceSettings
 from bridgeflow.nn.patches import Patches, grid_positions
+from bridgeflow.nn.standardise import BatchStandardise
 from bridgeflow.randomness import Randomness, normal
 from bridgeflow.settings import Settings
 
@@ -153,14 +155,14 @@ class LearnedSource(SourceEncoder):
         super().__init__()
         self.sigma = sigma
         self.encoder = TokenEncoder(source, target, settings, outputs=2 if sigma is None else 1)
-        self.mean_norm = nn.BatchNorm1d(target.size, affine=False) if settings.mean_norm == "batch" else None
+        self.mean_norm = BatchStandardise(target.size) if settings.mean_norm == "batch" else None
 
     def forward(self, source: Latent, generator: Randomness = None, sample: bool = True) -> Encoded:
         """See `SourceEncoder.forward`; `sample=False` gives z0 = mu."""
         parts = self.encoder(source.sample(generator) if sample else source.mean, source.mask)
         mu = parts[0]
         if self.mean_norm is not None:
-            if self.mean_norm.training and len(mu) < 2:
+            if self.mean_norm.training and len(mu) * collective.world() < 2:
                 raise UsageError(
                     "source_encoder.mean_norm=batch cannot standardise over a batch of one: set training.batch_size=2 "
                     "or more, or source_encoder.mean_norm=none."

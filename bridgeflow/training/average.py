@@ -10,6 +10,8 @@ from torch import nn
 
 from bridgeflow.bridge import Bridge
 from bridgeflow.modality import Latent
+from bridgeflow.nn.standardise import BatchStandardise
+from bridgeflow.training import sharding
 
 
 class WeightAverage:
@@ -28,7 +30,9 @@ class WeightAverage:
         """Moves the average towards the module's weights."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), 1 - decay)
+        # Shards of the same tensors lie on the same process, so that each moves its own.
+        own_weights = [sharding.local(weight) for weight in self.module.parameters()]
+        torch._foreach_lerp_(own_weights, [sharding.local(weight) for weight in module.parameters()], 1 - decay)
         for own, new in zip(self.module.buffers(), module.buffers(), strict=True):
             own.copy_(new)
 
@@ -47,8 +51,12 @@ def measure_statistics(bridge: Bridge, sources: Iterable[Latent]) -> None:
         layer.reset_running_stats()
         layer.momentum = None
         layer.train()
+        if isinstance(layer, BatchStandardise):
+            layer.across_processes = False
     for source in sources:
         bridge.source_encoder(source, sample=False)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
         layer.eval()
+        if isinstance(layer, BatchStandardise):
+            layer.across_processes = True

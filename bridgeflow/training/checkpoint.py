@@ -332,29 +332,6 @@ def rotate(folder: Path, keep: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
-    """The optimiser's state as `parameter name:key` -> tensor."""
-    tensors: dict[str, Tensor] = {}
-    for parameter, state in optimizer.state.items():
-        for key, value in state.items():
-            if value is not None:
-                tensors[f"{names[parameter]}:{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
-    return tensors
-
-
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: Mapping[str, Tensor]
-) -> None:
-    """Puts back what `optimizer_tensors` gave."""
-    states: dict[str, dict[str, Tensor]] = {}
-    for joined, tensor in tensors.items():
-        name, _, key = joined.rpartition(":")
-        states.setdefault(name, {})[key] = tensor
-    for parameter, name in names.items():
-        if name in states:
-            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in states[name].items()}
-
-
 def load_optimizer(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The optimiser's tensors of a checkpoint."""
     return _tensors(checkpoint.folder / "trainer" / "optimizer.safetensors")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,20 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
+from bridgeflow import collective
 from bridgeflow.assembly import Assembly
 from bridgeflow.bridge import Bridge, Losses, collapse_warning
 from bridgeflow.console import Progress, duration
 from bridgeflow.data.batches import Batch, batches
 from bridgeflow.data.rows import Rows, Stream
-from bridgeflow.encoding import encode
+from bridgeflow.encoding import latent
 from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.flow.coupling import draw_null_rows
 from bridgeflow.modality import Latent
 from bridgeflow.randomness import generator, seed_of
-from bridgeflow.recipe import AdamWSettings, LearningRateSettings, ResolvedRecipe
+from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.training import checkpoint as checkpoints
+from bridgeflow.training import optimizers, sharding
 from bridgeflow.training.allocator import keep_freed_memory
 from bridgeflow.training.average import WeightAverage, has_batch_statistics, measure_statistics
 from bridgeflow.training.checkpoint import Checkpoint
@@ -71,31 +74,9 @@ class _Window:
         self.health = losses.health
 
 
-def learning_rate_share(step: int, steps: int, settings: LearningRateSettings) -> float:
-    """Share of the peak learning rate at an optimiser step counted from 0."""
-    if step < settings.warmup:
-        return (step + 1) / settings.warmup
-    if settings.decay == "constant":
-        return 1.0
-    progress = (step - settings.warmup) / max(1, steps - settings.warmup)
-    return settings.final + (1 - settings.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def build_optimizer(bridge: Bridge, settings: Any) -> torch.optim.Optimizer:
-    """The optimiser over the bridge's trainable parameters; vectors are not decayed."""
-    trainable = [p for p in bridge.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    if isinstance(settings, AdamWSettings):
-        return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
-    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
-
-
 def _one_tower(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
     """Whether both have the same parts of the encoding loss, to the last shape."""
-    shapes = [{k: t.shape for k, t in state.items() if k.startswith(OPTIONAL)} for state in (given, own)]
+    shapes = [{k: t.shape or (1,) for k, t in state.items() if k.startswith(OPTIONAL)} for state in (given, own)]
     return shapes[0] == shapes[1]
 
 
@@ -154,17 +135,25 @@ class Trainer:
         if initial is not None:
             self._start_from(initial)
         self.average = WeightAverage(self.bridge, self.settings.ema) if self.settings.ema else None
-        self.optimizer = build_optimizer(self.bridge, self.recipe.recipe.optimizer)
-        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
-        self.names: dict[Tensor, str] = {parameter: name for name, parameter in self.bridge.named_parameters()}
         self.step = 0
+        self.position = 0
         self.unreadable: list[str] = []
         self.health: dict[str, float] = {}
         self._warned = False
+        self._reached = False
         self._calibration: list[Latent] | None = None
         if resume is not None:
             self._restore(resume)
-        self.model, self.prepared = accelerator.prepare(self.bridge, self.optimizer)
+        self.model, self.optimizer, self.prepared = sharding.prepare(
+            self.bridge, lambda bridge: optimizers.build_optimizer(bridge, self.recipe.recipe.optimizer), accelerator
+        )
+        self.sharded = sharding.is_sharded(self.bridge)
+        if self.sharded and self.average is not None:
+            sharding.shard_alike(self.average.module, self.bridge)
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.names: dict[Tensor, str] = {parameter: name for name, parameter in self.bridge.named_parameters()}
+        if resume is not None:
+            optimizers.restore(self.optimizer, self.names, checkpoints.load_optimizer(resume))
 
     def _start_from(self, checkpoint: Checkpoint) -> None:
         """Takes another checkpoint's weights; what only the encoding loss needs may be missing on either side."""
@@ -190,8 +179,8 @@ class Trainer:
                 f"the checkpoint {str(checkpoint.folder)!r} does not fit this recipe: go on without changing "
                 "the network, or start a new run."
             ) from error
-        checkpoints.restore_optimizer(self.optimizer, self.names, checkpoints.load_optimizer(checkpoint))
         self.step = checkpoint.step
+        self.position = int(checkpoint.meta.get("pairs_seen", 0))
 
     # -- the loop ----------------------------------------------------------------------------------------
 
@@ -241,7 +230,7 @@ class Trainer:
             self.recipe.recipe.columns,
             settings.batch_size,
             settings.seed,
-            first=self.step * settings.accumulation,
+            position=self.position,
             workers=settings.workers,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
@@ -251,7 +240,7 @@ class Trainer:
         """One optimiser step; its losses, averaged over the backward passes, and the seconds spent waiting for data."""
         settings = self.settings
         self.model.train()
-        share = learning_rate_share(self.step, settings.steps, settings.schedule)
+        share = optimizers.learning_rate_share(self.step, settings.steps, settings.schedule)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * share
         waited = 0.0
@@ -261,26 +250,54 @@ class Trainer:
             batch = next(data)
             waited += time.monotonic() - start
             self._note_unreadable(batch.failures)
-            place = (settings.seed, "step", self.step, part, self.accelerator.process_index)
-            torch.manual_seed(seed_of(*place))
-            source = encode(self.assembly.source, batch.source, self.device)
-            target = encode(self.assembly.target, batch.target, self.device, self.bridge.sees_observed)
-            with self.accelerator.autocast():
-                losses: Losses = self.model(source, target, generator(*place))
-            if not torch.isfinite(losses.total):
-                self._stop_unsound_data(source, target)
-                self._stop_non_finite("loss")
-            self.accelerator.backward(losses.total / settings.accumulation)
+            source = latent(self.assembly.source, batch.source, self.device)
+            target = latent(self.assembly.target, batch.target, self.device, self.bridge.sees_observed)
+            last = part == settings.accumulation - 1
+            sharding.synchronise(self.model, last)
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                losses = self._backward(source, target)
             parts.append(Losses(losses.total.detach(), losses.terms, losses.health))
         if settings.clip is not None:
             norm = self.accelerator.clip_grad_norm_(self.model.parameters(), settings.clip)
-            if not torch.isfinite(norm):
+            if not torch.isfinite(sharding.whole(norm)):
                 self._stop_non_finite("gradient")
         self.prepared.step()
         self.prepared.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(self.bridge)
         return mean_losses(parts), waited
+
+    def _backward(self, source: Latent, target: Latent) -> Losses:
+        """Losses and gradients of the next rows. Every draw depends on the row's place in the endless sequence of
+        pairs, so that it is the same on one process as on several."""
+        settings, accelerator = self.settings, self.accelerator
+        batch, rank = settings.batch_size, accelerator.process_index
+        whole = batch * accelerator.num_processes
+        null = draw_null_rows(whole, self.recipe.recipe.null_rate, generator(settings.seed, "null", self.position))
+        first = self.position + rank * batch
+        rows = [generator(settings.seed, "row", first + row) for row in range(batch)]
+        torch.manual_seed(seed_of(settings.seed, "step", self.position, rank))
+        self.position += whole
+        with accelerator.autocast():
+            losses: Losses = self.model(source, target, rows, null)
+        if not torch.isfinite(losses.total):
+            self._stop_unsound_data(source, target)
+            self._stop_non_finite("loss")
+        accelerator.backward(losses.total / settings.accumulation)
+        self._check_reached()
+        return losses
+
+    def _check_reached(self) -> None:
+        """Raises BridgeflowError where a parameter got no gradient: processes that wait for it would not agree."""
+        if self._reached or self.accelerator.num_processes == 1:
+            return
+        without = [name for name, own in self.bridge.named_parameters() if own.requires_grad and own.grad is None]
+        if without:
+            raise BridgeflowError(
+                f"no loss reaches {', '.join(without[:3])} ({len(without)} parameters in all), so several processes "
+                "cannot train together: call requires_grad_(False) on what the network does not use."
+            )
+        self._reached = True
 
     def _stop_unsound_data(self, source: Latent, target: Latent) -> None:
         """Raises BridgeflowError where it is the data that are not finite, and not what was made of them."""
@@ -314,9 +331,11 @@ class Trainer:
     def _log(self, journal: Journal | None, window: _Window, started: float, first: int) -> None:
         settings = self.settings
         per_step = settings.batch_size * settings.accumulation * self.accelerator.num_processes
-        figures = {name: total.item() / window.steps for name, total in window.totals.items()}
-        self.health = {name: value.item() for name, value in window.health.items()}
-        figures |= self.health
+        means = {name: total / window.steps for name, total in window.totals.items()} | window.health
+        figures = dict(
+            zip(means, collective.mean(torch.stack([value.float() for value in means.values()])).tolist(), strict=True)
+        )
+        self.health = {name: figures[name] for name in window.health}
         figures["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         figures["pairs_per_second"] = window.steps * per_step / window.seconds
         figures["data_wait"] = window.waited / window.seconds
@@ -342,15 +361,25 @@ class Trainer:
     # -- what is kept ------------------------------------------------------------------------------------
 
     def result_bridge(self) -> Bridge:
-        """The bridge that results are made with: the weight average, its running statistics measured for it."""
+        """The bridge that results are made with: the weight average, its running statistics measured for it. All
+        processes call it together."""
         if self.average is None:
-            self.bridge.eval()
-            return self.bridge
-        module = self.average.module
-        assert isinstance(module, Bridge)
+            module = self._whole(self.bridge)
+            module.eval()
+            return module
+        assert isinstance(self.average.module, Bridge)
+        module = self._whole(self.average.module)
         if has_batch_statistics(module):
             measure_statistics(module, self._calibration_sources())
         return module
+
+    def _whole(self, bridge: Bridge) -> Bridge:
+        """The bridge itself, or a copy of all its weights where they are sharded."""
+        if not self.sharded:
+            return bridge
+        copy = self.assembly.build_bridge().to(self.device).eval()
+        copy.load_state_dict(sharding.whole_state(bridge.state_dict(), keep=True))
+        return copy
 
     def _calibration_sources(self) -> list[Latent]:
         if self._calibration is None:
@@ -359,13 +388,17 @@ class Trainer:
                 self.rows, self.assembly.task, self.recipe.recipe.columns, settings.batch_size, settings.seed
             )
             self._calibration = [
-                encode(self.assembly.source, next(data).source, self.device) for _ in range(CALIBRATION_BATCHES)
+                latent(self.assembly.source, next(data).source, self.device) for _ in range(CALIBRATION_BATCHES)
             ]
         return self._calibration
 
     def save(self) -> Path:
         """Writes a checkpoint of the present step and removes the oldest."""
         result = self.result_bridge()
+        model = self._whole(self.bridge) if self.average is not None else result
+        optimizer = sharding.whole_state(
+            optimizers.tensors_of(self.optimizer, self.names), keep=self.accelerator.is_main_process
+        )
         folder = self.folder / "checkpoints"
         path = folder / f"{self.step:06d}"
         if self.accelerator.is_main_process:
@@ -374,18 +407,15 @@ class Trainer:
                 folder,
                 self.step,
                 self.assembly,
-                self.bridge,
+                model,
                 result if self.average is not None else None,
-                checkpoints.optimizer_tensors(self.optimizer, self.names),
+                optimizer,
                 {
                     "steps": self.settings.steps,
                     "average_updates": self.average.updates if self.average else 0,
                     "data": {"description": self.rows.description, "fingerprint": self.rows.fingerprint},
                     "health": self.health,
-                    "pairs_seen": self.step
-                    * self.settings.batch_size
-                    * self.settings.accumulation
-                    * self.accelerator.num_processes,
+                    "pairs_seen": self.position,
                 },
             )
             checkpoints.rotate(folder, self.settings.keep)
@@ -393,9 +423,10 @@ class Trainer:
         return path
 
     def _sample(self, journal: Journal | None) -> None:
+        bridge = self.result_bridge()
         if journal is None or self.on_sample is None:
             return
-        image = self.on_sample(self.result_bridge(), self.step)
+        image = self.on_sample(bridge, self.step)
         if image is not None:
             journal.picture(self.step, "samples", image)
             self.console.say(f"step {self.step:,}: samples in {self.folder / 'samples' / f'{self.step:06d}.png'}")

@@ -23,6 +23,7 @@ from bridgeflow.assembly import (
     save_codec,
 )
 from bridgeflow.bridge import Bridge
+from bridgeflow.caching.rows import CachedRows
 from bridgeflow.console import Progress, duration
 from bridgeflow.data.batches import check_columns
 from bridgeflow.data.rows import Rows, Split, Stream
@@ -102,7 +103,10 @@ def open_rows(recipe: ResolvedRecipe, split: Split, console: Progress) -> Rows |
 
 
 def prepare_codecs(assembly: Assembly, rows: Rows | Stream, console: Progress) -> None:
-    """Fits the codecs that still need it to the first training rows that can be read."""
+    """Fits the codecs that still need it to the first training rows that can be read; those of a cache are lent by it."""
+    if isinstance(rows, CachedRows):
+        rows.lend_codecs(assembly)
+        return
     started = time.monotonic()
     count = 0
 
@@ -159,10 +163,15 @@ def train(
     with accelerator.main_process_first():
         rows = open_rows(recipe, "train", console)
         held_out = open_rows(recipe, "held_out", console)
+    without = held_out.without_items if isinstance(held_out, CachedRows) else None
+    if without is not None:
+        console.warn(f"no samples are drawn and no figures made: {without}")
     if resume is not None:
         assembly = assemble(recipe, {side: f for side in SIDES if (f := resume.codec(side))})
         folder = resume.folder.parents[1]
         _check_resumed(resume, rows, console)
+        if isinstance(rows, CachedRows):
+            rows.check(assembly)
         if accelerator.is_main_process:
             for path in set_aside(resume.folder.parent, resume.step):
                 console.say(f"a later checkpoint is kept aside as {path}")
@@ -177,8 +186,10 @@ def train(
     outcome = trainer.run()
     report = None
     count = recipe.recipe.training.evaluate
-    if outcome.interrupted is None and count and accelerator.is_main_process:
-        report = _score(assembly, trainer.result_bridge(), held_out, rows, count, folder, accelerator.device, console)
+    if outcome.interrupted is None and count and without is None:
+        bridge = trainer.result_bridge()
+        if accelerator.is_main_process:
+            report = _score(assembly, bridge, held_out, rows, count, folder, accelerator.device, console)
     return Run(folder, outcome, report)
 
 

@@ -67,7 +67,7 @@ def test_nth_batch_is_the_same_however_it_is_reached(
     data = request.getfixturevalue(kind)(values)
     fresh = shown(batches(data, squares, {}, 4, seed=1), 9)
     for first in (1, 2, 5, 7):
-        resumed = shown(batches(data, squares, {}, 4, seed=1, first=first), 9 - first)
+        resumed = shown(batches(data, squares, {}, 4, seed=1, position=4 * first), 9 - first)
         assert [batch[:2] for batch in resumed] == [batch[:2] for batch in fresh[first:]]
     assert all(len(batch[0]) == 4 for batch in fresh)
 

@@ -136,7 +136,7 @@ def test_stream_is_shuffled_by_epoch_and_can_be_taken_up_anywhere(saved: Path) -
 
 def test_training_on_a_stream_resumes_at_the_same_batch(saved: Path, squares: Task) -> None:
     def shown(first: int, count: int) -> list[Any]:
-        made = batches(stream_of(saved / "split", shuffle_buffer=8), squares, {}, 6, seed=0, first=first)
+        made = batches(stream_of(saved / "split", shuffle_buffer=8), squares, {}, 6, seed=0, position=6 * first)
         return [(b.source["number"].tolist(), b.target["number"].tolist()) for b in islice(made, count)]
 
     fresh = shown(0, 6)

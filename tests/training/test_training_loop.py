@@ -10,7 +10,7 @@ from torch import nn
 
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.recipe import LearningRateSettings, ResolvedRecipe
-from bridgeflow.training import loop
+from bridgeflow.training import loop, optimizers
 from bridgeflow.training.average import WeightAverage
 from bridgeflow.training.dry_run import dry_run
 from bridgeflow.training.start import Run
@@ -21,13 +21,13 @@ Train = Callable[..., Run]
 
 def test_learning_rate_rises_and_falls() -> None:
     settings = LearningRateSettings(warmup=10, decay="cosine", final=0.1)
-    shares = [loop.learning_rate_share(step, 110, settings) for step in range(110)]
+    shares = [optimizers.learning_rate_share(step, 110, settings) for step in range(110)]
     assert shares[0] == pytest.approx(0.1)
     assert shares[9] == pytest.approx(1.0)
     assert shares[60] == pytest.approx(0.1 + 0.9 * 0.5, abs=1e-9)
     assert shares[109] == pytest.approx(0.1, abs=1e-3)
     constant = LearningRateSettings(warmup=0, decay="constant")
-    assert loop.learning_rate_share(0, 5, constant) == loop.learning_rate_share(4, 5, constant) == 1.0
+    assert optimizers.learning_rate_share(0, 5, constant) == optimizers.learning_rate_share(4, 5, constant) == 1.0
 
 
 def test_weight_average_follows_its_formula() -> None:

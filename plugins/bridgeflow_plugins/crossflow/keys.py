@@ -163,9 +163,11 @@ class KeyMap:
         self.rules = [Rule.of(published, ours) for published, ours in templates]
         self.channels = channels
         self.patch = patch
-        self.reshapes: dict[str, tuple[Reshape, Reshape]] = {}
+        self.reshapes: dict[str, tuple[Reshape, Reshape]] = {
+            "logit_scale": (lambda x: x.reshape(1), lambda x: x.reshape(()))
+        }
         if network == "dit":
-            self.reshapes = {
+            self.reshapes |= {
                 "network.positions": (lambda x: x.squeeze(0), lambda x: x.unsqueeze(0)),
                 "network.embed.weight": (lambda x: x.flatten(1), self._kernel),
                 "network.head.weight": (self._channels_first, self._channels_last),
