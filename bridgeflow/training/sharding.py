@@ -6,7 +6,7 @@ Which of the two is accelerate's to say: `accelerate launch` with a configuratio
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,14 +18,30 @@ from bridgeflow.bridge import Bridge
 from bridgeflow.errors import UsageError
 
 
+def _asked(name: str, usual: str = "false") -> str:
+    return os.environ.get(name, usual).lower()
+
+
+def check_configuration() -> None:
+    """Raises UsageError where accelerate was configured for what cannot be done."""
+    if _asked("ACCELERATE_USE_DEEPSPEED") == "true":
+        raise UsageError(
+            "this accelerate configuration asks for DeepSpeed, which bridgeflow does not train with: FSDP 2 shards "
+            "weights, gradients and optimiser as ZeRO does, so set distributed_type: FSDP and fsdp_version: 2 in it."
+        )
+    if _asked("ACCELERATE_USE_FSDP") == "true":
+        if _asked("FSDP_VERSION", "1") != "2":
+            raise UsageError("this accelerate configuration asks for FSDP 1: set fsdp_version: 2 in it.")
+        if _asked("FSDP_OFFLOAD_PARAMS") == "true":
+            raise UsageError(
+                "this accelerate configuration asks FSDP to keep weights in main memory: set fsdp_offload_params: "
+                "false in it."
+            )
+
+
 def wanted(accelerator: Accelerator) -> bool:
-    """Whether the weights are to be sharded. Raises UsageError for FSDP's first version, whose weights have other
-    names in each process."""
-    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true" or accelerator.num_processes == 1:
-        return False
-    if os.environ.get("FSDP_VERSION", "1") != "2":
-        raise UsageError("this accelerate configuration asks for FSDP 1: set fsdp_version: 2 in it.")
-    return True
+    """Whether the weights are to be sharded."""
+    return _asked("ACCELERATE_USE_FSDP") == "true" and accelerator.num_processes > 1
 
 
 def blocks_of(bridge: nn.Module) -> Iterator[nn.Module]:
@@ -37,30 +53,26 @@ def blocks_of(bridge: nn.Module) -> Iterator[nn.Module]:
 
 
 def shard(bridge: Bridge, accelerator: Accelerator) -> None:
-    """Shards a bridge in place over all processes, on devices that accelerate does not shard on: the CPU."""
+    """Shards a bridge in place over all processes. Weights travel in float32, and autocast rounds them."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    reshard = _asked("FSDP_RESHARD_AFTER_FORWARD", "true") in ("true", "full_shard")
     for block in blocks_of(bridge):
-        fully_shard(block, mesh=mesh)
+        fully_shard(block, mesh=mesh, reshard_after_forward=reshard)
     fully_shard(bridge, mesh=mesh)
 
 
 def prepare(
-    bridge: Bridge, optimizer_of: Any, accelerator: Accelerator
+    bridge: Bridge, optimizer_of: Callable[[Bridge], torch.optim.Optimizer], accelerator: Accelerator
 ) -> tuple[nn.Module, torch.optim.Optimizer, torch.optim.Optimizer]:
     """(what is called in training, the optimiser, the optimiser as accelerate steps it); `optimizer_of(bridge)` builds
     one."""
-    if not wanted(accelerator):
-        optimizer = optimizer_of(bridge)
-        model, stepped = accelerator.prepare(bridge, optimizer)
-        return model, optimizer, stepped
-    if accelerator.device.type == "cpu":
+    if wanted(accelerator):
         shard(bridge, accelerator)
         optimizer = optimizer_of(bridge)
         return bridge, optimizer, accelerator.prepare_optimizer(optimizer)
-    object.__setattr__(bridge, "_no_split_modules", sorted({type(block).__name__ for block in blocks_of(bridge)}))
     optimizer = optimizer_of(bridge)
     model, stepped = accelerator.prepare(bridge, optimizer)
     return model, optimizer, stepped

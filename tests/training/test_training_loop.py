@@ -82,7 +82,7 @@ def test_non_finite_loss_stops_before_the_optimiser_moves(
         return before(self, data)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loop.Trainer, "_train_step", poisoned)
-    with pytest.raises(BridgeflowError, match=r"no longer finite at step 4, before the optimiser moved.*000002"):
+    with pytest.raises(BridgeflowError, match=r"no longer finite at step 4;.*000002"):
         quiet_train(tiny_depth("training.steps=6", "training.checkpoint_every=2"), output="run")
     for name, tensor in kept[0].items():
         assert torch.equal(tensor.nan_to_num(7.0), kept[1][name].nan_to_num(7.0)), name

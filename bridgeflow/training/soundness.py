@@ -1,0 +1,75 @@
+"""Stopping a training whose numbers are no longer finite, without waiting for the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.modality import Latent
+from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.training.checkpoint import list_checkpoints
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """A number of a step, and the latents that it came from where those are known."""
+
+    what: str
+    step: int
+    finite: Tensor
+    latents: tuple[tuple[str, Latent], ...]
+
+
+class Soundness:
+    """The losses and gradients of a training, watched.
+
+    On the CPU a number is looked at as it is noted, before the optimiser moves. Elsewhere that would wait for the
+    device: the numbers of a step are looked at once the next step is under way, and all of them before anything is
+    told or saved, so that no unsound weight is kept.
+    """
+
+    def __init__(self, recipe: ResolvedRecipe, folder: Path, device: torch.device) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.at_once = device.type == "cpu"
+        self._noted: list[_Noted] = []
+
+    def note(
+        self, what: str, step: int, value: Tensor, source: Latent | None = None, target: Latent | None = None
+    ) -> None:
+        """Notes a number of the step that comes after `step`."""
+        latents = tuple((side, own) for side, own in (("source", source), ("target", target)) if own is not None)
+        self._noted.append(_Noted(what, step + 1, torch.isfinite(value).all(), latents))
+        self.settle(before=None if self.at_once else step + 1)
+
+    def settle(self, before: int | None = None) -> None:
+        """Looks at what was noted, of steps before the given one or of all.
+
+        Raises BridgeflowError, with where sound weights are, for a number that is not finite.
+        """
+        while self._noted and (before is None or self._noted[0].step < before):
+            noted = self._noted.pop(0)
+            if not noted.finite:
+                self._stop(noted)
+
+    def _stop(self, noted: _Noted) -> NoReturn:
+        for side, latent in noted.latents:
+            if not torch.isfinite(latent.mean).all():
+                name = getattr(self.recipe.task, side).name
+                raise BridgeflowError(
+                    f"the {side} {name!r} of a row holds numbers that are not finite, at step {noted.step}: find the "
+                    "row with bridgeflow data check, and mend it or leave it out."
+                )
+        saved = list_checkpoints(self.folder / "checkpoints")
+        kept = (
+            f"the weights of step {int(saved[-1].name)} are safe in {saved[-1]}" if saved else "nothing was saved yet"
+        )
+        raise BridgeflowError(
+            f"the {noted.what} is no longer finite at step {noted.step}; {kept}: lower optimizer.learning_rate, set "
+            "training.clip, or set training.precision=fp32."
+        )
