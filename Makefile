@@ -3,13 +3,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test docs lint types bench clean help
+.PHONY: demo test docs lint types bench stress fuzz clean help
 
 help:
 	@echo "make demo   train depth on the embedded blocks scenes for about two minutes, score it, draw a picture"
 	@echo "make test   lint, types, import contract, tests"
 	@echo "make docs   the documentation as a site, in site/"
 	@echo "make bench  speed of rendering, networks, attention and sampling, as ratios of one run"
+	@echo "make stress kill training, caching and fitting sixty times with SIGKILL; nothing may be lost"
+	@echo "make fuzz   hostile recipes, overrides, metadata and pictures, drawn anew; only sentences may come of them"
 
 # Installed anew when pyproject.toml changes; nothing is done otherwise.
 $(READY): pyproject.toml
@@ -28,8 +30,9 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
+# The tests are of one thread each: as many run at once as there are cores.
 test: lint types
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 docs: $(READY)
 	DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
@@ -37,6 +40,12 @@ docs: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench
+
+stress: $(READY)
+	$(BIN)/python -m tests.stress
+
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz --cases 4000
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist build site

@@ -6,6 +6,7 @@ Everything here is reached as `bridgeflow.NAME`. Importing it imports neither to
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,11 +71,11 @@ class Plugins(Mapping[str, Offered]):
         return registry.load(self._kind, name)
 
     def __contains__(self, name: object) -> bool:
-        distribution, _, plain = str(name).rpartition(":")
-        offering = [plugin for plugin in registry.installed(self._kind) if plugin.name == plain]
-        return any(not distribution or registry.is_from(plugin, distribution) for plugin in offering)
+        return isinstance(name, str) and bool(registry.offering(self._kind, name))
 
     def __getitem__(self, name: str) -> Offered:
+        if not isinstance(name, str):
+            raise MissingPlugin(f"no {self._kind} {name!r}: a name is expected, such as {next(iter(self), 'none')!r}.")
         if name not in self:
             raise MissingPlugin(str(registry.unknown(self._kind, name, list(self))))
         found: Offered = self._read(name)
@@ -108,7 +109,9 @@ class Recipes(Plugins[dict[str, Any]]):
         return layers.read(name)
 
     def __contains__(self, name: object) -> bool:
-        distribution, _, plain = str(name).rpartition(":")
+        if not isinstance(name, str):
+            return False
+        distribution, _, plain = name.rpartition(":")
         return any(
             own == plain and (not distribution or registry.is_from(plugin, distribution))
             for own, _, plugin in registry.recipe_files()
@@ -182,7 +185,7 @@ def open_pipeline(
     """The pipeline of an opened checkpoint, see `load`. `tell` is called with each sentence a person should know."""
     from bridgeflow.inference import Pipeline
 
-    checkpoint.check_plugins()
+    checkpoint.check_plugins(with_data=False)
     for note in checkpoint.notes():
         tell(note)
     return Pipeline.of(checkpoint, device, None if precision == "auto" else precision, low_memory, watch)
@@ -223,10 +226,16 @@ def check_device(name: str) -> None:
     """Raises UsageError where torch knows no such device, or this machine does not have it."""
     import torch
 
+    expected = "cpu, cuda or cuda:1 is expected."
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"device {name!r} is no device: cpu, cuda or cuda:1 is expected.") from error
+    except (RuntimeError, TypeError) as error:
+        raise UsageError(f"device {name!r} is no device: {expected}") from error
+    if device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise UsageError(f"device {name!r} is not to be had: this torch or this machine has none.")
+    elif device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device {name!r} is none that models are carried on: {expected}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"device {name!r} is not to be had: torch sees {torch.cuda.device_count()} GPUs here.")
 
@@ -278,8 +287,24 @@ def train(
     overrides: keys of the recipe, as mappings laid over it (`training={"steps": 20}`) or with dots
         (`**{"training.steps": 20}`). `data` may be the short form of the command line, such as 'folder:PATH'.
 
-    Raises UsageError with every mistake in the recipe at once, before anything is written.
+    torch's global generator is seeded from the recipe's `training.seed`. Raises UsageError with every mistake in the
+    recipe at once, before anything is written.
     """
+    try:
+        return _train(recipe, output, resume, device, overrides)
+    except BridgeflowError as error:
+        error.args = tuple(_as_keywords(own) if isinstance(own, str) else own for own in error.args)
+        raise
+
+
+def _as_keywords(sentence: str) -> str:
+    """A sentence of the command line, with the keywords of `train` for its options."""
+    return re.sub(r"--(output|device)\b", r"\1", sentence.replace("--resume", "resume=True"))
+
+
+def _train(
+    recipe: Place | Tree, output: Place | None, resume: bool, device: str | None, overrides: Mapping[str, Any]
+) -> Run:
     from bridgeflow.training import start
 
     if device is not None:
@@ -292,11 +317,11 @@ def train(
             raise UsageError(f"resume goes on with the run's own recipe: give the name of its task, not {recipe!r}.")
         checkpoint = start.find_resumable(recipe, place)
         resolved = resumed_recipe(checkpoint, list(zip(overrides, changes, strict=True)))
-        if resolved.recipe.task != recipe:
+        if not registry.is_same("task", resolved.recipe.task, recipe):
             raise UsageError(f"the run in {place!r} is one of task {resolved.recipe.task!r}, not {recipe!r}.")
     else:
         resolved = _resolved(recipe, changes)
-    run = start.train(resolved, place, checkpoint, device)
+    run = start.train(resolved, place, checkpoint, None if device is None else str(device))
     outcome = run.outcome
     return Run(run.folder, outcome.checkpoint, run.report, outcome.step, outcome.seconds, outcome.interrupted)
 
@@ -308,6 +333,10 @@ def nested(path: str, value: Any) -> dict[str, Any]:
         from bridgeflow import recipe as recipe_module
 
         value = recipe_module.data_section(value)
+    elif path == "data" and not isinstance(value, Mapping):
+        raise UsageError(
+            f"data should be a name, such as 'blocks' or 'folder:photos', or a mapping of its keys, not {value!r}."
+        )
     for key in reversed(keys):
         value = {key: value}
     tree: dict[str, Any] = value
@@ -321,12 +350,14 @@ def _resolved(recipe: Place | Tree, changes: Sequence[Tree]) -> ResolvedRecipe:
     if isinstance(recipe, Mapping):
         tree = dict(recipe)
         extended = tree.pop("extends", None)
+        if extended is not None and not isinstance(extended, str):
+            raise UsageError(f"extends names one recipe, such as 'depth/blocks', not {extended!r}.")
         tree = layers.merge(layers.read(extended), tree) if extended is not None else tree
         name = f"{tree.get('task', 'recipe')}/own"
     else:
         name = os.fspath(recipe)
         if name in tasks:
-            given = next((tree["data"].get("name") for tree in reversed(changes) if "data" in tree), None)
+            given = next((tree["data"] for tree in reversed(changes) if "data" in tree), None)
             name = default_recipe(tasks[name], name, given)
         elif "/" not in name and not name.endswith((".yaml", ".yml")):
             raise registry.unknown("task", name, list(tasks))
@@ -336,22 +367,30 @@ def _resolved(recipe: Place | Tree, changes: Sequence[Tree]) -> ResolvedRecipe:
     return recipe_module.resolve(tree, name)
 
 
-def default_recipe(declared: type[Task], task: str, data: str | None) -> str:
-    """The recipe of a task that is meant where none is named: its default, or its recipe for folders where other data
-    than the default's are given.
+def default_recipe(declared: type[Task], task: str, data: str | Tree | None) -> str:
+    """The recipe of a task that is meant where none is named: that of the data where they have one (a cache was made
+    for a recipe), else the task's default, or its recipe for folders where other data than the default's are given.
 
-    data: the name of the data set, or NAME:LOCATION; None for the recipe's own.
+    data: the name of the data set, or NAME:LOCATION, or keys of a recipe's section `data`; None for the recipe's own.
     """
-    from bridgeflow import layers
+    from bridgeflow import layers, naming
+    from bridgeflow import recipe as recipe_module
 
+    section = recipe_module.data_section(data) if isinstance(data, str) else data or {}
+    given = str(section.get("name") or "")
+    plugin = registry.find("task", task)
+    own_recipe = datasets[given].recipe_for(section) if given in datasets else None
+    if own_recipe is not None:
+        return own_recipe
     default = str(declared.default_recipe)
     if not default:
-        known = ", ".join(layers.recipe_names(task)) or "a YAML file of your own"
+        known = ", ".join(layers.recipe_names(plugin.name)) or "a YAML file of your own"
         raise UsageError(f"the task {task!r} has no default recipe: name one, such as {known}.")
-    own = f"{task}/folder"
-    if data is not None and own in layers.recipe_names(task):
-        usual = layers.read(default).get("data", {}).get("name")
-        return default if data.partition(":")[0] == usual else own
+    default = naming.recipe_at_home(default, plugin.distribution)
+    own = f"{plugin.name}/folder"
+    if given and own in layers.recipe_names(plugin.name):
+        usual = str(layers.read(default).get("data", {}).get("name"))
+        return default if registry.is_same("dataset", given, usual) else naming.recipe_at_home(own, plugin.distribution)
     return default
 
 
@@ -372,4 +411,4 @@ def resumed_recipe(checkpoint: Checkpoint, changes: Sequence[tuple[str, Tree]]) 
                 "columns. keys."
             )
         tree = layers.merge(tree, change)
-    return recipe_module.resolve(tree, resolved.name)
+    return recipe_module.resolve(tree, resolved.name, resolved.homes)

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from bridgeflow import durable
 from bridgeflow.bridge import Bridge
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Item, Modality, Progress
@@ -117,12 +118,26 @@ def fit_codecs(
 
 
 def save_codec(modality: Modality, folder: Path, about: Mapping[str, Any]) -> None:
-    """Writes a fitted codec as state.safetensors and codec.json."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes a fitted codec as state.safetensors and codec.json, the latter last: a folder without it holds none.
+
+    Raises OSError or SafetensorError where they cannot be written.
+    """
+    durable.make_folder(folder)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in modality.fitted_state().items()}
-    save_file(state, folder / "state.safetensors")
-    facts = {**about, "options": modality.options.model_dump(mode="json"), "facts": modality.fitted_facts()}
-    (folder / "codec.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
+    path = folder / "state.safetensors"
+    part = durable.part_of(path)
+    try:
+        save_file(state, part)
+        durable.settle(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    facts = {
+        **about,
+        "options": modality.options.model_dump(mode="json"),
+        "facts": modality.fitted_facts(),
+        "checksum": durable.checksum(path),
+    }
+    durable.write_whole(folder / "codec.json", json.dumps(facts, indent=1, ensure_ascii=False))
 
 
 def restore_codec(modality: Modality, folder: Path) -> None:
@@ -132,11 +147,19 @@ def restore_codec(modality: Modality, folder: Path) -> None:
     """
     try:
         described = json.loads((folder / "codec.json").read_text(encoding="utf-8"))
+        if not all(isinstance(own, dict) for own in (described, described.get("options"), described.get("facts"))):
+            raise ValueError("codec.json describes none")
         state = load_file(folder / "state.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError, SafetensorError) as error:
         raise BridgeflowError(
             f"{str(folder)!r} holds no fitted codec ({error}): make one with bridgeflow fit."
         ) from error
+    written = described.get("checksum")
+    if written is not None and durable.checksum(folder / "state.safetensors") != written:
+        raise BridgeflowError(
+            f"the codec in {str(folder)!r} is damaged (state.safetensors has changed since it was written): make it "
+            "anew with bridgeflow fit."
+        )
     options = modality.options.model_dump(mode="json")
     fitted_for = described.get("options", {})
     if fitted_for.get("codec") != options.get("codec"):

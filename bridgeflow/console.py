@@ -9,6 +9,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.markup import escape
 
+from bridgeflow.sentences import printable, printable_lines
+
 QUIET_SECONDS = 10.0
 """Seconds between lines where the output is no terminal."""
 
@@ -72,12 +74,12 @@ class Progress:
         """Writes a line that stays."""
         self.clear()
         if not self.quiet:
-            self.console.print(escape(text))
+            self.console.print(escape(printable_lines(text)))
 
     def warn(self, text: str) -> None:
         """Writes a warning that stays, quiet or not."""
         self.clear()
-        self.console.print(f"[yellow]warning:[/yellow] {escape(text)}")
+        self.console.print(f"[yellow]warning:[/yellow] {escape(printable(text))}")
 
     def clear(self) -> None:
         """Ends the moving line."""
@@ -89,8 +91,8 @@ class Progress:
     def _line(self, text: str) -> None:
         if self.live:
             width = self.console.width - 1
-            sys.stderr.write("\r\x1b[2K" + text[:width])
+            sys.stderr.write("\r\x1b[2K" + printable(text)[:width])
             sys.stderr.flush()
             self._open = True
         else:
-            self.console.print(escape(text))
+            self.console.print(escape(printable_lines(text)))

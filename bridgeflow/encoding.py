@@ -9,6 +9,17 @@ from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Latent, Modality
 
 
+def latent(
+    modality: Modality, given: dict[str, Tensor] | Latent, device: torch.device, observed: bool = False
+) -> Latent:
+    """The latent of a batch, encoded now from collated tensors or before, on a device and in float32; see `encode`."""
+    if not isinstance(given, Latent):
+        return encode(modality, given, device, observed)
+    moved = given.to(device)
+    seen = moved.observed.float() if observed and moved.observed is not None else None
+    return Latent(moved.mean.float(), None if moved.std is None else moved.std.float(), moved.mask, seen)
+
+
 @torch.no_grad()
 def encode(modality: Modality, batch: dict[str, Tensor], device: torch.device, observed: bool = False) -> Latent:
     """The latent (B, *shape) of a collated batch on a device, in float32; with what the codec saw, where that is asked

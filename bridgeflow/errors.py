@@ -9,11 +9,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from bridgeflow.sentences import bounded, tidy
+
 
 class BridgeflowError(Exception):
-    """Something failed for a reason the user can mend: a file, a value, a plugin."""
+    """Something failed for a reason the user can mend: a file, a value, a plugin. Its message is safe to show whatever
+    it quotes, and of bounded length; see `bridgeflow.sentences`."""
 
     exit_code = 1
+
+    def __init__(self, *details: object) -> None:
+        super().__init__(*(tidy(detail) if isinstance(detail, str) else detail for detail in details))
 
 
 class UsageError(BridgeflowError):
@@ -25,6 +31,7 @@ class UsageError(BridgeflowError):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is not there, with the nearest one that is."""
     names = sorted(known)
+    name = bounded(name, 100)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     listed = ", ".join(names) if names else "none"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from bridgeflow import layers, recipe, registry
 from bridgeflow.assembly import save_codec
@@ -18,6 +19,8 @@ from bridgeflow.data.rows import DataSettings
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Item, Modality
 from bridgeflow.randomness import seed_of
+from bridgeflow.training.lock import FolderLock
+from bridgeflow.training.tensor_file import reason_of
 
 
 @dataclass
@@ -43,6 +46,31 @@ def fit_codec(
 
     Raises UsageError where the modality, its options or the column do not fit, or the folder is in use.
     """
+    try:
+        lock = FolderLock(folder, "the codec in", console.warn)
+    except OSError as error:
+        raise _not_written(folder, error) from error
+    with lock:
+        return _fit(name, data, overrides, column, count, seed, folder, console)
+
+
+def _not_written(folder: Path, error: Exception) -> BridgeflowError:
+    return BridgeflowError(
+        f"the codec cannot be written to {str(folder)!r} ({reason_of(error)}): free some space or "
+        " choose another --output."
+    )
+
+
+def _fit(
+    name: str,
+    data: str,
+    overrides: Sequence[str],
+    column: str | None,
+    count: int,
+    seed: int,
+    folder: Path,
+    console: Progress,
+) -> Fitted:
     modality = _build(name, overrides)
     if not modality.needs_fit:
         mend = "set another codec.name" if "codec" in type(modality.options).model_fields else "use it as it is"
@@ -81,7 +109,10 @@ def fit_codec(
     if first is None:
         raise BridgeflowError(f"no row of {rows.description} can be read: {(fitted.unreadable or ['it is empty.'])[0]}")
     fitted.figures = modality.fit(chain([first], readable), lambda done, total, what: console(done, total, what))
-    save_codec(modality, folder, {"modality": name, "data": rows.description, "figures": fitted.figures})
+    try:
+        save_codec(modality, folder, {"modality": name, "data": rows.description, "figures": fitted.figures})
+    except (OSError, SafetensorError) as error:
+        raise _not_written(folder, error) from error
     return fitted
 
 

@@ -18,7 +18,8 @@ from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import API_VERSION
 from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.settings import Settings
-from bridgeflow.training.checkpoint import StoredTensor, save_imported
+from bridgeflow.training.checkpoint import save_imported
+from bridgeflow.training.tensor_file import StoredTensor
 
 
 @dataclass(frozen=True)

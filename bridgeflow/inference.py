@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from copy import copy
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, get_args
 
@@ -79,7 +80,7 @@ class Pipeline:
         watch: Progress | None = None,
     ) -> Pipeline:
         """A pipeline from an opened checkpoint; see `open`."""
-        recipe = checkpoint.recipe()
+        recipe = checkpoint.recipe(with_data=False)
         assembly = assemble(recipe, {side: folder for side in SIDES if (folder := checkpoint.codec(side))})
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if precision is None:
@@ -118,6 +119,8 @@ class Pipeline:
         A result is an item of the target modality, such as an array of uint8 (H, W, 3) for a picture, or a str.
         Raises BridgeflowError, naming it, for an input that cannot be read, and UsageError for a wrong number.
         """
+        _check_whole("samples", samples)
+        _check_whole("seed", seed)
         if samples < 1:
             raise UsageError(f"samples should be at least 1, not {samples}.")
         once = copy(self)
@@ -135,12 +138,14 @@ class Pipeline:
 
         Raises UsageError, whose sentence begins with the name of the option, where a value does not fit.
         """
+        if steps is not None:
+            _check_whole("steps", steps)
         if steps is not None and not 1 <= steps <= MOST_STEPS:
             raise UsageError(f"steps {steps} is not within 1 to {MOST_STEPS:,}, as a solver takes.")
         if solver is not None and solver not in SOLVERS:
             raise UsageError(f"solver {solver!r} is none: one of {', '.join(SOLVERS)} is expected.")
-        if guidance is not None and not math.isfinite(guidance):
-            raise UsageError(f"guidance {guidance} is not a number: 1 is none, 2 to 7 are usual.")
+        if guidance is not None and not (_is_number(guidance) and math.isfinite(guidance)):
+            raise UsageError(f"guidance {guidance!r} is not a number: 1 is none, 2 to 7 are usual.")
         if guidance is not None and guidance != 1 and self.assembly.recipe.recipe.null_rate == 0:
             raise UsageError("guidance needs a model trained with null_rate above 0; this one was trained without.")
         method = {**({"method": solver} if solver else {}), **({"steps": steps} if steps else {})}
@@ -286,6 +291,15 @@ class Pipeline:
                 on_progress(done, total)
         join = self.assembly.task.join
         return [[join(outputs[index, number], item) for number in range(count)] for index, item in enumerate(items)]
+
+
+def _check_whole(name: str, value: object) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise UsageError(f"{name} should be a whole number, not {value!r}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _check_layouts(items: Sequence[Item], terms: Sequence[Sequence[Piece]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,10 +10,18 @@ from typing import Any
 
 import yaml
 
-from bridgeflow import registry
+from bridgeflow import naming, registry
+from bridgeflow.data.files import is_regular
 from bridgeflow.errors import BridgeflowError, UsageError
 
 Tree = dict[str, Any]
+
+LONGEST = 1 << 18
+"""Most characters of a recipe, which has a few thousand: YAML of megabytes would be read for minutes."""
+DEEPEST = 32
+"""Most keys above a value."""
+MOST_VALUES = 100_000
+"""Most values in a recipe, its aliases written out: a few lines of aliases can stand for billions."""
 
 _KEPT = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
 """Scalars that PyYAML (YAML 1.1) reads as YAML 1.2 does."""
@@ -28,6 +37,26 @@ class _Loader(yaml.SafeLoader):
         first: [(tag, pattern) for tag, pattern in resolvers if tag in _KEPT]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """The next node. Raises ComposerError where it lies too deep, before Python's own limit does."""
+        self._depth = getattr(self, "_depth", 0) + 1
+        if self._depth > DEEPEST:
+            raise yaml.composer.ComposerError(
+                None, None, f"values lie more than {DEEPEST} deep", self.peek_event().start_mark
+            )
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def get_single_node(self) -> yaml.Node | None:
+        """The document. Raises ComposerError where its aliases make it too large or endless."""
+        node = super().get_single_node()
+        if node is not None and _written_out(node, {}) > MOST_VALUES:
+            raise yaml.composer.ComposerError(
+                None, None, f"with its aliases written out it has more than {MOST_VALUES:,} values", node.start_mark
+            )
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """The mapping. Raises ConstructorError where a key stands twice."""
@@ -64,8 +93,23 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
+    """Values in a node with every alias written out; infinite where it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        inside: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            inside = node.value
+        elif isinstance(node, yaml.MappingNode):
+            inside = [part for pair in node.value for part in pair]
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in inside)
+    return known[id(node)]
+
+
 def parse(text: str, where: str) -> Any:
     """The value of a YAML text. Raises UsageError, naming `where` and the line, when it is not plain YAML."""
+    if len(text) > LONGEST:
+        raise UsageError(f"{where} has {len(text):,} characters, more than the {LONGEST:,} that a recipe may have.")
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
@@ -73,7 +117,8 @@ def parse(text: str, where: str) -> Any:
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UsageError(f"{where}{line} is not valid YAML: {problem}.") from error
-    except (ValueError, KeyError, RecursionError) as error:
+    # Explicit tags (`!!timestamp junk`) make PyYAML's constructors fail in many ways.
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UsageError(f"{where} holds a value that YAML cannot read ({type(error).__name__}: {error}).") from error
 
 
@@ -108,7 +153,7 @@ def override(tree: Tree, assignment: str) -> Tree:
     """The tree with one `key.path=value` laid over it; the value is read as YAML."""
     path, equals, text = assignment.partition("=")
     keys = path.strip().split(".")
-    if not equals or not all(keys):
+    if not equals or not all(keys) or len(keys) > DEEPEST:
         raise UsageError(f"override {assignment!r} is not of the form key.path=value, such as training.steps=500.")
     value: Any = parse(text, f"the value of {path!r}") if text.strip() else ""
     for key in reversed(keys):
@@ -129,7 +174,7 @@ def _locate(name: str, beside: Path, home: str | None) -> tuple[Path, str, str |
     """
     if name.endswith((".yaml", ".yml")):
         file = beside / name
-        if not file.is_file():
+        if not is_regular(file):
             raise UsageError(
                 f"no recipe file {str(file)!r}: give a path to a YAML file or a name from 'bridgeflow recipes list'."
             )
@@ -164,7 +209,8 @@ def read(name: str) -> Tree:
         if place in seen:
             raise UsageError(f"recipe {name!r} extends itself: {' -> '.join([*seen.values(), label])}.")
         seen[place], beside = label, file.parent
-        tree = _tree(file, label)
+        own = home
+        tree = naming.qualified(_tree(file, label), lambda kind, name, own=own: own)  # type: ignore[misc]
         following = tree.pop("extends", None)
         if following is not None and not isinstance(following, str):
             raise UsageError(f"recipe {label!r}: extends names one recipe, such as depth/blocks, not {following!r}.")
@@ -177,9 +223,12 @@ def read(name: str) -> Tree:
 
 def _tree(file: Path, label: str) -> Tree:
     try:
-        text = file.read_text(encoding="utf-8")
+        with file.open(encoding="utf-8") as stream:
+            text = stream.read(LONGEST + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise BridgeflowError(f"recipe file {str(file)!r} cannot be read ({error}): it must be UTF-8 text.") from error
+    if len(text) > LONGEST:
+        raise UsageError(f"recipe file {str(file)!r} has more than {LONGEST:,} characters: it is no recipe.")
     tree = parse(text, f"recipe {label!r}")
     if not isinstance(tree, dict):
         raise UsageError(f"recipe {label!r} is not a mapping of keys to values, such as task: depth.")

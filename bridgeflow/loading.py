@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from bridgeflow.assembly import Assembly
 from bridgeflow.bridge import Bridge
@@ -14,6 +20,40 @@ from bridgeflow.training.checkpoint import Checkpoint
 PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Layers whose weights half precision serves well."""
 
+_FILLING = frozenset({"normal_", "uniform_", "zero_", "fill_", "trunc_normal_", "erfinv_", "mul_", "add_", "clamp_"})
+"""What initialisation does to a weight in place."""
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves weights without memory as they are: drawing nothing would still import torch's compiler, which takes
+    longer to import than torch itself."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in _FILLING:
+            filled = args[0] if args else (kwargs or {}).get("tensor")
+            if isinstance(filled, Tensor) and filled.is_meta:
+                return filled
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def weights_without_memory() -> Iterator[None]:
+    """Parameters of the modules built in here are on the meta device, uninitialised; buffers are real."""
+
+    def moved(_: nn.Module, __: str, parameter: nn.Parameter | None) -> Any:
+        if parameter is None or parameter.is_meta:
+            return None
+        return nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(moved)
+    try:
+        with _Unfilled():
+            yield
+    finally:
+        hook.remove()
+
 
 def load_bridge(
     assembly: Assembly, checkpoint: Checkpoint, precision: str = "fp32", watch: Progress | None = None
@@ -23,11 +63,8 @@ def load_bridge(
     The weights stay in the memory-mapped file until they are used, but for those whose number type changes.
     precision: 'fp32' or 'bf16', see `set_precision`. Raises BridgeflowError where the weights do not fit.
     """
-    # accelerate takes a second to import.
-    from accelerate import init_empty_weights
-
     # Most buffers are computed when the bridge is built and are no part of a checkpoint, so they must be real.
-    with init_empty_weights(include_buffers=False):
+    with weights_without_memory():
         bridge = assembly.build_bridge()
     weights = checkpoint.weights()
     if watch is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -47,6 +48,8 @@ class LatentSpec:
     layout: Literal["grid", "sequence"]
 
     def __post_init__(self) -> None:
+        # A list compares unequal to the shape of a tensor.
+        object.__setattr__(self, "shape", tuple(operator.index(size) for size in self.shape))
         rank = len(self.shape)
         if self.layout == "sequence" and rank != 2:
             raise ValueError(f"a sequence latent has shape (L, D), not {self.shape}")

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from bridgeflow import registry
+from bridgeflow import installation, registry
 from bridgeflow.registry import Plugin, PluginError, Status
 
 SECONDS = 60.0
@@ -33,6 +33,8 @@ class Verdict:
 
     status: Status
     cause: str = ""
+    ends_process: bool = False
+    """Whether it was importing it that ended the process, or took too long."""
 
 
 def is_own(plugin: Plugin) -> bool:
@@ -70,8 +72,8 @@ def loaded(plugins: Sequence[Plugin], seconds: float = SECONDS) -> dict[Plugin, 
         verdicts.update(zip(left, answers, strict=False))
         left = left[len(answers) :]
         if left:
-            mend = f"{registry.reinstall_command(left[0].distribution)}, or leave it out with BRIDGEFLOW_PLUGINS"
-            verdicts[left[0]] = Verdict("broken", f"{left[0].title} cannot be loaded ({end}): {mend}.")
+            mend = f"{installation.reinstall_command(left[0].distribution)}, or leave it out with BRIDGEFLOW_PLUGINS"
+            verdicts[left[0]] = Verdict("broken", f"{left[0].title} cannot be loaded ({end}): {mend}.", True)
             left = left[1:]
     return verdicts
 
@@ -95,7 +97,7 @@ def to_load(plugins: Sequence[Plugin], load: bool | None = None) -> list[Plugin]
 def _ask(plugins: Sequence[Plugin], seconds: float) -> tuple[list[Verdict], str]:
     """The verdicts on the first plugins of several, and what ended the process before it came to the others."""
     process = subprocess.Popen(
-        [sys.executable, "-c", _CHILD],
+        [sys.executable, "-P", "-c", _CHILD],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from bridgeflow import layers, registry
 from bridgeflow.bridge import BridgeSettings
-from bridgeflow.data.rows import DataSettings
+from bridgeflow.data.rows import DataSettings, Rows, Split, Stream
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.flow.guidance import GuidanceSettings
 from bridgeflow.flow.solver import SolverSettings
 from bridgeflow.layers import Tree
-from bridgeflow.modality import Modality
+from bridgeflow.modality import Modality, Progress
+from bridgeflow.naming import Homes
 from bridgeflow.nn.velocity import NetworkSettings
+from bridgeflow.registry import Plugin
 from bridgeflow.settings import Settings
 from bridgeflow.task import Task
+from bridgeflow.validation import validated
 
 
 class AdamWSettings(Settings):
@@ -92,6 +93,11 @@ class TrainingSettings(Settings):
     """Held-out examples that are scored at the end; 0 scores none."""
     workers: int = Field(default=0, ge=0)
     """Processes that read rows ahead; 0 reads in the training process."""
+    gradient_checkpointing: bool = False
+    """Computes the blocks of network and encoders a second time in the backward pass instead of keeping what they hold:
+    less memory, about a third more time, the same gradients."""
+    compile: bool = False
+    """Compiles the velocity network for this machine with torch.compile, which takes a minute or more at the start."""
 
 
 class SamplingSettings(Settings):
@@ -149,6 +155,20 @@ class ResolvedRecipe:
     target_options: Settings
     data: DataSettings
     network: NetworkSettings
+    homes: Homes
+    """The distribution that is meant by each name of a plugin."""
+
+    def plugins(self) -> list[Plugin]:
+        """Every plugin that it is made of, each once."""
+        needed = [
+            ("task", self.recipe.task),
+            ("modality", self.task.source.name),
+            ("modality", self.task.target.name),
+            ("dataset", self.recipe.data["name"]),
+            ("network", self.recipe.network["name"]),
+        ]
+        found = [registry.find(kind, name, self.homes.get((kind, name), "")) for kind, name in needed]
+        return list(dict.fromkeys(found))
 
     def tree(self) -> Tree:
         """The whole recipe with every default written out; `resolve` takes it back unchanged."""
@@ -166,14 +186,40 @@ class ResolvedRecipe:
 
     def changed(self, **sections: Any) -> ResolvedRecipe:
         """The same recipe with keys laid over it and checked again."""
-        return resolve(layers.merge(self.tree(), sections), self.name)
+        return resolve(layers.merge(self.tree(), sections), self.name, self.homes)
+
+
+class UnreadData(DataSettings):
+    """The section `data` of a recipe whose data are not asked for: its plugin is loaded, and its keys are checked, only
+    where it is opened after all."""
+
+    model_config = ConfigDict(extra="allow")
+
+    def __init__(self, name: str, home: str, keys: Mapping[str, Any]) -> None:
+        super().__init__(**keys)
+        self._name, self._home = name, home
+
+    _name: str = PrivateAttr()
+    _home: str = PrivateAttr()
+
+    def open(self, split: Split, progress: Progress | None = None) -> Rows | Stream:
+        """As the data set's own. Raises UsageError where it is not installed or a key does not fit."""
+        mistakes: list[str] = []
+        kind = registry.load("dataset", self._name, self._home)
+        settings = validated(kind, self.model_dump(), "data", mistakes)
+        if mistakes:
+            raise UsageError(mistakes[0])
+        rows: Rows | Stream = settings.open(split, progress)
+        return rows
 
 
 def data_section(text: str) -> Tree:
-    """The `data` section that `--data NAME` or `--data NAME:LOCATION` means."""
+    """The `data` section that `--data NAME` or `--data NAME:LOCATION` means; NAME may be DISTRIBUTION:NAME."""
     name, _, location = text.partition(":")
-    known = {plugin.name for plugin in registry.installed("dataset")}
-    if name not in known and text and Path(text).is_dir():
+    inner, _, rest = location.partition(":")
+    if len(registry.offering("dataset", name)) != 1 and registry.offering("dataset", f"{name}:{inner}"):
+        name, location = f"{name}:{inner}", rest
+    if not registry.offering("dataset", name) and text and Path(text).is_dir():
         raise UsageError(f"no dataset {text!r}. For a folder of your own write --data folder:{text}.")
     settings: type[DataSettings] = registry.load("dataset", name)
     try:
@@ -202,29 +248,43 @@ def load(
     return resolve(tree, name)
 
 
-def resolve(tree: Mapping[str, Any], name: str) -> ResolvedRecipe:
-    """A checked recipe from a tree of keys. Raises UsageError with every mistake at once."""
+def resolve(tree: Mapping[str, Any], name: str, homes: Homes | None = None, with_data: bool = True) -> ResolvedRecipe:
+    """A checked recipe from a tree of keys.
+
+    homes: the distribution that is meant by names that several offer; a task's modalities are else those of its own.
+    with_data: False leaves the section `data` as it is, see `UnreadData`. Raises UsageError with every mistake at once.
+    """
     mistakes: list[str] = []
+    known: dict[tuple[str, str], str] = dict(homes or {})
+    for section, kind in _SECTIONS.items():
+        # What a recipe leaves unsaid is said by bridgeflow.
+        if "name" not in _mapping(tree, section):
+            known[kind, Recipe.model_fields[section].default["name"]] = registry.OWN_DISTRIBUTION
     tree = _with_default_names(tree)
     named = isinstance(tree.get("task"), str)
     # A missing name is told once, by `_plugin`, which knows the tasks.
     recipe = validated(Recipe, tree if named else {**tree, "task": ""}, "", mistakes)
-    task = _plugin("task", tree.get("task"), mistakes)
+    task = _plugin("task", tree.get("task"), mistakes, known)
     sections: dict[str, Any] = {}
     if task is not None:
         sections["options"] = validated(task.Options, _mapping(tree, "options"), "options", mistakes)
         for side in ("source", "target"):
             use = getattr(task, side)
-            modality = _plugin("modality", use.name, mistakes)
+            home = registry.find("task", tree["task"], known["task", tree["task"]]).distribution
+            known.setdefault(("modality", use.name), home)
+            modality = _plugin("modality", use.name, mistakes, known)
             sections[f"{side}_class"] = modality
             if modality is not None:
                 options = layers.merge(use.options, _mapping(tree, side))
                 sections[side] = validated(modality.Options, options, side, mistakes)
-    for section, kind in (("data", "dataset"), ("network", "network")):
+    for section, kind in _SECTIONS.items():
         given = _mapping(tree, section) or Recipe.model_fields[section].default
-        settings = _plugin(kind, given.get("name"), mistakes)
+        own = {key: value for key, value in given.items() if key != "name"}
+        if section == "data" and not with_data:
+            sections[section] = UnreadData(str(given["name"]), known.get((kind, given["name"]), ""), own)
+            continue
+        settings = _plugin(kind, given.get("name"), mistakes, known)
         if settings is not None:
-            own = {key: value for key, value in given.items() if key != "name"}
             sections[section] = validated(settings, own, section, mistakes)
     if mistakes or recipe is None or task is None:
         each = list(dict.fromkeys(mistakes))
@@ -242,7 +302,12 @@ def resolve(tree: Mapping[str, Any], name: str) -> ResolvedRecipe:
         sections["target"],
         sections["data"],
         sections["network"],
+        known,
     )
+
+
+_SECTIONS = {"data": "dataset", "network": "network"}
+"""Sections of a recipe that name a plugin, with its kind."""
 
 
 def _with_default_names(tree: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -269,119 +334,17 @@ def _mapping(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _plugin(kind: str, name: Any, mistakes: list[str]) -> Any:
+def _plugin(kind: str, name: Any, mistakes: list[str], homes: dict[tuple[str, str], str]) -> Any:
+    """What the plugin of a name is; `homes` is told whose it is. On failure None, with a sentence in `mistakes`."""
     if not isinstance(name, str):
         mistakes.append(
             f"{kind}: no name is given; one of {', '.join(p.name for p in registry.installed(kind))} is expected."
         )
         return None
     try:
-        return registry.load(kind, name)
+        plugin = registry.find(kind, name, homes.get((kind, name), ""))
+        homes[kind, name] = plugin.distribution
+        return registry.loaded(plugin)
     except BridgeflowError as error:
         mistakes.append(str(error))
         return None
-
-
-def validated(model: type[BaseModel], values: Mapping[str, Any], section: str, mistakes: list[str]) -> Any:
-    """The model of those values; on failure None, with a sentence for each mistake added to `mistakes`."""
-    try:
-        return model.model_validate(dict(values))
-    except ValidationError as error:
-        found: dict[tuple[str, ...], list[Any]] = {}
-        for problem in error.errors():
-            found.setdefault(_without_tags(problem["loc"], values), []).append(problem)
-        for path, problems in found.items():
-            # A union reports each of its forms; the one that got furthest is the one that was meant.
-            if not any(other[: len(path)] == path for other in found if other != path):
-                place = ".".join([*([section] if section else []), *path])
-                mistakes.append(f"{place or 'recipe'}: {_sentence(model, problems)}")
-        return None
-
-
-_EXPECTED = {
-    "int_parsing": "a whole number",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_parsing": "a number",
-    "float_type": "a number",
-    "bool_parsing": "true or false",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "tuple_type": "a list, such as [1, 2]",
-    "list_type": "a list, such as [1, 2]",
-    "dict_type": "a mapping of keys to values",
-    "model_type": "a mapping of keys to values",
-    "model_attributes_type": "a mapping of keys to values",
-}
-
-
-def _sentence(model: type[BaseModel], problems: Sequence[Any]) -> str:
-    """What is wrong at one place; several problems there are the forms of a union, none of which fits."""
-    problem, context = problems[0], problems[0].get("ctx", {})
-    kind, given = problem["type"], problem.get("input")
-    if kind == "extra_forbidden":
-        known = sorted(_keys_at(model, problem["loc"][:-1]))
-        return f"unknown key. {_nearest(problem['loc'][-1], known, 'Known here')}"
-    if kind == "missing":
-        return f"this {'value' if isinstance(problem['loc'][-1], int) else 'key'} is required."
-    if kind == "union_tag_invalid":
-        names = [name.strip().strip("'") for name in context["expected_tags"].split(",")]
-        return f"no {context['tag']!r}. {_nearest(context['tag'], names, 'One of these is expected')}"
-    if kind == "union_tag_not_found":
-        return "its name is missing, such as {name: ...}."
-    if kind == "value_error":
-        return f"{problem['msg'].removeprefix('Value error, ').rstrip('.')}."
-    expected = dict.fromkeys(_expected(own) for own in problems)
-    shown = "null" if given is None else str(given).lower() if isinstance(given, bool) else repr(given)
-    mend = f"; write {given!r} as its name" if kind == "model_attributes_type" and isinstance(given, str) else ""
-    return f"should be {' or '.join(expected)}, not {shown}{mend}."
-
-
-def _expected(problem: Any) -> str:
-    if problem["type"] == "too_long":
-        return f"at most {problem['ctx']['max_length']} values"
-    if problem["type"] == "too_short":
-        return f"at least {problem['ctx']['min_length']} values"
-    return _EXPECTED.get(problem["type"]) or str(problem["msg"]).removeprefix("Input should be ")
-
-
-def _nearest(name: Any, known: Sequence[str], otherwise: str) -> str:
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return f"Did you mean {near[0]!r}?" if near else f"{otherwise}: {', '.join(known) or 'none'}."
-
-
-def _without_tags(location: Sequence[Any], values: Any) -> tuple[str, ...]:
-    """The keys of a pydantic location, without the tags of unions that pydantic puts between them."""
-    keys: list[str] = []
-    for index, part in enumerate(location):
-        last = index == len(location) - 1
-        if isinstance(values, Mapping):
-            if part in values:
-                values = values[part]
-            elif not last or values.get("name") == part:
-                continue
-        elif isinstance(values, list | tuple) and isinstance(part, int):
-            if part < len(values):
-                values = values[part]
-        else:
-            continue
-        keys.append(str(part))
-    return tuple(keys)
-
-
-def _keys_at(model: type[BaseModel], location: Sequence[Any]) -> set[str]:
-    """Keys that a model knows at a location of a validation error."""
-    models = [model]
-    for part in location:
-        tagged = [m for m in models if "name" in m.model_fields and m.model_fields["name"].default == part]
-        if tagged and not any(part in m.model_fields for m in models):
-            models = tagged
-            continue
-        models = [found for m in models if part in m.model_fields for found in _models(m.model_fields[part].annotation)]
-    return {key for m in models for key in m.model_fields}
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for argument in typing.get_args(annotation) for found in _models(argument)]

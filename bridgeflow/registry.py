@@ -9,20 +9,27 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import os
-import re
 import shlex
 import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, distributions
+from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
 
 from bridgeflow.errors import BridgeflowError, UsageError, unknown_name
+from bridgeflow.installation import (
+    OWN_DISTRIBUTION,
+    editable_folder,
+    install_what_has,
+    installed_distribution,
+    name_and_version,
+    normal,
+    origin,
+    reinstall_command,
+)
 
 GROUPS = {
     "modality": "bridgeflow.modalities",
@@ -41,7 +48,6 @@ BASES = {
     "importer": "bridgeflow.importer:Importer",
 }
 """What a plugin of each kind is a subclass of."""
-OWN_DISTRIBUTION = "bridgeflow"
 API_VERSION = 1
 
 Status = Literal["ok", "broken", "other contract", "twice", "not loaded", "not installed yet"]
@@ -78,9 +84,12 @@ class Plugin:
             raise PluginError(self.failure(error)) from error
         written_for = getattr(loaded, "api_version", API_VERSION)
         if written_for != API_VERSION:
+            mend = f"use a bridgeflow that speaks {written_for}, or another version of {self.distribution}"
+            if isinstance(written_for, int) and written_for < API_VERSION:
+                mend = f"pip install --upgrade --no-deps {self.distribution}"
             raise PluginError(
                 f"{self.title} is written for version {written_for} of the contract, but this bridgeflow speaks "
-                f"version {API_VERSION}: pip install --upgrade {self.distribution} bridgeflow.",
+                f"version {API_VERSION}: {mend}.",
                 "other contract",
             )
         self._check_base(loaded)
@@ -111,15 +120,21 @@ class Plugin:
         """What helps against an error met in loading, without a full stop."""
         own = self.value.partition(":")[0].strip()
         module = (getattr(error, "name", None) or "") if isinstance(error, ImportError) else ""
-        if module.split(".")[0] == OWN_DISTRIBUTION:
-            return f"it asks for another bridgeflow, so pip install --upgrade {self.distribution} bridgeflow"
-        if isinstance(error, ModuleNotFoundError) and module and not f"{own}.".startswith(f"{module}."):
-            return f"pip install {module.split('.')[0]}"
-        folder = _editable_folder(origin(installed_distribution(self.distribution)))
+        top = module.partition(".")[0]
+        if top == OWN_DISTRIBUTION:
+            return (
+                f"it is made for another bridgeflow than this one, so use that, or pip install --upgrade --no-deps "
+                f"{self.distribution}"
+            )
+        if isinstance(error, ModuleNotFoundError) and module and top != own.partition(".")[0]:
+            return install_what_has(top, self.distribution)
+        folder = editable_folder(origin(installed_distribution(self.distribution)))
         place = None if folder is None else _place_in(folder, error)
         if place is not None:
             return f"mend {place}, or leave it out with BRIDGEFLOW_PLUGINS"
-        if isinstance(error, ModuleNotFoundError | AttributeError):
+        # A module that is missing elsewhere in the package was not named by the entry point.
+        is_named = f"{own}.".startswith(f"{module}.") if module else isinstance(error, ImportError | AttributeError)
+        if isinstance(error, ModuleNotFoundError | AttributeError) and is_named:
             if folder is not None and (self.kind, self.name, self.value) in _points_in(folder):
                 project, again = folder / "pyproject.toml", f"pip install -e {shlex.quote(str(folder))}"
                 return f"{project} names {self.value!r}, so change that line or the class, then {again}"
@@ -128,8 +143,9 @@ class Plugin:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's type and the first line of its message."""
-    return f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error).strip() else type(error).__name__
+    """An error's type and the first line of its message that says something."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0].strip()}" if said else type(error).__name__
 
 
 def _place_in(folder: Path, error: BaseException) -> str | None:
@@ -143,42 +159,38 @@ def _place_in(folder: Path, error: BaseException) -> str | None:
     return None
 
 
-def _normal(distribution: str) -> str:
-    """The name as pip compares it (PEP 503): My_Plugin and my-plugin are one."""
-    return re.sub(r"[-_.]+", "-", distribution).lower()
-
-
 def is_allowed(distribution: str) -> bool:
     """Whether `BRIDGEFLOW_PLUGINS` lets the plugins of a distribution in."""
     limit = os.environ.get("BRIDGEFLOW_PLUGINS")
-    if limit is None or _normal(distribution) == OWN_DISTRIBUTION:
+    if limit is None or normal(distribution) == OWN_DISTRIBUTION:
         return True
-    names = {_normal(name.strip()) for name in limit.split(",")}
-    return _normal(distribution) in names and names != {"none"}
+    names = {normal(name.strip()) for name in limit.split(",")}
+    return normal(distribution) in names and names != {"none"}
 
 
 @cache
 def _scan() -> tuple[tuple[Plugin, ...], tuple[str, ...]]:
-    """(plugins, a sentence for each distribution whose entry points cannot be read)."""
+    """(plugins, a sentence for each distribution whose metadata cannot be read)."""
     found: dict[str, list[Plugin]] = {}
     damaged: dict[str, str] = {}
     for own in distributions():
         try:
             points = [point for point in own.entry_points if point.group in _KINDS]
-        except (TypeError, ValueError, OSError) as error:
+            if not points:
+                continue
             name = own.metadata["Name"] or "a nameless distribution"
-            damaged[_normal(name)] = (
-                f"the entry points of {name} {own.metadata['Version']} cannot be read ({type(error).__name__}: "
-                f"{str(error).splitlines()[0]}), so none of its plugins is to be had: {reinstall_command(name)}."
+            version = own.metadata["Version"] or "of no version"
+        # Whatever is odd about one distribution must leave the others alone.
+        except Exception as error:
+            name, version = name_and_version(own)
+            damaged[normal(name)] = (
+                f"the metadata of {name} {version} cannot be read ({one_line(error)}), so none of its plugins is to be "
+                f"had: {reinstall_command(name)}."
             )
             continue
-        if not points:
-            continue
-        name = own.metadata["Name"] or "a nameless distribution"
-        version = own.metadata["Version"] or "of no version"
         # Of a distribution installed twice only the first on the path is the one that gets imported.
-        if is_allowed(name) and _normal(name) not in found:
-            found[_normal(name)] = [Plugin(_KINDS[p.group], p.name, p.value, name, version) for p in points]
+        if is_allowed(name) and normal(name) not in found:
+            found[normal(name)] = [Plugin(_KINDS[p.group], p.name, p.value, name, version) for p in points]
     plugins = [plugin for each in found.values() for plugin in each]
     return tuple(sorted(plugins, key=lambda plugin: (plugin.kind, plugin.name, plugin.distribution))), tuple(
         sentence for name, sentence in damaged.items() if name not in found
@@ -192,33 +204,51 @@ def installed(kind: str | None = None) -> list[Plugin]:
 
 
 def damaged() -> tuple[str, ...]:
-    """A sentence for each distribution whose entry points cannot be read."""
+    """A sentence for each distribution whose metadata cannot be read."""
     return _scan()[1]
 
 
 def is_from(plugin: Plugin, distribution: str) -> bool:
     """Whether a distribution of that name offers the plugin."""
-    return _normal(plugin.distribution) == _normal(distribution)
+    return normal(plugin.distribution) == normal(distribution)
 
 
-def find(kind: str, name: str) -> Plugin:
-    """The plugin of that name, or of `distribution:name` where several distributions offer it."""
-    plugins = installed(kind)
+def offering(kind: str, name: str) -> list[Plugin]:
+    """The plugins that a name may mean: several where several distributions offer it, one for `distribution:name`."""
     wanted, _, plain = name.rpartition(":")
-    matching = [p for p in plugins if p.name == plain and (not wanted or is_from(p, wanted))]
+    return [p for p in installed(kind) if p.name == plain and (not wanted or is_from(p, wanted))]
+
+
+def find(kind: str, name: str, *homes: str) -> Plugin:
+    """The plugin of that name, or of `distribution:name`.
+
+    homes: distributions whose own is meant where several offer the name, such as that of the task that names it; the
+        first that offers it counts. Raises UsageError where it is not installed, and where several are left.
+    """
+    matching = offering(kind, name)
     if not matching:
-        raise unknown(kind, name, {p.name for p in plugins})
-    if len(matching) > 1:
+        raise unknown(kind, name, {p.name for p in installed(kind)})
+    if len(matching) == 1:
+        return matching[0]
+    own = [plugin for home in homes for plugin in matching if is_from(plugin, home)]
+    if not own:
         raise UsageError(clash(matching))
-    return matching[0]
+    return own[0]
+
+
+def is_same(kind: str, name: str, other: str) -> bool:
+    """Whether two names can mean one plugin, as 'depth' and 'bridgeflow:depth' do."""
+    return name == other or not set(offering(kind, name)).isdisjoint(offering(kind, other))
 
 
 def clash(plugins: list[Plugin]) -> str:
     """The sentence on one name that several distributions offer."""
     first = plugins[0]
     offered = " and ".join(f"{p.distribution} {p.version}" for p in plugins)
+    others = [p.distribution for p in plugins if not is_from(p, OWN_DISTRIBUTION)]
     return (
-        f"the {first.kind} {first.name!r} is offered by {offered}: say which, as '{first.distribution}:{first.name}'."
+        f"the {first.kind} {first.name!r} is offered by {offered}: say which, as '{first.distribution}:{first.name}', "
+        f"or leave {' or '.join(others)} out with BRIDGEFLOW_PLUGINS."
     )
 
 
@@ -236,52 +266,18 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     return unknown_name(kind, name, known)
 
 
-# -- what lies on the disk of a distribution ---------------------------------------------------------------
-
-
-def installed_distribution(name: str) -> Distribution | None:
-    """The installed distribution of that name, as pip compares names, or None."""
-    try:
-        return distribution(name)
-    except PackageNotFoundError:
-        # The quick look-up misses a folder whose name an older tool wrote in another form.
-        return next((own for own in distributions() if _normal(own.metadata["Name"] or "") == _normal(name)), None)
-
-
-def origin(own: Distribution | None) -> dict[str, Any]:
-    """What pip noted of where a distribution came from (PEP 610); empty for one of a package index."""
-    try:
-        noted = json.loads((own and own.read_text("direct_url.json")) or "{}")
-    except (OSError, ValueError):
-        return {}
-    return noted if isinstance(noted, dict) else {}
-
-
-def _editable_folder(noted: dict[str, Any]) -> Path | None:
-    url = urlsplit(str(noted.get("url", "")))
-    if url.scheme != "file" or not (noted.get("dir_info") or {}).get("editable"):
-        return None
-    return Path(unquote(url.path))
-
-
-def reinstall_command(name: str) -> str:
-    """The command that installs a distribution again from where it came from."""
-    folder = _editable_folder(origin(installed_distribution(name)))
-    return f"pip install --force-reinstall {name}" if folder is None else f"pip install -e {shlex.quote(str(folder))}"
-
-
 def declared() -> list[tuple[Plugin, Path]]:
     """(plugin, folder) of every entry point that the source of an editable installation declares and its installed
     metadata lacks: one added since it was installed."""
-    there = {(p.kind, p.name, _normal(p.distribution)) for p in installed()}
+    there = {(p.kind, p.name, normal(p.distribution)) for p in installed()}
     found: dict[tuple[str, str, str], tuple[Plugin, Path]] = {}
     for own in distributions():
-        folder = _editable_folder(origin(own))
+        folder = editable_folder(origin(own))
         if folder is None:
             continue
-        name, version = own.metadata["Name"], own.metadata["Version"]
+        name, version = name_and_version(own)
         for kind, point, value in _points_in(folder):
-            key = (kind, point, _normal(name))
+            key = (kind, point, normal(name))
             if key not in there and is_allowed(name):
                 found[key] = (Plugin(kind, point, value, name, version), folder)
     return [found[key] for key in sorted(found)]
@@ -294,7 +290,8 @@ def _points_in(folder: Path) -> list[tuple[str, str, str]]:
     try:
         project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
         groups = project.get("entry-points", {})
-        return [(kind, *point) for group, kind in _KINDS.items() for point in groups.get(group, {}).items()]
+        points = [(kind, *point) for group, kind in _KINDS.items() for point in groups.get(group, {}).items()]
+        return [point for point in points if all(isinstance(part, str) for part in point)]
     except (OSError, ValueError, AttributeError):
         return []
 
@@ -312,9 +309,14 @@ def _loaded(plugin: Plugin) -> Any:
     return plugin.load()
 
 
-def load(kind: str, name: str) -> Any:
-    """The object registered under a name; imported on first use."""
-    return _loaded(find(kind, name))
+def load(kind: str, name: str, *homes: str) -> Any:
+    """The object registered under a name, see `find`; imported on first use."""
+    return loaded(find(kind, name, *homes))
+
+
+def loaded(plugin: Plugin) -> Any:
+    """The object of a plugin; imported on first use."""
+    return _loaded(plugin)
 
 
 def recipe_folders() -> Iterator[tuple[Plugin, str]]:
@@ -337,6 +339,8 @@ def recipe_files() -> list[tuple[str, Path, Plugin]]:
         (file.relative_to(folder).with_suffix("").as_posix(), file, plugin)
         for plugin, folder in recipe_folders()
         for file in Path(folder).glob("*/**/*.yaml")
+        # A link that leads nowhere and a folder of such a name are no recipes.
+        if file.is_file()
     ]
     return sorted(found, key=lambda entry: (entry[0], entry[2].distribution))
 

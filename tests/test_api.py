@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -249,3 +250,67 @@ def test_what_cannot_be_trained_is_one_sentence(at_home: Path, recipe: str, how:
     with pytest.raises(UsageError) as caught:
         bridgeflow.train(recipe, **how)
     assert str(caught.value).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"steps": 2.5}, "steps should be a whole number, not 2.5."),
+        ({"steps": "3"}, "steps should be a whole number, not '3'."),
+        ({"steps": True}, "steps should be a whole number, not True."),
+        ({"samples": "2"}, "samples should be a whole number, not '2'."),
+        ({"samples": 1.5}, "samples should be a whole number, not 1.5."),
+        ({"seed": None}, "seed should be a whole number, not None."),
+        ({"seed": 1.5}, "seed should be a whole number, not 1.5."),
+        ({"guidance": "2"}, "guidance '2' is not a number: 1 is none, 2 to 7 are usual."),
+        ({"guidance": True}, "guidance True is not a number: 1 is none, 2 to 7 are usual."),
+        ({"solver": 3}, "solver 3 is none: one of euler, midpoint, heun, ab2, dopri5 is expected."),
+    ],
+)
+def test_what_is_no_number_is_refused_by_its_name(at_home: Path, given: dict[str, object], told: str) -> None:
+    pipeline = bridgeflow.load("runs/superres-blocks-01", device="cpu")
+    with pytest.raises(UsageError) as caught:
+        pipeline("small.png", **given)
+    assert str(caught.value) == told
+    assert pipeline.adjusted(steps=np.int64(3)).solver.steps == 3
+
+
+@pytest.mark.parametrize(
+    ("recipe", "how", "told"),
+    [
+        ("depth", {"data": Path("photos")}, "data should be a name, such as 'blocks' or 'folder:photos', or a mapping"),
+        ("depth", {"data": None}, "data should be a name"),
+        ("depth", {"data": 3}, "data should be a name"),
+        ({"extends": 5}, {}, "extends names one recipe, such as 'depth/blocks', not 5."),
+        ({"extends": ["depth/blocks"]}, {}, "extends names one recipe"),
+        ("depth", {"steps": 20}, "recipe 'depth/blocks': steps: unknown key. Did you mean 'training.steps'?"),
+        ("depth", {"batch_size": 2}, "recipe 'depth/blocks': batch_size: unknown key. Did you mean 'samp"),
+        ("depth", {"device": "meta"}, "device 'meta' is none that models are carried on: cpu, cuda or cuda:1 is"),
+        ("depth", {"device": ["cpu"]}, "device ['cpu'] is no device: "),
+        ("depth", {"resume": True}, "there is no run of task 'depth' under 'runs' to resume: start one without res"),
+        ("superres", {"output": "/etc/passwd"}, "output '/etc/passwd' is a file: a run needs a folder."),
+        ("superres", {"output": "runs/superres-blocks-01"}, "'runs/superres-blocks-01' holds a run already: add resum"),
+    ],
+)  # fmt: skip
+def test_a_wrong_argument_of_train_is_told_in_its_own_words(
+    at_home: Path, recipe: object, how: dict[str, object], told: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        bridgeflow.train(recipe, **how)
+    assert str(caught.value).startswith(told)
+
+
+@pytest.mark.parametrize("key", [5, None, Path("text")])
+def test_a_key_that_is_no_name_is_a_key_error(key: object) -> None:
+    for mapping in (bridgeflow.modalities, bridgeflow.recipes):
+        assert key not in mapping
+        with pytest.raises(KeyError, match="a name is expected, such as"):
+            mapping[key]
+
+
+def test_the_device_of_one_training_is_not_that_of_the_next(
+    at_home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("ACCELERATE_TORCH_DEVICE", raising=False)
+    bridgeflow.train("superres", output=tmp_path / "run", device="cpu:0", **SMALL)
+    assert "ACCELERATE_TORCH_DEVICE" not in os.environ

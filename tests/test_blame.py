@@ -137,3 +137,21 @@ def test_a_file_that_was_not_written_is_not_told_of(write: Write, capsys: pytest
     out, err = capsys.readouterr()
     assert out == ""
     assert "out.wav was not written, though Row says so: name an ending that it writes, such as .npy" in err
+
+
+DATA = """
+from bridgeflow.data.rows import DataSettings
+class Broken(DataSettings):
+    def open(self, split, progress=None): return {}["rows"]
+"""
+
+
+def test_an_error_of_a_data_set_is_told_of_its_distribution(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    install("acme", {"bridgeflow.datasets": {"broken": "acme_data:Broken"}}, {"acme_data.py": DATA}, "3.0")
+    assert invoke(["data", "check", "--task", "depth", "--recipe", "depth/blocks", "--data", "broken"]) == 1
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert sentence.startswith("bridgeflow: `open` of acme 3.0 failed (KeyError: 'rows'; ")
+    assert sentence.endswith("acme_data.py, line 4): mend it there.")

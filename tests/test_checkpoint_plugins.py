@@ -145,6 +145,10 @@ def test_distribution_that_is_there_but_does_not_offer_it_is_told_apart(
     ("origin", "requirement"),
     [
         ({"url": "https://x.org/wave.git", "vcs_info": {"vcs": "git", "commit_id": "ab1"}}, "git+https://x.org/wave.git@ab1"),
+        (
+            {"url": "https://x.org/w.git", "vcs_info": {"vcs": "git", "commit_id": "ab1"}, "subdirectory": "a/b"},
+            "git+https://x.org/w.git@ab1#subdirectory=a/b",
+        ),
         ({"url": "https://x.org/wave-1.0-py3-none-any.whl", "archive_info": {}}, "https://x.org/wave-1.0-py3-none-any.whl"),
         ({"url": "file:///home/me/wave", "dir_info": {}}, "local"),
     ],
@@ -173,3 +177,48 @@ def test_checkpoint_without_such_notes_still_loads(run: bridgeflow.Run) -> None:
     (run.checkpoint / "meta.json").write_text(json.dumps(meta))
     assert open_checkpoint(run.folder).notes() == []
     assert bridgeflow.load(run.folder, device="cpu")(np.ones((1, 4, 4)), steps=1).shape == (1, 4, 4)
+
+
+ROWS = """
+from bridgeflow.data.rows import DataSettings
+from bridgeflow import registry
+class Waves(DataSettings):
+    size: int = 8
+    def open(self, split, progress=None):
+        return registry.load("dataset", "examples")(task="turn", size=self.size, held_out=2).open(split, progress)
+"""
+
+
+def test_data_that_are_not_to_be_had_are_asked_for_only_where_they_are_read(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    install("acme-wave", POINTS, {"acme_wave.py": MODULE})
+    install("acme-rows", {"bridgeflow.datasets": {"waves": "acme_rows:Waves"}}, {"acme_rows.py": ROWS})
+    run = bridgeflow.train({**RECIPE, "data": {"name": "waves", "size": 9}}, device="cpu")
+    assert open_checkpoint(run.folder).recipe(with_data=False).tree()["data"] == {"name": "waves", "size": 9}
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if "site-acme-rows" not in place])
+    registry.forget()
+    assert bridgeflow.load("turn", device="cpu")(np.ones((1, 4, 4)), steps=1).shape == (1, 4, 4)
+    told = "needs the dataset 'waves' of acme-rows 1.0, which is not installed: pip install"
+    with pytest.raises(BridgeflowError, match=told):
+        bridgeflow.train("turn", resume=True, device="cpu")
+    line = ["eval", "--task", "turn", "--count", "2", "--device", "cpu"]
+    assert invoke(line) == 1
+    assert told in capsys.readouterr().err
+    assert invoke([*line, "--data", "examples:turn"]) == 0
+
+
+def test_a_checkpoint_of_another_bridgeflow_asks_for_none_of_a_package_index(run: bridgeflow.Run) -> None:
+    file = run.checkpoint / "meta.json"
+    meta = json.loads(file.read_text())
+    for note in meta["plugins"]:
+        note["version"] = "0.0.1" if note["distribution"] == "bridgeflow" else note["version"]
+    file.write_text(json.dumps(meta))
+    (note,) = open_checkpoint(run.folder).notes()
+    assert note.startswith("the checkpoint was written with bridgeflow 0.0.1, and ")
+    assert "pip install" not in note
+    meta["plugins"].append({"kind": "network", "name": "gone", "distribution": "bridgeflow", "version": "0.0.1"})
+    file.write_text(json.dumps(meta))
+    with pytest.raises(BridgeflowError, match=r"does not offer: use bridgeflow 0\.0\.1\.$"):
+        bridgeflow.load(run.folder)

@@ -48,18 +48,18 @@ PLUGINS: Mapping[str, tuple[str, str]] = {
 """Module text and entry point of the modality of each distribution; 'fine' is the only one that is well."""
 
 CAUSES = {
-    "raises": "(ValueError: no licence): pip install --force-reinstall acme-raises",
-    "lacking": "(ModuleNotFoundError: No module named 'nonesuch_lib'): pip install nonesuch_lib.",
-    "exits": "(SystemExit: 3): pip install --force-reinstall acme-exits",
-    "vanishes": "(importing it ended the process with code 7): pip install --force-reinstall acme-vanishes",
+    "raises": "(ValueError: no licence): pip install --force-reinstall --no-deps ",
+    "lacking": "(ModuleNotFoundError: No module named 'nonesuch_lib'): install what has the module 'nonesuch_lib'",
+    "exits": "(SystemExit: 3): pip install --force-reinstall --no-deps ",
+    "vanishes": "(importing it ended the process with code 7): pip install --force-reinstall --no-deps ",
     "interrupts": "(KeyboardInterrupt): ",
-    "future": "is written for version 7 of the contract, but this bridgeflow speaks version 1: pip install --upgrade",
-    "newer": "it asks for another bridgeflow, so pip install --upgrade acme-newer bridgeflow.",
-    "moduleless": "names 'acme_moduleless_gone:Line', so pip install --force-reinstall acme-moduleless.",
-    "nameless": "names 'acme_nameless:Curve', so pip install --force-reinstall acme-nameless.",
+    "future": "but this bridgeflow speaks version 1: use a bridgeflow that speaks 7, or another version of",
+    "newer": "made for another bridgeflow than this one, so use that, or pip install --upgrade --no-deps acme-newer.",
+    "moduleless": "names 'acme_moduleless_gone:Line', so pip install --force-reinstall --no-deps ",
+    "nameless": "names 'acme_nameless:Curve', so pip install --force-reinstall --no-deps ",
     "stranger": "is no modality: its entry point names 'acme_stranger:Line', a class 'Line', where a subclass of "
     "bridgeflow.modality.Modality is expected",
-    "same": "is offered by acme-same-one 1.0 and acme-same-two 1.0: say which, as 'acme-same-one:same'.",
+    "same": "is offered by acme-same-one 1.0 and acme-same-two 1.0: say which, as 'acme-same-one:same', or leave",
 }
 
 

@@ -141,7 +141,10 @@ def test_keys_of_the_chosen_member_of_a_union_are_the_ones_known() -> None:
         ),
         ("network.name=null", "network: no name is given; one of dimr, dit, unet is expected."),
         ("network.name=uent", "no network 'uent'. Did you mean 'unet'? Installed: dimr, dit, unet."),
-        ("data.name=blokcs", "no dataset 'blokcs'. Did you mean 'blocks'? Installed: blocks, examples, folder, hf."),
+        (
+            "data.name=blokcs",
+            "no dataset 'blokcs'. Did you mean 'blocks'? Installed: blocks, cache, examples, folder, hf, webdataset.",
+        ),
         ("task=dept", "no task 'dept'. Did you mean 'depth'? Installed: caption, depth, superres, t2i."),
         ("task=3", "task: no name is given; one of caption, depth, superres, t2i is expected."),
         ("data.name=folder", "data.path: this key is required."),
@@ -251,7 +254,7 @@ def test_overrides_are_laid_on_in_order_over_data_and_columns() -> None:
         {"image": "photo"},
     )
     assert resolved.recipe.training.steps == 6
-    assert resolved.data.model_dump() == {"path": "/some/place", "held_out": 0.25}
+    assert resolved.data.model_dump() == {"path": "/some/place", "follow_links": False, "held_out": 0.25}
     assert resolved.recipe.columns == {"image": "photo"}
 
 
@@ -295,8 +298,11 @@ def test_data_argument_that_is_a_folder_suggests_folder(tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("fodler:x", "no dataset 'fodler'. Did you mean 'folder'? Installed: blocks, examples, folder, hf."),
-        ("", "no dataset ''. Installed: blocks, examples, folder, hf."),
+        (
+            "fodler:x",
+            "no dataset 'fodler'. Did you mean 'folder'? Installed: blocks, cache, examples, folder, hf, webdataset.",
+        ),
+        ("", "no dataset ''. Installed: blocks, cache, examples, folder, hf, webdataset."),
         ("blocks:3", "--data 'blocks:3': this data set takes no location, so leave '3' out."),
     ],
 )
@@ -313,8 +319,8 @@ def test_plugin_that_cannot_be_loaded_is_one_mistake_among_the_others(install: I
     lines = str(caught.value).splitlines()
     assert lines[1:] == [
         "  training.stepps: unknown key. Did you mean 'steps'?",
-        "  the network 'odd' of acme 1.0 cannot be loaded (ValueError: no): pip install --force-reinstall acme, "
-        "or leave it out with BRIDGEFLOW_PLUGINS.",
+        "  the network 'odd' of acme 1.0 cannot be loaded (ValueError: no): "
+        "pip install --force-reinstall --no-deps acme, or leave it out with BRIDGEFLOW_PLUGINS.",
     ]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bridgeflow import probe, registry
+from bridgeflow import installation, probe, registry
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.registry import PluginError
 
@@ -73,7 +73,7 @@ def test_broken_plugin_is_one_sentence_and_breaks_only_itself(install: Install, 
     assert "\n" not in sentence
     assert sentence.startswith("the task 'bad' of acme-broken 2.3 cannot be loaded (")
     assert sentence.endswith(".")
-    assert "pip install --force-reinstall acme-broken" in sentence
+    assert "pip install --force-reinstall --no-deps acme-broken" in sentence
     assert re.search(cause, sentence)
     assert registry.load("task", "good").__name__ == "Good"
     assert {"bad", "good", "depth"} <= names("task")
@@ -81,13 +81,13 @@ def test_broken_plugin_is_one_sentence_and_breaks_only_itself(install: Install, 
 
 def test_missing_dependency_is_named_with_its_command(install: Install) -> None:
     install("acme", {TASKS: {"bad": "acme_dep:Good"}}, {"acme_dep.py": "import nonesuch_lib.inner\n"})
-    with pytest.raises(BridgeflowError, match=r"ModuleNotFoundError: .*nonesuch_lib.*: pip install nonesuch_lib\.$"):
+    with pytest.raises(BridgeflowError, match=r"nonesuch_lib.*: install what has the module 'nonesuch_lib' "):
         registry.load("task", "bad")
 
 
 def test_missing_own_module_asks_for_the_distribution_not_the_module(install: Install) -> None:
     install("acme", {TASKS: {"bad": "acme_gone.inner:Good"}})
-    with pytest.raises(BridgeflowError, match=r"'acme_gone\.inner:Good', so pip install --force-reinstall acme\.$"):
+    with pytest.raises(BridgeflowError, match=r"inner:Good', so pip install --force-reinstall --no-deps acme\.$"):
         registry.load("task", "bad")
 
 
@@ -99,7 +99,9 @@ def test_keyboard_interrupt_passes_through(install: Install) -> None:
 
 def test_other_version_of_the_contract_is_refused(install: Install) -> None:
     install("acme", {TASKS: {"new": "acme_new:New"}}, {"acme_new.py": "class New:\n    api_version = 7\n"})
-    with pytest.raises(BridgeflowError, match=r"acme 1\.0 is written for version 7 .* speaks version 1: pip install"):
+    with pytest.raises(
+        BridgeflowError, match=r"acme 1\.0 is written for version 7 .* speaks version 1: use a bridgeflow that speaks 7"
+    ):
         registry.load("task", "new")
 
 
@@ -185,8 +187,8 @@ def test_entry_points_that_cannot_be_read_are_told_of_and_hide_no_other(install:
     assert "odd" not in names("task")
     assert {"fine", "depth"} <= names("task")
     (sentence,) = registry.damaged()
-    assert sentence.startswith("the entry points of acme 3.1 cannot be read (")
-    assert sentence.endswith("so none of its plugins is to be had: pip install --force-reinstall acme.")
+    assert sentence.startswith("the metadata of acme 3.1 cannot be read (")
+    assert sentence.endswith("so none of its plugins is to be had: pip install --force-reinstall --no-deps acme.")
 
 
 def test_mend_of_an_editable_installation_names_its_folder(install: Install, tmp_path: Path) -> None:
@@ -224,5 +226,135 @@ def test_plugin_that_takes_too_long_is_given_up_and_the_next_one_is_asked(instal
     plugins = [registry.find("task", name) for name in "ab"]
     slow, quick = probe.loaded(plugins, seconds=1.5).values()
     assert slow.status == quick.status == "broken"
-    assert "(importing it takes longer than 2 seconds): pip install --force-reinstall acme" in slow.cause
+    assert "(importing it takes longer than 2 seconds): pip install --force-reinstall --no-deps acme" in slow.cause
     assert "(ValueError: quick)" in quick.cause
+
+
+def test_metadata_that_is_no_utf_8_breaks_only_its_own_distribution(install: Install) -> None:
+    folder = install("acme-odd", {TASKS: {"odd": "acme_odd:Good"}}, version="4.2")
+    install("other", {TASKS: {"fine": "other_fine:Good"}}, {"other_fine.py": GOOD})
+    head = b"Metadata-Version: 2.1\nName: acme-odd\nVersion: 4.2\n"
+    (folder / "acme-odd-4.2.dist-info" / "METADATA").write_bytes(head + b"Author: Andr\xe9\n")
+    registry.forget()
+    assert "odd" not in names("task")
+    assert registry.load("task", "fine").__name__ == "Good"
+    (sentence,) = registry.damaged()
+    # Named by its folder, where a name cannot hold a hyphen.
+    assert sentence.startswith("the metadata of acme")
+    assert "UnicodeDecodeError" in sentence
+    assert registry.declared() == []
+    with pytest.raises(UsageError, match=r"^no task 'odd'\. "):
+        registry.find("task", "odd")
+
+
+def noted(folder: Path, **facts: object) -> None:
+    (folder / "acme-1.0.dist-info" / "direct_url.json").write_text(json.dumps(facts))
+
+
+@pytest.mark.parametrize(
+    ("facts", "mend"),
+    [
+        ({}, "pip install --force-reinstall --no-deps acme,"),
+        ({"url": "file:///w%20h/a-1.0.whl", "archive_info": {}}, "--no-deps '/w h/a-1.0.whl',"),
+        (
+            {"url": "https://x.org/a.git", "vcs_info": {"vcs": "git", "commit_id": "ab"}, "subdirectory": "py"},
+            '--no-deps "acme @ git+https://x.org/a.git@ab#subdirectory=py",',
+        ),
+        ({"url": "file://[/tmp", "dir_info": {"editable": True}}, "pip install --force-reinstall --no-deps "),
+        ({"url": "file:///src", "dir_info": ["editable"]}, "--no-deps /src,"),
+        ({"url": 3, "dir_info": 4, "vcs_info": 5, "subdirectory": 6}, "--no-deps acme,"),
+    ],
+)
+def test_a_mend_reinstalls_nothing_but_the_plugin_from_where_it_came(
+    install: Install, facts: dict[str, object], mend: str
+) -> None:
+    folder = install("acme", {TASKS: {"bad": "acme_bad:Good"}}, {"acme_bad.py": "raise ValueError"})
+    noted(folder, **facts)
+    with pytest.raises(PluginError) as caught:
+        registry.load("task", "bad")
+    assert mend in str(caught.value)
+    with pytest.raises(UsageError, match=r"^no task 'late'\. "):
+        registry.find("task", "late")
+
+
+@pytest.mark.parametrize("source", ["class T:\n    api_version = 0\n", "from bridgeflow.modality import OfTomorrow\n"])
+def test_no_mend_installs_a_bridgeflow_from_a_package_index(install: Install, source: str) -> None:
+    install("acme", {TASKS: {"bad": "acme_bad:T"}}, {"acme_bad.py": source})
+    with pytest.raises(PluginError) as caught:
+        registry.load("task", "bad")
+    assert str(caught.value).endswith("pip install --upgrade --no-deps acme.")
+
+
+def test_our_own_distribution_is_not_looked_for_on_a_package_index(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("bridgeflow", {TASKS: {"bad": "acme_bad:Good"}}, {"acme_bad.py": "raise ValueError"})
+    assert installation.reinstall_command("bridgeflow") == "install bridgeflow again from where it came"
+
+
+def test_a_misspelt_import_inside_the_plugins_own_package_is_no_dependency(install: Install) -> None:
+    files = {"acme_pk/__init__.py": "", "acme_pk/mod.py": "from acme_pk.missspelt import foo\n"}
+    folder = install("acme", {TASKS: {"bad": "acme_pk.mod:Good"}}, files)
+    with pytest.raises(PluginError) as caught:
+        registry.load("task", "bad")
+    assert "pip install acme_pk" not in str(caught.value)
+    assert "its entry point names" not in str(caught.value)
+    noted(folder, url=folder.as_uri(), dir_info={"editable": True})
+    with pytest.raises(PluginError) as caught:
+        registry.load("task", "bad")
+    assert f"mend {folder}/acme_pk/mod.py, line 1, or leave" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("required", "mend"),
+    [
+        (["click", "nonesuch-cv-python>=4; python_version>'3'"], "pip install nonesuch-cv-python."),
+        (["click", "Nonesuch.Lib[fast]>2", "nonesuch-other"], "pip install Nonesuch.Lib."),
+        (["click", 'nonesuch-dev; extra == "dev"'], "install what has the module 'nonesuch_lib' "),
+    ],
+)
+def test_a_missing_dependency_is_told_by_the_name_that_the_distribution_requires(
+    install: Install, required: list[str], mend: str
+) -> None:
+    folder = install("acme", {TASKS: {"bad": "acme_dep:Good"}}, {"acme_dep.py": "import nonesuch_lib\n"})
+    with (folder / "acme-1.0.dist-info" / "METADATA").open("a") as metadata:
+        metadata.writelines(f"Requires-Dist: {line}\n" for line in required)
+    with pytest.raises(PluginError) as caught:
+        registry.load("task", "bad")
+    assert f"'nonesuch_lib'): {mend}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [("\n\n  IMPORTANT: read\nmore", "ValueError: IMPORTANT: read"), ("", "ValueError"), (" \n ", "ValueError")],
+)
+def test_a_cause_is_the_first_line_that_says_something(message: str, told: str) -> None:
+    assert registry.one_line(ValueError(message)) == told
+
+
+def test_entry_points_of_an_odd_source_are_passed_over(install: Install, tmp_path: Path) -> None:
+    folder = install("acme", {TASKS: {"own": "acme_own:Good"}})
+    noted(folder, url=tmp_path.as_uri(), dir_info={"editable": True})
+    text = f'[project.entry-points."{TASKS}"]\nzz = ["a:b"]\nlate = "acme_own:Late"\n'
+    (tmp_path / "pyproject.toml").write_text(text)
+    assert [plugin.name for plugin, _ in registry.declared()] == ["late"]
+
+
+def test_a_link_that_leads_nowhere_and_a_folder_are_no_recipes(install: Install) -> None:
+    folder = install(
+        "acme", {"bridgeflow.recipes": {"acme": "acme_pack"}}, {"acme_pack/depth/mine.yaml": "task: depth"}
+    )
+    (folder / "acme_pack" / "depth" / "dangling.yaml").symlink_to("nowhere")
+    (folder / "acme_pack" / "depth" / "folder.yaml").mkdir()
+    found = [name for name, _, plugin in registry.recipe_files() if plugin.distribution == "acme"]
+    assert found == ["depth/mine"]
+
+
+def test_a_module_in_the_current_folder_does_not_harm_the_other_process(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("acme", {TASKS: {"good": "acme_fine:Good"}}, {"acme_fine.py": GOOD})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "json.py").write_text("raise RuntimeError('not this one')\n")
+    (verdict,) = probe.loaded([registry.find("task", "good")]).values()
+    assert verdict == probe.Verdict("ok")

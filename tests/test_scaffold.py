@@ -19,7 +19,9 @@ from bridgeflow.scaffold import KINDS, TEMPLATES, Kind, scaffold
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("name", ["edges", "edge_maps", "latent", "modality", "none", "x2", "any", "class"])
+@pytest.mark.parametrize(
+    "name", ["edges", "edge_maps", "latent", "modality", "none", "x2", "any", "class", "true", "null", "on"]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_file_is_whole(tmp_path: Path, name: str, kind: Kind) -> None:
     made = scaffold(name, kind, tmp_path)
@@ -124,6 +126,8 @@ def test_command_prints_what_it_made_and_what_comes_next(
         "  bridgeflow plugins check edges",
         "  bridgeflow train --task edges_to_image",
     ]
+    assert invoke(["plugins", "new", "edges", "-o", "my own"]) == 0
+    assert "  cd 'my own/bridgeflow-edges'" in capsys.readouterr().out.splitlines()
     assert invoke(["plugins", "new", "Edges"]) == 2
     assert capsys.readouterr().err.startswith("bridgeflow: 'Edges' is no name for a plugin")
 

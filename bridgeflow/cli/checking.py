@@ -35,6 +35,7 @@ def check(name: str, options: tuple[str, ...], kind: str | None, traceback: bool
     The exit code is 1 where a check failed.
     """
     found = _matching(name, kind, options)
+    _check_survived(found)
     failed = False
     facts: list[dict[str, Any]] = []
     for number, plugin in enumerate(found):
@@ -77,6 +78,16 @@ def _matching(name: str, kind: str | None, options: Sequence[str]) -> list[Plugi
         if not found:
             raise UsageError(f"{name!r} is a task, which is checked with its default recipe: leave {options[0]!r} out.")
     return found
+
+
+def _check_survived(plugins: Sequence[Plugin]) -> None:
+    """Raises BridgeflowError for a plugin that ends the process that imports it: nothing could be told from here."""
+    from bridgeflow import probe
+    from bridgeflow.errors import BridgeflowError
+
+    for verdict in probe.loaded([plugin for plugin in plugins if not probe.is_own(plugin)]).values():
+        if verdict.ends_process:
+            raise BridgeflowError(verdict.cause)
 
 
 def _examined(plugin: Plugin, options: Sequence[str]) -> Iterator[Outcome]:

@@ -43,6 +43,7 @@ def check(
     from bridgeflow.console import Progress
     from bridgeflow.data.check import check_rows
     from bridgeflow.data.rows import Rows, Split
+    from bridgeflow.sentences import printable
     from bridgeflow.training.start import open_rows
 
     console = Progress()
@@ -52,6 +53,7 @@ def check(
     assembly = assemble(resolved)
     facts: dict[str, object] = {}
     broken: list[str] = []
+    unusable = 0
     splits: tuple[Split, ...] = ("train", "held_out")
     for split in splits:
         rows = open_rows(resolved, split, console)
@@ -69,17 +71,19 @@ def check(
             "data": rows.description,
             "columns": rows.columns,
             "rows": checked.rows,
+            "unusable": checked.unusable,
             "broken": checked.broken,
         }
         broken += checked.broken
+        unusable += checked.unusable
         if not as_json:
-            good = checked.rows - len(checked.broken)
-            print(f"{split:<9} {rows.description}: {good:,} of {checked.rows:,} rows read can be used")
+            good = checked.rows - checked.unusable
+            print(printable(f"{split:<9} {rows.description}: {good:,} of {checked.rows:,} rows read can be used"))
     if as_json:
         print(json.dumps(facts, indent=1))
     else:
         for sentence in broken[:50]:
             print(f"  {sentence}")
-        if len(broken) > 50:
-            print(f"  and {len(broken) - 50:,} more; --json lists them all")
-    return 1 if broken else 0
+        if unusable > 50:
+            print(f"  and {unusable - 50:,} more; --json lists {'them all' if unusable == len(broken) else 'more'}")
+    return 1 if unusable else 0

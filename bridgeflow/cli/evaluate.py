@@ -50,10 +50,13 @@ def evaluate(
     from bridgeflow.console import Progress
     from bridgeflow.evaluation import runner
     from bridgeflow.inference import Pipeline
+    from bridgeflow.training.checkpoint import open_checkpoint
     from bridgeflow.training.start import open_rows
 
     console = Progress()
     folder = _find_checkpoint(task, checkpoint)
+    if data is None:
+        open_checkpoint(folder).check_plugins()
     pipeline = Pipeline.open(folder, device)
     _set_sampling(pipeline, steps, None, None)
     recipe = pipeline.assembly.recipe

@@ -49,7 +49,7 @@ def fit(
     from bridgeflow.console import Progress
 
     console = Progress()
-    folder = Path(output or f"codecs/{modality}")
+    folder = Path(output or f"codecs/{modality.rpartition(':')[2]}")
     fitted = fitting.fit_codec(modality, data, overrides, column, count, seed, folder, console)
     console.clear()
     for sentence in fitted.unreadable[:5]:

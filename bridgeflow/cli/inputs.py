@@ -9,7 +9,14 @@ from typing import Any
 
 import click
 
+from bridgeflow.data.files import check_file
 from bridgeflow.errors import BridgeflowError
+from bridgeflow.sentences import quoted
+
+LONGEST_LINE = 1 << 20
+"""Characters of a line on stdin: whatever is longer is no line of text."""
+LARGEST_FILE = 1 << 28
+"""Bytes of a file of lines."""
 
 
 @dataclass
@@ -24,8 +31,15 @@ def lines_on_stdin() -> list[str]:
     """The lines piped in that are not empty. Raises UsageError where there is none."""
     if sys.stdin is None or sys.stdin.isatty():
         raise click.UsageError("nothing to run on: give files, folders or text, or lines on stdin.")
+    given: list[str] = []
     try:
-        given = [line.strip() for line in sys.stdin if line.strip()]
+        for number, line in enumerate(iter(lambda: sys.stdin.readline(LONGEST_LINE), ""), 1):
+            if len(line) == LONGEST_LINE and not line.endswith("\n"):
+                raise click.UsageError(
+                    f"line {number} on stdin has {LONGEST_LINE:,} characters or more: give one input a line."
+                )
+            if line.strip():
+                given.append(line.strip())
     except UnicodeDecodeError as error:
         raise click.UsageError("the lines on stdin are not UTF-8 text.") from error
     if not given:
@@ -46,8 +60,8 @@ def expand(given: list[str], source: Any) -> list[Input]:
             files = [path or Path(value)]
         elif path is not None and path.suffix.lower() in source.reads:
             files = [path]
-        elif value.lower().endswith(source.reads) and len(value.split()) == 1:
-            raise BridgeflowError(f"there is no file {value!r}: check its name, or give the words themselves.")
+        elif len(value) < 1000 and value.lower().endswith(source.reads) and len(value.split()) == 1:
+            raise BridgeflowError(f"there is no file {quoted(value)}: check its name, or give the words themselves.")
         else:
             found.append(Input(value, value))
             continue
@@ -76,6 +90,7 @@ def _existing(value: str) -> Path | None:
 
 
 def _lines_of(path: Path) -> list[Input]:
+    check_file(path, "a file of lines", LARGEST_FILE)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -53,8 +53,11 @@ def list_tasks(as_json: bool) -> None:
 
 def _about(file: Path) -> str:
     """The first line of a recipe, a comment that says what it is for."""
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        first = lines.readline().strip()
+    try:
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            first = lines.readline(1000).strip()
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
@@ -69,10 +72,12 @@ def recipes() -> None:
 def list_recipes(task: str | None, as_json: bool) -> None:
     """Every recipe, with a line on what it is for."""
     from bridgeflow import registry
+    from bridgeflow.naming import plain
 
-    known = {plugin.name for plugin in registry.installed("task")}
-    if task is not None and task not in known:
-        raise registry.unknown("task", task, known)
+    if task is not None:
+        if not registry.offering("task", task):
+            raise registry.unknown("task", task, {plugin.name for plugin in registry.installed("task")})
+        task = plain(task)
     rows = [
         {"recipe": name, "about": _about(file), "distribution": f"{plugin.distribution} {plugin.version}"}
         for name, file, plugin in registry.recipe_files()
@@ -181,7 +186,7 @@ def plugin_info(name: str, kind: str | None, as_json: bool) -> None:
 
     _check_kind(kind)
     kinds = [kind] if kind is not None else list(registry.GROUPS)
-    matching = [p for k in kinds for p in registry.installed(k) if name in (p.name, f"{p.distribution}:{p.name}")]
+    matching = [plugin for own in kinds for plugin in registry.offering(own, name)]
     if not matching:
         raise registry.unknown(kind or "plugin", name, {p.name for k in kinds for p in registry.installed(k)})
     facts = [describe_plugin(plugin) for plugin in matching]

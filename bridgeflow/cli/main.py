@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import sys
+import warnings
 from typing import NoReturn
 
 import click
 
 from bridgeflow import __version__
+from bridgeflow.sentences import printable_lines, tidy
 
 COMMANDS = {
     "train": ("bridgeflow.cli.train:train", "Train a bridge on the embedded data or your own."),
     "run": ("bridgeflow.cli.run:run", "Carry files, folders, text or lines on stdin to results."),
     "eval": ("bridgeflow.cli.evaluate:evaluate", "Score a checkpoint on held-out data."),
     "fit": ("bridgeflow.cli.fit:fit", "Fit the codec of a modality to data."),
+    "cache": ("bridgeflow.cli.caching:cache", "Encode data once, to train on without the codecs."),
     "data": ("bridgeflow.cli.data:data", "Look at data before training does."),
     "import": ("bridgeflow.cli.importing:importing", "Turn a published checkpoint into one of bridgeflow's."),
     "tasks": ("bridgeflow.cli.listings:tasks", "See the installed tasks."),
@@ -95,6 +99,11 @@ def invoke(arguments: list[str]) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TQDM_DISABLE", "1")
+    # A damaged picture is told in a sentence of ours.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # File names need not be UTF-8, and no name is a reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         result = cli.main(args=arguments, prog_name="bridgeflow", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -104,7 +113,7 @@ def invoke(arguments: list[str]) -> int:
     except click.ClickException as error:
         if debug:
             raise
-        print(_usage_sentence(error), file=sys.stderr)
+        print(printable_lines(_usage_sentence(error)), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("bridgeflow: stopped.", file=sys.stderr)
@@ -121,17 +130,17 @@ def invoke(arguments: list[str]) -> int:
             print(f"bridgeflow: {error}", file=sys.stderr)
             return error.exit_code
         if isinstance(error, OSError) and error.filename:
-            print(f"bridgeflow: {error.filename}: {error.strerror}.", file=sys.stderr)
+            print(tidy(f"bridgeflow: {error.filename}: {error.strerror}."), file=sys.stderr)
             return 1
         from bridgeflow import blame
         from bridgeflow.registry import one_line
 
         sentence = blame.sentence_on(error)
         if sentence is not None:
-            print(f"bridgeflow: {sentence}", file=sys.stderr)
+            print(tidy(f"bridgeflow: {sentence}"), file=sys.stderr)
             return 1
         print(
-            f"bridgeflow: something unforeseen went wrong ({one_line(error)}); "
+            f"bridgeflow: something unforeseen went wrong ({tidy(one_line(error))}); "
             "run it again with --debug and report what it shows.",
             file=sys.stderr,
         )

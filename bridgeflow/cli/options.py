@@ -71,11 +71,15 @@ def find_task(name: str) -> Any:
 
 def check_task(trained_for: str, task: str, folder: Path) -> None:
     """Raises UsageError where a checkpoint is one of another task."""
-    if trained_for != task:
+    from bridgeflow import registry
+
+    if not registry.is_same("task", trained_for, task):
         raise click.UsageError(f"the checkpoint {str(folder)!r} was trained for task {trained_for!r}, not {task!r}.")
 
 
 def check_recipe(name: str, written_for: str, task: str) -> None:
     """Raises UsageError where a recipe is one of another task."""
-    if written_for != task:
+    from bridgeflow import registry
+
+    if not registry.is_same("task", written_for, task):
         raise click.UsageError(f"recipe {name!r} belongs to task {written_for!r}, not to {task!r}.")

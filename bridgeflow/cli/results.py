@@ -9,6 +9,7 @@ from typing import Any
 
 from bridgeflow.cli.inputs import Input
 from bridgeflow.errors import BridgeflowError
+from bridgeflow.sentences import printable_lines
 
 
 class ResultWriter:
@@ -33,7 +34,7 @@ class ResultWriter:
             if self.target.textual:
                 record["result"] = result
             if self.target.textual and self.output is None and not self.as_json:
-                print(f"{entry.name}\t{result}" if self.many else result)
+                print(_shown(f"{entry.name}\t{result}" if self.many else result))
             elif not self.target.textual or self.into_folder:
                 path = self._path(entry, number, len(results))
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +47,7 @@ class ResultWriter:
                     )
                 record["files"] = [str(path) for path in paths]
                 if not self.as_json:
-                    print("\n".join(record["files"]))
+                    print("\n".join(map(_shown, record["files"])))
             self.records.append(record)
             sys.stdout.flush()
 
@@ -78,6 +79,11 @@ class ResultWriter:
         words = Path(entry.name).stem if isinstance(entry.value, Path) else entry.name
         stem = "-".join("".join(c if c.isalnum() else " " for c in words).split())[:60] or "result"
         return f"{stem}-{self.facts['task']}"
+
+
+def _shown(line: str) -> str:
+    """The line as it is for a program that reads it; what a terminal would take for orders is escaped there."""
+    return printable_lines(line) if sys.stdout.isatty() else line
 
 
 def unused(folder: Path, name: str, ending: str) -> Path:

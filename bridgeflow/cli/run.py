@@ -16,6 +16,7 @@ from bridgeflow.cli.inputs import Input, expand, lines_on_stdin, read_one
 from bridgeflow.cli.options import check_task, device_option, find_task, json_option, task_option
 from bridgeflow.cli.results import ResultWriter
 from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.sentences import bounded, printable, tidy
 
 if TYPE_CHECKING:
     from bridgeflow.inference import Pipeline
@@ -202,7 +203,7 @@ def _carry_all(
                     _draw_trajectory(pipeline, item, wish, path, console)
             except BridgeflowError as error:
                 failed += 1
-                print(f"bridgeflow: {_told(entry, error)}", file=sys.stderr)
+                print(tidy(f"bridgeflow: {_told(entry, error)}"), file=sys.stderr)
     return failed
 
 
@@ -227,7 +228,7 @@ def _read(entries: list[Input], pipeline: Pipeline, terms: list[Any]) -> list[tu
             pipeline.check_terms([item, *terms])
             items.append((entry, item))
         except Exception as error:
-            print(f"bridgeflow: {_told(entry, error)}", file=sys.stderr)
+            print(tidy(f"bridgeflow: {_told(entry, error)}"), file=sys.stderr)
     return items
 
 
@@ -242,7 +243,8 @@ def _told(entry: Input, error: Exception) -> str:
         if blamed is None:
             raise error
         sentence = blamed
-    return sentence if entry.name in sentence else f"{entry.name}: {sentence}"
+    name = printable(bounded(entry.name, 200))
+    return sentence if name in sentence or entry.name in sentence else f"{name}: {sentence}"
 
 
 def _shown(console: Any) -> Callable[[int, int, str], None]:
@@ -289,7 +291,7 @@ def _find_task(task: str, checkpoint: str | None) -> None:
             raise error from None
         from bridgeflow.training.checkpoint import open_checkpoint
 
-        open_checkpoint(folder).check_plugins()
+        open_checkpoint(folder).check_plugins(with_data=False)
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -35,7 +36,7 @@ def new(name: str, kind: str, output: str) -> None:
         print(f"  {file.as_posix()}")
     print("next:")
     for command in (
-        f"cd {made.folder}",
+        f"cd {shlex.quote(str(made.folder))}",
         "pip install -e .",
         f"bridgeflow plugins check {name}",
         f"bridgeflow train --task {made.task}",

@@ -27,8 +27,8 @@ Pair = tuple[Item, Item, list[str]]
 
 @dataclass
 class Batch:
-    """Both sides, as tensors that `collate` made or as latents that were encoded before, and a sentence for each row that
-    could not be read."""
+    """Both sides, as tensors that `collate` made or as latents that were encoded before, and a sentence for each row
+    that could not be read."""
 
     source: dict[str, Tensor] | Latent
     target: dict[str, Tensor] | Latent
@@ -98,8 +98,8 @@ def in_order(rows: Rows | Stream, limit: int | None = None) -> Iterator[tuple[in
 
 
 class EpochOrder:
-    """The order of rows: each epoch is a permutation of its own, derived from (seed, epoch), by the rows themselves where
-    they have an order."""
+    """The order of rows: each epoch is a permutation of its own, derived from (seed, epoch), by the rows themselves
+    where they have an order."""
 
     def __init__(self, count: int, seed: int, rows: Rows | None = None) -> None:
         self.count = count
@@ -142,7 +142,7 @@ class Pairs(Dataset[Pair | BridgeflowError]):
             except BridgeflowError as error:
                 failures.append(str(error))
                 index = (index + 1) % len(self.rows)
-        return _unreadable(failures)
+        return unreadable(failures)
 
 
 class Latents(Dataset[Batch]):
@@ -161,7 +161,7 @@ class Latents(Dataset[Batch]):
             return error
 
 
-def _as_it_is(batch: Batch | BridgeflowError) -> Batch | BridgeflowError:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 
@@ -237,52 +237,14 @@ def batches(
                 raise batch
             yield batch
     else:
-        yield from _streamed(rows, task, renames, batch_size, seed, position, rank, world)
+        # It builds on this module, so it is imported once this one is there.
+        from bridgeflow.data.streaming import streamed
+
+        yield from streamed(rows, task, renames, batch_size, seed, position, workers, rank, world)
 
 
-def _streamed(
-    rows: Stream,
-    task: Task,
-    renames: Mapping[str, str],
-    batch_size: int,
-    seed: int,
-    first: int,
-    rank: int,
-    world: int,
-) -> Iterator[Batch]:
-    """Batches of a stream from row `first` on. Row p belongs to batch (p - first) // batch_size; the next row of this
-    process that can be read stands in for one that cannot, so that a batch does not depend on what broke before it."""
-    pairs: list[Pair] = []
-    failures: list[str] = []
-    position, epoch, owed = 0, 0, 0
-    while True:
-        start = position
-        for row in rows.rows_from(0, epoch):
-            if position >= first and ((position - first) // batch_size) % world == rank:
-                try:
-                    pair = read_pair(task, row, renames, position, seed_of(seed, "pair", position))
-                except BridgeflowError as error:
-                    failures.append(str(error))
-                    owed += 1
-                    if len(failures) >= MOST_TRIES:
-                        raise _unreadable(failures) from error
-                else:
-                    for _ in range(owed + 1):
-                        pairs.append((*pair, failures))
-                        failures = []
-                        if len(pairs) == batch_size:
-                            yield collated(task, pairs)
-                            pairs = []
-                    owed = 0
-            position += 1
-        if position == start:
-            raise BridgeflowError(f"{rows.description}: nothing to train on.")
-        if len(failures) >= position - start:
-            raise _unreadable(failures)
-        epoch += 1
-
-
-def _unreadable(failures: Sequence[str]) -> BridgeflowError:
+def unreadable(failures: Sequence[str]) -> BridgeflowError:
+    """The error where so many rows one after another cannot be read that reading gives up."""
     return BridgeflowError(
         f"{len(failures)} rows one after another cannot be read, the last because: {failures[-1].rstrip('.')}; see "
         "them all with: bridgeflow data check."

@@ -10,14 +10,20 @@ from torch import Tensor
 from bridgeflow.data.batches import describe_row, in_order, read_pair
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.errors import BridgeflowError
+from bridgeflow.sentences import bounded, printable
 from bridgeflow.task import Task
+
+MOST_NAMED = 10_000
+"""Rows that are named one by one; further ones are counted."""
 
 
 @dataclass
 class Checked:
-    """rows: how many were read; broken: a sentence for each that cannot be used."""
+    """rows: how many were read; unusable: how many of them cannot be used; broken: a sentence for each of these, up to
+    `MOST_NAMED`."""
 
     rows: int = 0
+    unusable: int = 0
     broken: list[str] = field(default_factory=list)
 
 
@@ -42,8 +48,15 @@ def check_rows(
                     _check_finite(modality.collate([item]))
         except BridgeflowError as error:
             sentence = str(error)
-            place = f"row {index}" if isinstance(row, BridgeflowError) else describe_row(row, index)
-            checked.broken.append(sentence if place in sentence else f"{place}: {sentence}")
+            if isinstance(row, BridgeflowError):
+                # A stream's errors name the file: its numbers are those of a shuffled order.
+                place = "" if isinstance(rows, Stream) else f"row {index}"
+            else:
+                place = describe_row(row, index)
+            checked.unusable += 1
+            if len(checked.broken) < MOST_NAMED:
+                named = sentence if place in sentence else f"{place}: {sentence}"
+                checked.broken.append(bounded(printable(named)))
         checked.rows += 1
         if on_progress is not None:
             on_progress(checked.rows, max(total, checked.rows))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
 
+from bridgeflow.data.hub_shards import IterableParts, ParquetFiles, RowPieces, cause, parquet_files
 from bridgeflow.data.rows import DataSettings, Rows, Split, Stream
+from bridgeflow.data.shards import Part, Shards, ShardStream
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Progress
 
@@ -32,44 +34,7 @@ class HubRows:
         except IndexError:
             raise
         except Exception as error:
-            raise BridgeflowError(f"row {index} of {self.name} cannot be read ({_cause(error)}).") from error
-
-
-class HubStream:
-    """Rows that arrive one after another, shuffled through a buffer."""
-
-    def __init__(self, dataset: Any, name: str, buffer: int, seed: int = 0) -> None:
-        self.dataset = undecoded(dataset)
-        self.name = name
-        self.fingerprint = f"stream:{name}"
-        self.description = f"a stream of {name}"
-        self.buffer = buffer
-        self.seed = seed
-        # Some streams tell their columns only with the first row.
-        self.columns = tuple(dataset.column_names or next(self._read(self.dataset), ()))
-
-    def rows_from(self, position: int, epoch: int) -> Iterator[dict[str, Any]]:
-        """Rows of an epoch from a position on, in an order that depends on the epoch alone."""
-        shuffled = (
-            self.dataset.shuffle(seed=self.seed + epoch, buffer_size=self.buffer) if self.buffer else self.dataset
-        )
-        yield from self._read(shuffled.skip(position) if position else shuffled)
-
-    def _read(self, dataset: Any) -> Iterator[dict[str, Any]]:
-        try:
-            yield from dataset
-        except Exception as error:
-            raise BridgeflowError(
-                f"{self.description} broke off ({_cause(error)}): set data.streaming=false."
-            ) from error
-
-
-def _cause(error: BaseException) -> str:
-    """The first cause of an error, which libraries wrap in errors of their own, in a line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
+            raise BridgeflowError(f"row {index} of {self.name} cannot be read ({cause(error)}).") from error
 
 
 def undecoded(dataset: Any) -> Any:
@@ -81,6 +46,20 @@ def undecoded(dataset: Any) -> Any:
         if isinstance(feature, datasets.Image | datasets.Audio):
             dataset = dataset.cast_column(column, type(feature)(decode=False))
     return dataset
+
+
+def _columns(shards: Shards, name: str) -> tuple[str, ...]:
+    """The columns of the first row that can be read."""
+    why: BridgeflowError | None = None
+    for shard in range(len(shards.names)):
+        for token in shards.read(shard, 0):
+            row = shards.load(token)
+            if not isinstance(row, BridgeflowError):
+                return tuple(row)
+            why = why or row
+    if why is not None:
+        raise BridgeflowError(f"no row of {name} can be read, the first because: {why}")
+    return ()
 
 
 class HubDataset(DataSettings):
@@ -98,9 +77,9 @@ class HubDataset(DataSettings):
     held_out_rows: int = Field(default=256, ge=1)
     """Rows held out of `train` where no split serves."""
     streaming: bool = False
-    """Reads rows as they come instead of fetching all first."""
+    """Reads rows as they come instead of fetching all first. Files are shared among processes and skipped on resume."""
     shuffle_buffer: int = Field(default=1000, ge=0)
-    """Rows that a stream is shuffled within."""
+    """Rows of a stream that a process shuffles among each other, after the order of the files; 0 shuffles nothing."""
 
     @classmethod
     def at(cls, location: str) -> dict[str, Any]:
@@ -120,33 +99,58 @@ class HubDataset(DataSettings):
         own = self.held_out or next((name for name in ("test", "validation") if name in splits), None)
         if own is not None and own not in splits:
             raise BridgeflowError(f"hf:{self.path} has no split {own!r}, only {', '.join(splits)}: set data.held_out.")
-        if own is not None:
-            chosen = splits[self.train if split == "train" else own]
-        elif self.streaming:
-            whole = splits[self.train]
-            chosen = whole.skip(self.held_out_rows) if split == "train" else whole.take(self.held_out_rows)
-        else:
-            whole = splits[self.train]
-            count = min(self.held_out_rows, len(whole) // 10)
-            chosen = whole.select(range(count, len(whole)) if split == "train" else range(count))
         name = f"hf:{self.path}"
-        return HubStream(chosen, name, self.shuffle_buffer) if self.streaming else HubRows(chosen, name)
+        chosen = splits[self.train if split == "train" or own is None else own]
+        # A part of one split is held out; of an iterable data set it is the first rows that its shards give.
+        apart = own is None
+        if hasattr(chosen, "__len__"):
+            if apart:
+                count = min(self.held_out_rows, len(chosen) // 10)
+                chosen = chosen.select(range(count, len(chosen)) if split == "train" else range(count))
+            if not self.streaming:
+                return HubRows(chosen, name)
+            shards: Shards = RowPieces(undecoded(chosen), name)
+            return self.stream(shards, chosen, name)
+        files = self._parquet(self.train if apart or split == "train" else str(own))
+        shards = ParquetFiles(files) if files else IterableParts(undecoded(chosen), name)
+        if apart:
+            shards = Part(shards, self._held(shards), split == "held_out")
+        return self.stream(shards, chosen, name)
+
+    def _held(self, shards: Shards) -> int:
+        rows = shards.count(0)
+        return self.held_out_rows if rows is None or len(shards.names) > 1 else min(self.held_out_rows, rows // 10)
+
+    def stream(self, shards: Shards, dataset: Any, name: str) -> Stream:
+        """The stream; where the data set does not say its columns, its first row does."""
+        columns = tuple(dataset.column_names or ())
+        if not columns:
+            columns = _columns(shards, name)
+        return ShardStream(shards, columns, f"a stream of {name}", f"stream:{name}", self.shuffle_buffer)
+
+    def _parquet(self, split: str) -> list[str]:
+        """The Parquet files of a split, which can be begun in the middle; none where it is made of others."""
+        import datasets
+
+        if (Path(self.path) / "dataset_dict.json").is_file() or (Path(self.path) / "state.json").is_file():
+            return []
+        return parquet_files(datasets.load_dataset_builder(self.path, self.config), split)
 
     def _load(self) -> Any:
         import datasets
 
         datasets.disable_progress_bars()
+        # What it would log as errors reaches the user as the error itself.
+        datasets.utils.logging.set_verbosity(logging.CRITICAL)
         try:
             if (Path(self.path) / "dataset_dict.json").is_file() or (Path(self.path) / "state.json").is_file():
                 loaded = datasets.load_from_disk(self.path)
                 if not isinstance(loaded, datasets.DatasetDict):
                     loaded = datasets.DatasetDict({self.train: loaded})
-                if self.streaming:
-                    return {name: part.to_iterable_dataset() for name, part in loaded.items()}
                 return loaded
             return datasets.load_dataset(self.path, self.config, streaming=self.streaming)
         except Exception as error:
             raise BridgeflowError(
-                f"hf:{self.path} cannot be loaded ({_cause(error)}): give a hub name that this machine can reach, or a "
+                f"hf:{self.path} cannot be loaded ({cause(error)}): give a hub name that this machine can reach, or a "
                 "local folder."
             ) from error

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from bridgeflow.errors import UsageError
-from bridgeflow.modality import Progress
+from bridgeflow.modality import Latent, Progress
 from bridgeflow.settings import Settings
 
 Split = Literal["train", "held_out"]
@@ -44,6 +44,30 @@ class Stream(Protocol):
         ...
 
 
+class Order(Protocol):
+    """A permutation of rows: the row at each place of an epoch."""
+
+    def __getitem__(self, place: int) -> int: ...
+
+
+@runtime_checkable
+class OrderedRows(Rows, Protocol):
+    """Rows that say in what order training takes them, where it matters how they are stored."""
+
+    def order(self, seed: int, epoch: int) -> Order:
+        """The rows of an epoch, each once, the same for every (seed, epoch)."""
+        ...
+
+
+@runtime_checkable
+class EncodedRows(OrderedRows, Protocol):
+    """Rows whose latents were encoded before: training gathers them a batch at a time, and pairs no row."""
+
+    def gather(self, indices: Sequence[int], epochs: Sequence[int]) -> tuple[Latent, Latent]:
+        """Source and target latents of rows; each row is asked for in an epoch, counted from 0."""
+        ...
+
+
 class DataSettings(Settings, ABC):
     """Base class of a data set's settings, found under the entry point group `bridgeflow.datasets`.
 
@@ -53,11 +77,19 @@ class DataSettings(Settings, ABC):
     summary: ClassVar[str] = ""
     at_hand: ClassVar[bool] = False
     """True where opening it only looks at what lies on the disk: nothing is fetched or made."""
+    known_columns: ClassVar[tuple[str, ...]] = ()
+    """Columns that its rows have whatever the settings; empty where only opening it tells."""
 
     @classmethod
     def at(cls, location: str) -> dict[str, Any]:
         """The settings that `NAME:LOCATION` means, as keys of a recipe's `data`."""
         raise UsageError(f"this data set takes no location, so leave {location!r} out.")
+
+    @classmethod
+    def recipe_for(cls, section: Mapping[str, Any]) -> str | None:
+        """The recipe, a name or a YAML file, that training takes for a recipe's section `data` where none is named;
+        None leaves it to the task."""
+        return None
 
     @abstractmethod
     def open(self, split: Split, progress: Progress | None = None) -> Rows | Stream:

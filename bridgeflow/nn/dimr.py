@@ -6,6 +6,7 @@ Source: Liu et al., "Alleviating Distortion in Image Generation via Multi-Resolu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -18,6 +19,7 @@ from bridgeflow.errors import UsageError
 from bridgeflow.modality import LatentSpec
 from bridgeflow.nn.attention import SelfAttention
 from bridgeflow.nn.kernels import depthwise, gated_mlp, layer_norm, rms_norm
+from bridgeflow.nn.recompute import Recomputing
 from bridgeflow.nn.velocity import NetworkSettings, VelocityNet
 from bridgeflow.settings import Settings
 
@@ -212,7 +214,7 @@ class Upsample(nn.Module):
         return self.norm_out(x.transpose(2, 3).flatten(1, 4), t)
 
 
-class Stage(nn.Module):
+class Stage(Recomputing):
     """One resolution: its own view of the state, what the coarser stage saw, blocks with long skips, a velocity."""
 
     def __init__(self, settings: StageSettings, channels: int, grid: tuple[int, int], coarse: tuple[int, int]) -> None:
@@ -254,7 +256,7 @@ class Stage(nn.Module):
         for index, block in enumerate(self.blocks):
             if index > half:
                 x = self.skips[index - half - 1](x, skips.pop())
-            x = block(x, t, self.grid)
+            x = self.call(block, x, t, self.grid)
             if index < half:
                 skips.append(x)
             seen.append(x)
@@ -317,3 +319,7 @@ class DiMR(VelocityNet):
             velocity, coarse = stage(folded, t, null, coarse, index + 1 < len(self.stages))
             found.append(F.pixel_shuffle(velocity, self.patch).to(z.dtype))
         return found
+
+    def compiled_parts(self) -> Sequence[nn.Module]:
+        """The stages: `velocities` does not pass through `forward`."""
+        return [*self.stages]

@@ -12,6 +12,7 @@ from bridgeflow.modality import LatentSpec
 from bridgeflow.nn.attention import MLP, CrossAttention, SelfAttention
 from bridgeflow.nn.kernels import layer_norm
 from bridgeflow.nn.patches import Patches, grid_positions
+from bridgeflow.nn.recompute import Recomputing
 from bridgeflow.nn.velocity import Conditioning, NetworkSettings, VelocityNet
 
 EPSILON = 1e-6
@@ -82,7 +83,7 @@ class DiTBlock(nn.Module):
         return torch.addcmul(x, gate_m, self.mlp(layer_norm(x, 1 + scale_m, shift_m, EPSILON)))
 
 
-class DiT(VelocityNet):
+class DiT(VelocityNet, Recomputing):
     """The transformer that `DiTSettings` describes."""
 
     def __init__(self, settings: DiTSettings, latent: LatentSpec, context: LatentSpec | None) -> None:
@@ -125,7 +126,7 @@ class DiT(VelocityNet):
         if self.context_embed is not None and context is not None:
             context = self.context_embed(context)
         for block in self.blocks:
-            x = block(x, condition, context, context_mask)
+            x = self.call(block, x, condition, context, context_mask)
         if self.indicator is not None:
             x = x[:, 1:]
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)

@@ -17,8 +17,8 @@ CACHED = 2**18
 
 
 def trains_on_cpu(x: Tensor) -> bool:
-    """True where a gradient will be asked for on a CPU."""
-    return x.device.type == "cpu" and torch.is_grad_enabled()
+    """True where a gradient will be asked for on a CPU, and no compiler writes it."""
+    return x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def product_type(x: Tensor) -> torch.dtype:

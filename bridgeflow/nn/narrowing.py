@@ -16,6 +16,7 @@ from bridgeflow.errors import UsageError
 from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.nn.attention import attend
 from bridgeflow.nn.encoded import Encoded, SourceEncoder
+from bridgeflow.nn.recompute import Recomputing
 from bridgeflow.randomness import Randomness, normal
 from bridgeflow.settings import Settings
 
@@ -177,7 +178,7 @@ def grid_of(target: LatentSpec, option: str) -> tuple[int, int]:
     return target.shape[1], target.shape[2]
 
 
-class NarrowingSource(SourceEncoder):
+class NarrowingSource(SourceEncoder, Recomputing):
     """The encoder that `NarrowingSourceSettings` describes."""
 
     learned = True
@@ -216,7 +217,7 @@ class NarrowingSource(SourceEncoder):
         if self.compress is not None:
             x = self.compress(x)
         for layer in (*self.layers, *self.narrowings):
-            x = layer(x, source.mask)
+            x = self.call(layer, x, source.mask)
         flat = self.tail(x.flatten(1)).float()
         mu = flat[:, : self.target.size].unflatten(1, self.target.shape)
         if self.sigma is not None:

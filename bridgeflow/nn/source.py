@@ -15,6 +15,7 @@ from bridgeflow.nn.attention import TransformerBlock
 from bridgeflow.nn.encoded import Encoded, SourceEncoder
 from bridgeflow.nn.narrowing import NarrowingSourceSettings
 from bridgeflow.nn.patches import Patches, grid_positions
+from bridgeflow.nn.recompute import Recomputing
 from bridgeflow.nn.standardise import BatchStandardise
 from bridgeflow.randomness import Randomness, normal
 from bridgeflow.settings import Settings
@@ -56,7 +57,7 @@ class ConvStem(nn.Sequential):
         return super().forward(z).transpose(1, 2)
 
 
-class TokenEncoder(nn.Module):
+class TokenEncoder(Recomputing):
     """A transformer from any latent to any shape: source tokens and one learned query per target patch attend
     to each other, and the queries are read out. Padding is masked."""
 
@@ -93,7 +94,7 @@ class TokenEncoder(nn.Module):
         if real is not None:
             real = torch.cat([real.new_ones(batch, self.target.count), real], dim=1)
         for block in self.blocks:
-            x = block(x, real)
+            x = self.call(block, x, real)
         heads = self.head(self.norm_out(x[:, : self.target.count])).chunk(self.outputs, dim=-1)
         return tuple(self.target.join(head).float() for head in heads)
 

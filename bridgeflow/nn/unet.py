@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import LatentSpec
 from bridgeflow.nn.attention import CrossAttention, SelfAttention
+from bridgeflow.nn.recompute import Recomputing
 from bridgeflow.nn.velocity import Conditioning, NetworkSettings, VelocityNet
 
 
@@ -117,7 +118,7 @@ class Level(nn.Module):
         return x if self.attention is None else self.attention(x, context, context_mask)
 
 
-class UNet(VelocityNet):
+class UNet(VelocityNet, Recomputing):
     """The U-Net that `UNetSettings` describes. It takes any H, W that divide by its levels."""
 
     def __init__(self, settings: UNetSettings, channels: int, context_width: int | None) -> None:
@@ -185,16 +186,16 @@ class UNet(VelocityNet):
         skips = [x]
         for index, blocks in enumerate(self.down):
             for block in blocks:  # type: ignore[attr-defined]
-                x = block(x, condition, context, context_mask)
+                x = self.call(block, x, condition, context, context_mask)
                 skips.append(x)
             if index < len(self.reduce):
                 x = self.reduce[index](x)
                 skips.append(x)
         for block in self.middle:
-            x = block(x, condition, context, context_mask)
+            x = self.call(block, x, condition, context, context_mask)
         for index, blocks in enumerate(self.up):
             for block in blocks:  # type: ignore[attr-defined]
-                x = block(torch.cat([x, skips.pop()], dim=1), condition, context, context_mask)
+                x = self.call(block, torch.cat([x, skips.pop()], dim=1), condition, context, context_mask)
             if index < len(self.enlarge):
                 x = self.enlarge[index](F.interpolate(x, scale_factor=2.0, mode="nearest"))
         velocity = F.pixel_shuffle(self.head(F.silu(self.norm(x))), self.patch)

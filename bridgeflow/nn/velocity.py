@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -46,6 +47,10 @@ class VelocityNet(nn.Module, ABC):
 
         A coarse one is (B, C, *sizes / ratio) and stands for `flow.losses.pooled` of the velocity."""
         return [self(z, t, null, context, context_mask, r)]
+
+    def compiled_parts(self) -> Sequence[nn.Module]:
+        """The modules, called as `part(...)` by `velocities`, that `training.compile` compiles, each by itself."""
+        return [self]
 
 
 class NetworkSettings(Settings, ABC):

@@ -32,7 +32,7 @@ def check_listing(plugin: Plugin | None) -> str | None:
         return "a class that no entry point names is not listed"
     path = os.pathsep.join(entry for entry in sys.path if entry)
     done = subprocess.run(
-        [sys.executable, "-c", LISTING],
+        [sys.executable, "-P", "-c", LISTING],
         capture_output=True,
         text=True,
         check=False,

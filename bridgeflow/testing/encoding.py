@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 import re
+import tempfile
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item, Latent
 from bridgeflow.testing.comparing import real_values, same, spread, worst_difference
 from bridgeflow.testing.outcome import Fault, calling, described
-from bridgeflow.testing.subject import NEEDED_EDGES, ROWS, ModalitySubject, check_latent
+from bridgeflow.testing.subject import NEEDED_EDGES, ROWS, ModalitySubject, check_latent, copied
 
 BATCH_TOLERANCE = 1e-3
 """Difference between an item encoded alone and in a batch, in units of the latent's spread: kernels of another size
@@ -131,22 +133,45 @@ def _seeded(seed: int, subject: ModalitySubject) -> tuple[dict[str, Tensor], Lat
 
 def check_untouched(subject: ModalitySubject) -> str | None:
     """Nothing that is handed in is changed."""
+    modality = subject.ready
     items = [subject.example(seed) for seed in range(ROWS)]
-    kept = copy.deepcopy(items)
-    batch = subject.collate(items)
+    kept = copied(items)
+    with calling("collate"):
+        batch = modality.collate(items)
     if not same(items, kept):
         raise Fault("`collate` changed the items it was given: work on copies, since items are kept and used again.")
     given = {name: tensor.clone() for name, tensor in batch.items()}
-    latent = subject.encode_batch(batch)
-    if not same(given, batch):
+    with calling("encode"), torch.no_grad():
+        latent = modality.encode(batch)
+    if not same(given, dict(batch)):
         raise Fault("`encode` changed the batch it was given: work on copies, since a batch is used again.")
     if not subject.only_source:
         _ = subject.decoded
         mean = latent.mean.clone()
-        subject.decode(latent.mean)
+        with calling("decode"), torch.no_grad():
+            modality.decode(latent.mean)
         if not same(mean, latent.mean):
             raise Fault("`decode` changed the latent it was given: work on a copy (no operation with a trailing _).")
+    _check_shown_untouched(subject)
     return None
+
+
+def _check_shown_untouched(subject: ModalitySubject) -> None:
+    """The same of the item that `preview` and `write` are handed."""
+    item = subject.items[0] if subject.only_source else subject.decoded[0]
+    for method in ("preview", "write"):
+        given = copied(item)
+        with tempfile.TemporaryDirectory() as folder, suppress(Exception):
+            # What they raise is told by the checks of previews and files.
+            if method == "preview":
+                subject.ready.preview(given)
+            else:
+                subject.ready.write(given, Path(folder, f"item{subject.ready.writes}"))
+        if not same(given, item):
+            raise Fault(
+                f"`{method}` changed the item it was given: work on a copy, since a result is shown, written and "
+                "scored."
+            )
 
 
 def check_edges(subject: ModalitySubject) -> str | None:

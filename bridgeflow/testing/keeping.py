@@ -6,12 +6,11 @@ import json
 import pickle
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ValidationError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from bridgeflow.errors import BridgeflowError
@@ -19,11 +18,9 @@ from bridgeflow.modality import Modality
 from bridgeflow.settings import Settings
 from bridgeflow.testing.comparing import same, spread, worst_difference
 from bridgeflow.testing.outcome import Fault, calling, described
-from bridgeflow.testing.subject import ModalitySubject
+from bridgeflow.testing.subject import RESTORED_TOLERANCE, ModalitySubject, copied
 from bridgeflow.testing.tiny import tiny_bridge, training_step
 
-RESTORED_TOLERANCE = 1e-5
-"""Difference between a modality and its restored copy, in units of the latent's spread."""
 BFLOAT16_TOLERANCE = 0.1
 """Difference that bfloat16 may make, in units of the latent's spread."""
 VARIATIONS = 8
@@ -60,43 +57,14 @@ def check_frozen(subject: ModalitySubject) -> str | None:
 
 
 def check_state(subject: ModalitySubject) -> str | None:
-    """A fresh modality that takes state and facts from files gives the same latents."""
-    modality = subject.ready
-    with calling("fitted_state"):
-        state = modality.fitted_state()
-    with calling("fitted_facts"):
-        facts = modality.fitted_facts()
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise Fault("`fitted_state` gave something else than tensors by name: let it give a dict[str, Tensor].")
-    with calling("fitted_state", "the way into a safetensors file"):
-        stored = load(save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
-    try:
-        read = json.loads(json.dumps(facts, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise Fault(
-            f"`fitted_facts` is not JSON ({described(error)}): give numbers, strings, lists and dicts."
-        ) from error
-    fresh = subject.build()
-    if state or facts:
-        with calling("restore", "its own state and facts"):
-            fresh.restore(stored, read)
-    if fresh.needs_fit:
-        raise Fault("a fresh copy still needs fitting after `restore`: let `fitted_state` and `restore` carry it all.")
-    difference = worst_difference(subject.encode(subject.items, "a restored copy", fresh), subject.latent)
-    if difference > RESTORED_TOLERANCE * spread(subject.latent):
-        raise Fault(
-            f"a fresh copy gives other latents (they differ by {difference:.2g}): carry whatever fitting or chance "
-            "made in `fitted_state` and `fitted_facts`, or make it from a fixed seed."
-        )
-    return _state_dict(subject, fresh)
-
-
-def _state_dict(subject: ModalitySubject, fresh: Modality) -> str | None:
+    """A fresh modality that takes state and facts from files gives the same latents, in a fresh process too."""
     with calling("load_state_dict", "its own state_dict"):
-        fresh.load_state_dict(subject.ready.state_dict())
-    difference = worst_difference(subject.encode(subject.items, "a copy", fresh), subject.latent)
+        subject.restored.load_state_dict(subject.ready.state_dict())
+    difference = worst_difference(subject.encode(subject.items, "a copy", subject.restored), subject.latent)
     if difference > RESTORED_TOLERANCE * spread(subject.latent):
         raise Fault(f"a copy that took the state_dict gives other latents (by {difference:.2g}): mend its hooks.")
+    if subject.elsewhere is None:
+        return "not tried in a fresh process, which cannot import its class or unpickle its items"
     return None
 
 
@@ -144,12 +112,14 @@ def check_bfloat16(subject: ModalitySubject) -> str | None:
 
 
 def check_fingerprint(subject: ModalitySubject) -> str | None:
-    """16 digits that change where the encoding does, and only then have to."""
+    """16 digits that change where the encoding does, and only then."""
     own = _fingerprint(subject.ready)
     if not re.fullmatch(r"[0-9a-f]{16}", own):
         raise Fault(f"`fingerprint` gave {own!r}: give 16 hexadecimal digits.")
-    if _fingerprint(subject.ready) != own:
-        raise Fault("`fingerprint` gave two answers for one modality: let it depend on what `encode` depends on alone.")
+    _check_one_fingerprint(subject, own)
+    unfitted = _unfitted_fingerprint(subject)
+    if subject.fitted[1] is not None:
+        _check_fitted_fingerprint(subject, own, unfitted)
     tried = 0
     for place, settings in variations(subject.settings):
         if tried == VARIATIONS:
@@ -161,12 +131,68 @@ def check_fingerprint(subject: ModalitySubject) -> str | None:
             # Not every other value suits the rest of the options.
             continue
         tried += 1
-        if changed and _fingerprint(other) == own:
+        if changed and _fingerprint(other) == (unfitted if other.needs_fit else own):
             raise Fault(
                 f"`fingerprint` stays the same under another `{place}`, though the latent changes: begin it with "
                 "super().fingerprint(), or cached latents of other options would be taken."
             )
     return f"{tried} other options tried" if tried else "there are no options to change"
+
+
+def _check_one_fingerprint(subject: ModalitySubject, own: str) -> None:
+    """The same answer again, from an equal modality, and from one in a fresh process."""
+    mend = "let it depend on what `encode` depends on alone"
+    if _fingerprint(subject.ready) != own:
+        raise Fault(f"`fingerprint` gave two answers for one modality: {mend}.")
+    if _fingerprint(subject.restored) != own:
+        raise Fault(f"`fingerprint` gave another answer for a copy with the same options and state: {mend}.")
+    if subject.elsewhere is not None and subject.elsewhere.fingerprint != own:
+        raise Fault(
+            f"`fingerprint` gave another answer in a fresh process: {mend}, and on no `hash` of a string or `id`, "
+            "which change from process to process (hashlib does not)."
+        )
+
+
+def _unfitted_fingerprint(subject: ModalitySubject) -> str:
+    """The answer of a modality before it is fitted; empty where it refuses to give one, since it encodes nothing."""
+    try:
+        return subject.build().fingerprint()
+    except Exception:
+        return ""
+
+
+def _check_fitted_fingerprint(subject: ModalitySubject, own: str, unfitted: str) -> None:
+    """Another answer for what is not fitted, and for what was fitted otherwise."""
+    mend = "begin it with super().fingerprint(), or cached latents of another codec would be taken"
+    if unfitted == own:
+        raise Fault(f"`fingerprint` is the same before and after fitting: {mend}.")
+    for what, state, facts in _otherwise_fitted(*subject.stored):
+        other = subject.build()
+        try:
+            other.restore(state, facts)
+            changed = _encodes_otherwise(subject, other)
+        except Exception:
+            # Not any number suits a codec.
+            continue
+        if changed and _fingerprint(other) == own:
+            raise Fault(f"`fingerprint` stays the same under another {what}, though the latent changes: {mend}.")
+
+
+def _otherwise_fitted(
+    state: Mapping[str, Tensor], facts: Mapping[str, Any]
+) -> Iterator[tuple[str, dict[str, Tensor], dict[str, Any]]]:
+    """(what is changed, state, facts): what fitting left, with other numbers in the one or in the other."""
+    other = {name: tensor * 1.25 + 0.125 if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    yield "fitted state", other, copied(dict(facts))
+    yield "`fitted_facts`", dict(state), _other_numbers(dict(facts))
+
+
+def _other_numbers(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _other_numbers(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_other_numbers(value) for value in tree]
+    return tree * 1.25 + 0.125 if isinstance(tree, float) else tree
 
 
 def _fingerprint(modality: Modality) -> str:

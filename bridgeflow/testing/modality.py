@@ -64,12 +64,12 @@ ON_LATENTS: Table[ModalitySubject] = (
     (Check("masks", "Masks are bool, and padding changes nothing that is real."), encoding.check_masks),
     (Check("preview", "`preview` gives an RGB picture, of edges too."), decoding.check_preview),
     (Check("wrong rank", "`decode` refuses another rank, naming the shape expected."), decoding.check_wrong_rank),
-    (Check("files", "What is written opens again, as the same item."), decoding.check_files),
-    (Check("state", "A fresh copy, restored from files, gives the same latents."), keeping.check_state),
+    (Check("files", "What is written opens again, by path and by bytes, as the same item."), decoding.check_files),
+    (Check("state", "A copy from files gives the same latents, in another process too."), keeping.check_state),
     (Check("pickle", "Options, items and the modality go through pickle."), keeping.check_pickle),
     (Check("bfloat16", "It encodes and decodes under bfloat16 on the CPU."), keeping.check_bfloat16),
     (Check("frozen", "A training step leaves it as it is, and reaches the bridge."), keeping.check_frozen),
-    (Check("fingerprint", "The fingerprint changes where the encoding does."), keeping.check_fingerprint),
+    (Check("fingerprint", "The fingerprint changes where the encoding does alone."), keeping.check_fingerprint),
 )
 TABLE: Table[ModalitySubject] = (*BEFORE, *((check, _on_latents(tried)) for check, tried in ON_LATENTS))
 

@@ -41,8 +41,8 @@ class Fault(BridgeflowError):
 class Subject(Protocol):
     """What is checked, with whatever the checks have worked out about it so far."""
 
-    reported: dict[int, str]
-    """The check that reported a fault, by the fault's id."""
+    reported: dict[str, str]
+    """The check that reported a fault first, by the fault's sentence."""
 
     @property
     def waived(self) -> Mapping[str, str]:
@@ -107,7 +107,7 @@ def examine(check: Check, tried: Callable[[SubjectT], str | None], subject: Subj
     try:
         return Outcome(check, "passed", tried(subject) or "")
     except Fault as fault:
-        first = subject.reported.setdefault(id(fault), check.name)
+        first = subject.reported.setdefault(str(fault), check.name)
         if first != check.name:
             return Outcome(check, "failed", f"not reached, since the check {first!r} fails: mend that first.")
         return Outcome(check, "failed", str(fault), _trace(fault.__cause__) if fault.__cause__ else "")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import math
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from bridgeflow.assembly import assemble
+from bridgeflow.data.batches import check_columns
+from bridgeflow.data.rows import Rows
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item
+from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.testing.comparing import same
 from bridgeflow.testing.outcome import Fault, calling, described
+from bridgeflow.testing.subject import copied
 from bridgeflow.testing.task_subject import SIDES, TaskSubject
 from bridgeflow.testing.tiny import tiny_bridge, training_step
 
@@ -66,6 +68,11 @@ def check_pairs(subject: TaskSubject) -> str | None:
     for row, pair in zip(subject.rows, subject.pairs, strict=True):
         if not same(subject.pair(row), pair):
             raise Fault("`pair` gave two pairs for one row and generator: take every draw from the `rng` it is given.")
+        given = copied(row)
+        with calling("pair", "a made-up row"):
+            subject.unfitted.pair(given, np.random.default_rng(0))
+        if not same(given, row):
+            raise Fault("`pair` changed the row it was given: work on copies, since rows are kept and used again.")
         try:
             subject.pair({name: row[name] for name in subject.kind.columns})
         except Fault as fault:
@@ -83,42 +90,28 @@ def check_pairs(subject: TaskSubject) -> str | None:
 def check_joining(subject: TaskSubject) -> str | None:
     """Pieces of a source item are source items, and their results join to a target item."""
     for source, _ in subject.pairs:
-        with calling("split", "a source item"):
-            pieces = subject.ready.split(source)
-        if not isinstance(pieces, list) or not pieces:
-            raise Fault("`split` gave no list of pieces: let it give at least one item for every source item.")
+        pieces = subject.split(source)
+        if not same(pieces, subject.split(source)):
+            raise Fault(
+                "`split` gave other pieces when asked again: let it draw nothing at random, since `join` has to know "
+                "them by the item alone."
+            )
         with calling("split", "a source item, into pieces that the source cannot collate"):
             subject.modality("source").collate(pieces)
-    with calling("join", "decoded results, into something that the target cannot collate"):
-        subject.modality("target").collate(subject.results)
+    _ = subject.results
     return None
-
-
-def _figures(subject: TaskSubject, results: Sequence[Item], what: str) -> dict[str, float]:
-    truths, sources = [pair[1] for pair in subject.pairs], [pair[0] for pair in subject.pairs]
-    with calling("metrics", what):
-        figures = subject.ready.metrics(results, truths, sources, subject.rows)
-    if not isinstance(figures, dict) or not all(isinstance(name, str) for name in figures):
-        raise Fault("`metrics` gave something else than numbers by name: let it give a dict[str, float].")
-    for name, value in figures.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise Fault(f"the metric {name!r} is {value!r} on {what}: give a finite float.")
-    try:
-        json.dumps(figures)
-    except (TypeError, ValueError) as error:
-        raise Fault(f"`metrics` is not JSON ({described(error)}): give plain floats.") from error
-    return figures
 
 
 def check_metrics(subject: TaskSubject) -> str | None:
     """Finite numbers of results, of the truth itself, and of the truth of another example."""
-    figures = _figures(subject, subject.results, "decoded truths")
+    figures = subject.figures
     truths = [pair[1] for pair in subject.pairs]
-    others = _figures(subject, [*subject.results[1:], subject.results[0]], "results of other examples")
-    own = _figures(subject, truths, "the truths themselves")
+    others = subject.score([*subject.results[1:], subject.results[0]], "results of other examples")
+    own = subject.score(truths, "the truths themselves")
     if figures.keys() != others.keys() or figures.keys() != own.keys():
         raise Fault("`metrics` gave other names for other results: give the same figures each time.")
-    if figures and own == others and not same(truths, [*truths[1:], truths[0]]):
+    alike = (same(items, [*items[1:], items[0]]) for items in (truths, subject.results))
+    if figures and others in (own, figures) and not any(alike):
         raise Fault("`metrics` gave the same figures for right and for wrong results: let them tell the two apart.")
     if not figures:
         return "there are no metrics"
@@ -127,20 +120,21 @@ def check_metrics(subject: TaskSubject) -> str | None:
 
 def check_baseline(subject: TaskSubject) -> str | None:
     """One result for each truth, or none at all."""
+    _ = subject.figures
     truths, sources = [pair[1] for pair in subject.pairs], [pair[0] for pair in subject.pairs]
 
     def examples() -> Iterator[Item]:
         yield from truths
 
     with calling("baseline"):
-        baseline = subject.ready.baseline(truths, sources, examples())
+        baseline = subject.ready.baseline(copied(truths), copied(sources), examples())
     if baseline is None:
         return "there is no baseline"
     if not isinstance(baseline, tuple) or len(baseline) != 2 or not isinstance(baseline[0], str) or not baseline[0]:
         raise Fault("`baseline` gave something else than (name, results): give both, or None.")
     if len(baseline[1]) != len(truths):
         raise Fault(f"`baseline` gave {len(baseline[1])} results for {len(truths)} truths: give one for each.")
-    _figures(subject, baseline[1], f"the baseline {baseline[0]!r}")
+    subject.score(baseline[1], f"the baseline {baseline[0]!r}")
     return baseline[0]
 
 
@@ -150,6 +144,7 @@ def check_recipe(subject: TaskSubject) -> str | None:
     if resolved is None:
         return "a class that no entry point names has no recipe"
     try:
+        _check_data(resolved)
         assembly = assemble(resolved)
         if not any(modality.needs_fit for modality in (assembly.source, assembly.target)):
             assembly.sketch_bridge()
@@ -158,6 +153,22 @@ def check_recipe(subject: TaskSubject) -> str | None:
             f"the parts of the default recipe {resolved.name!r} do not fit one another ({described(error)}): mend it."
         ) from error
     return resolved.name
+
+
+def _check_data(recipe: ResolvedRecipe) -> None:
+    """Raises BridgeflowError where the data of a recipe are known to lack a column that its task needs."""
+    columns, place = recipe.data.known_columns, f"the data set {recipe.recipe.data['name']!r}"
+    if not columns and recipe.data.at_hand:
+        try:
+            rows = recipe.data.open("train")
+        except BridgeflowError:
+            # A folder is there once people have put their data into it.
+            return
+        if isinstance(rows, Rows) and len(rows) == 0:
+            return
+        columns, place = rows.columns, rows.description
+    if columns:
+        check_columns(recipe.task, recipe.recipe.task, columns, recipe.recipe.columns, place)
 
 
 def check_training(subject: TaskSubject) -> str | None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import json
+import pickle
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from bridgeflow import recipe, registry
@@ -17,13 +21,28 @@ from bridgeflow.modality import API_VERSION, Item, Latent, LatentSpec, Modality
 from bridgeflow.registry import Plugin
 from bridgeflow.settings import Settings
 from bridgeflow.task import Task
-from bridgeflow.testing.outcome import Fault, calling, remembered
+from bridgeflow.testing.comparing import spread, worst_difference
+from bridgeflow.testing.fresh import Elsewhere, importable, restored_elsewhere
+from bridgeflow.testing.outcome import Fault, calling, described, remembered
 
 ROWS = 4
 """Items of the batch that most checks look at."""
 FITTED = 128
 """Made-up items that a codec is fitted to."""
 NEEDED_EDGES = ("minimum", "maximum", "constant")
+RESTORED_TOLERANCE = 1e-5
+"""Difference between a modality and its restored copy, in units of the latent's spread."""
+ELSEWHERE_TOLERANCE = 1e-3
+"""The same for a copy in another process, where kernels may add in another order."""
+
+
+def copied(value: Any) -> Any:
+    """A copy, so that a method which changes what it is handed leaves the other checks alone; the value itself where
+    it cannot be copied."""
+    try:
+        return copy.deepcopy(value)
+    except Exception:
+        return value
 
 
 def load_class(kind: str, given: str | type[Any], base: type[Any]) -> tuple[type[Any], Plugin | None]:
@@ -107,7 +126,7 @@ class PluginSubject(Generic[Kind]):
         if isinstance(given, str):
             registry.find(self.word, given)
         self.given: str | type[Kind] = given
-        self.reported: dict[int, str] = {}
+        self.reported: dict[str, str] = {}
 
     @property
     def waived(self) -> Mapping[str, str]:
@@ -259,6 +278,71 @@ class ModalitySubject(PluginSubject[Modality]):
         """The latent of the made-up items, decoded."""
         return self.decode(self.latent.mean)
 
+    # -- copies made from what fitting left ------------------------------------------------------------------
+
+    @remembered
+    def stored(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Fitted state and facts, as they come out of files."""
+        with calling("fitted_state"):
+            state = self.ready.fitted_state()
+        with calling("fitted_facts"):
+            facts = self.ready.fitted_facts()
+        if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+            raise Fault("`fitted_state` gave something else than tensors by name: let it give a dict[str, Tensor].")
+        with calling("fitted_state", "the way into a safetensors file"):
+            stored = load(save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
+        try:
+            return stored, json.loads(json.dumps(facts, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise Fault(
+                f"`fitted_facts` is not JSON ({described(error)}): give numbers, strings, lists and dicts."
+            ) from error
+
+    @remembered
+    def restored(self) -> Modality:
+        """A fresh copy that took state and facts, and gives the same latents."""
+        fresh = self.build()
+        state, facts = self.stored
+        if state or facts:
+            with calling("restore", "its own state and facts"):
+                fresh.restore(copied(state), copied(facts))
+        if fresh.needs_fit:
+            raise Fault(
+                "a fresh copy still needs fitting after `restore`: let `fitted_state` and `restore` carry it all."
+            )
+        difference = worst_difference(self.encode(self.items, "a restored copy", fresh), self.latent)
+        if difference > RESTORED_TOLERANCE * spread(self.latent):
+            raise Fault(
+                f"a fresh copy gives other latents (they differ by {difference:.2g}): carry whatever fitting or chance "
+                "made in `fitted_state` and `fitted_facts`, or make it from a fixed seed."
+            )
+        return fresh
+
+    @remembered
+    def elsewhere(self) -> Elsewhere | None:
+        """Such a copy in a fresh process, which gives the same latents; None for a class or items that cannot be
+        brought there."""
+        _ = self.restored
+        try:
+            items = pickle.dumps(self.items)
+        except Exception:
+            # The check of pickling says what is wrong with them.
+            return None
+        if not importable(self.kind):
+            return None
+        found = restored_elsewhere(self.kind, self.settings, *self.stored, items)
+        if found.failed == "import" and self.loaded[1] is None:
+            return None
+        kept = "keep nothing on the class or in the module, and carry it in `fitted_state` and `fitted_facts`"
+        if found.failed == "needs_fit":
+            raise Fault(f"restored in a fresh process, it still needs fitting: {kept}.")
+        if found.failed:
+            raise Fault(f"restored in a fresh process, it fails in `{found.failed}` ({found.error}): {kept}.")
+        difference = float("inf") if found.latent is None else worst_difference(found.latent, self.latent)
+        if difference > ELSEWHERE_TOLERANCE * spread(self.latent):
+            raise Fault(f"restored in a fresh process, it gives other latents (by {difference:.2g}): {kept}.")
+        return found
+
     @property
     def only_source(self) -> str:
         """Why the checks of decoding do not apply; empty where they do."""
@@ -270,7 +354,7 @@ class ModalitySubject(PluginSubject[Modality]):
         """A batch of items; `of` says what they are."""
         modality = modality or self.ready
         with calling("collate", of):
-            batch = modality.collate(items)
+            batch = modality.collate(copied(list(items)))
         if not isinstance(batch, Mapping) or not all(isinstance(value, Tensor) for value in batch.values()):
             raise Fault("`collate` gave something else than tensors by name: let it give a dict[str, Tensor].")
         return dict(batch)
@@ -278,7 +362,7 @@ class ModalitySubject(PluginSubject[Modality]):
     def encode_batch(self, batch: dict[str, Tensor], of: str = "", modality: Modality | None = None) -> Latent:
         """The latent of a batch."""
         with calling("encode", of), torch.no_grad():
-            latent = (modality or self.ready).encode(batch)
+            latent = (modality or self.ready).encode({name: tensor.clone() for name, tensor in batch.items()})
         if not isinstance(latent, Latent) or not isinstance(latent.mean, Tensor):
             raise Fault(f"`encode` gave a {type(latent).__name__}: let it give a bridgeflow.modality.Latent.")
         return latent
@@ -290,7 +374,7 @@ class ModalitySubject(PluginSubject[Modality]):
     def decode(self, latent: Tensor, of: str = "latents that `encode` made") -> list[Item]:
         """The items of a latent."""
         with calling("decode", of), torch.no_grad():
-            items = self.ready.decode(latent)
+            items = self.ready.decode(latent.clone())
         if not isinstance(items, list) or len(items) != len(latent):
             count = len(items) if isinstance(items, Sequence) else "no"
             raise Fault(f"`decode` gave {count} items for {len(latent)} latents: let it give a list with one for each.")

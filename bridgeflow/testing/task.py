@@ -39,7 +39,7 @@ TABLE: Table[TaskSubject] = (
     (Check("split and join", "Pieces of an item are items, and their results join to one."), pairing.check_joining),
     (Check("metrics", "Metrics are finite numbers that tell right from wrong."), pairing.check_metrics),
     (Check("baseline", "A baseline has one result for each truth."), pairing.check_baseline),
-    (Check("default recipe", "It exists, is one for this task, and can be built."), pairing.check_recipe),
+    (Check("default recipe", "It exists, is for this task, has its columns, and can be built."), pairing.check_recipe),
     (Check("training", "Two steps of a tiny bridge give a finite loss with gradients."), pairing.check_training),
     (Check("pickle", "The task goes through pickle, for data loader workers."), pairing.check_pickle),
 )

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from bridgeflow import layers, recipe, registry
+from bridgeflow import layers, naming, recipe, registry
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item, Latent, Modality
 from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.settings import Settings
 from bridgeflow.task import ModalityUse, Task
-from bridgeflow.testing.outcome import Fault, calling, remembered
-from bridgeflow.testing.subject import ROWS, PluginSubject, default_settings
+from bridgeflow.testing.comparing import same
+from bridgeflow.testing.outcome import Fault, calling, described, remembered
+from bridgeflow.testing.subject import ROWS, PluginSubject, copied, default_settings
 
 FITTED = 64
 """Made-up rows that a codec is fitted to."""
@@ -49,7 +52,9 @@ class TaskSubject(PluginSubject[Task]):
         for side in SIDES:
             use = self.use(side)
             try:
-                modality: type[Modality] = registry.load("modality", use.name)
+                own = self.loaded[1]
+                home = own.distribution if own is not None else ""
+                modality: type[Modality] = registry.load("modality", use.name, home)
             except BridgeflowError as error:
                 raise Fault(f"its {side} cannot be had: {error}") from error
             options = layers.merge(use.options, self._recipe_options(side))
@@ -82,7 +87,7 @@ class TaskSubject(PluginSubject[Task]):
                 "`default_recipe` is not set, so `train --task` needs a recipe each time: name one as 'task/recipe'."
             )
         try:
-            resolved = recipe.load(name)
+            resolved = recipe.load(naming.recipe_at_home(name, self.loaded[1].distribution))
         except BridgeflowError as error:
             sentence = " ".join(str(error).split())
             raise Fault(f"the default recipe {name!r} does not resolve ({sentence.rstrip('.')}): mend it.") from error
@@ -123,7 +128,7 @@ class TaskSubject(PluginSubject[Task]):
     def pair(self, row: Mapping[str, Any], seed: int = 0) -> tuple[Item, Item]:
         """The pair of a row."""
         with calling("pair", "a made-up row"):
-            pair = self.unfitted.pair(row, np.random.default_rng(seed))
+            pair = self.unfitted.pair(copied(row), np.random.default_rng(seed))
         if not isinstance(pair, tuple) or len(pair) != 2:
             raise Fault(f"`pair` gave a {type(pair).__name__}: let it give (source item, target item).")
         return pair
@@ -180,13 +185,55 @@ class TaskSubject(PluginSubject[Task]):
             decoded = self.modality("target").decode(self.targets.mean)
         results = []
         for (source, _), own in zip(self.pairs, decoded, strict=True):
-            with calling("split", "a source item"):
-                pieces = self.ready.split(source)
-            if not isinstance(pieces, list) or not pieces:
-                raise Fault("`split` gave no list of pieces: let it give at least one item for every source item.")
+            pieces = self.split(source)
             with calling("join", f"the results of {len(pieces)} pieces"):
-                results.append(self.ready.join([own] * len(pieces), source))
+                results.append(self.ready.join(copied([own] * len(pieces)), copied(source)))
+        with calling("join", "decoded results, into something that the target cannot collate"):
+            self.modality("target").collate(copied(results))
+        if _all_the_same(results) and not _all_the_same(decoded):
+            raise Fault("`join` gave the same result whatever the pieces became: make it from their results.")
         return results
+
+    @remembered
+    def figures(self) -> dict[str, float]:
+        """The figures of those results."""
+        return self.score(self.results, "decoded truths")
+
+    def score(self, results: Sequence[Item], what: str) -> dict[str, float]:
+        """The figures of results; `what` says which they are."""
+        truths, sources = [pair[1] for pair in self.pairs], [pair[0] for pair in self.pairs]
+        kept = {"results": list(results), "truths": truths, "sources": sources, "rows": self.rows}
+        given = copied(kept)
+        with calling("metrics", what):
+            figures = self.ready.metrics(*given.values())
+        changed = [name for name, value in kept.items() if not same(given[name], value)]
+        if changed:
+            raise Fault(
+                f"`metrics` changed the {changed[0]} it was given: work on copies, since they are shown and scored "
+                "again."
+            )
+        if not isinstance(figures, dict) or not all(isinstance(name, str) for name in figures):
+            raise Fault("`metrics` gave something else than numbers by name: let it give a dict[str, float].")
+        for name, value in figures.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise Fault(f"the metric {name!r} is {value!r} on {what}: give a finite float.")
+        try:
+            json.dumps(figures)
+        except (TypeError, ValueError) as error:
+            raise Fault(f"`metrics` is not JSON ({described(error)}): give plain floats.") from error
+        return figures
+
+    def split(self, source: Item) -> list[Item]:
+        """The pieces of a source item."""
+        with calling("split", "a source item"):
+            pieces = self.ready.split(copied(source))
+        if not isinstance(pieces, list) or not pieces:
+            raise Fault("`split` gave no list of pieces: let it give at least one item for every source item.")
+        return pieces
+
+
+def _all_the_same(items: Sequence[Item]) -> bool:
+    return all(same(items[0], item) for item in items[1:])
 
 
 def _few_steps(options: Mapping[str, Any], model: type[Settings]) -> dict[str, Any]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
-import os
 import platform
 import shutil
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,18 +14,38 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import bridgeflow
-from bridgeflow import layers, registry
+from bridgeflow import durable, layers, naming
 from bridgeflow import recipe as recipes
 from bridgeflow.assembly import SIDES, Assembly, save_codec
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.training import requirements
+from bridgeflow.training.tensor_file import StoredTensor, reason_of, write_state, write_tensors
 
 FORMAT = 1
+SEALED = ("step", "steps", "average_updates", "pairs_seen", "data", "order", "files", "checksums")
+"""Facts of meta.json that a run goes on from; they carry a checksum of their own."""
+
+
+class NotSaved(BridgeflowError):
+    """A checkpoint that could not be written. `going_on` is what is said where training goes on without it."""
+
+    def __init__(self, wanted: Path, reason: str) -> None:
+        saved = list_checkpoints(wanted.parent) if wanted.name.isdigit() else []
+        whole = f"; step {int(saved[-1].name):,} is whole" if saved else ""
+        after = f"{whole}, and --resume goes on from there" if saved else ""
+        super().__init__(
+            f"the checkpoint {str(wanted)!r} cannot be written ({reason}): free some space or choose another --output"
+            f"{after}."
+        )
+        self.going_on = (
+            f"the checkpoint {str(wanted)!r} cannot be written ({reason}), so training goes on and tries again at the "
+            f"next one{whole}."
+        )
 
 
 @dataclass(frozen=True)
@@ -49,19 +68,28 @@ class Checkpoint:
         of them."""
         return [dict(note) for note in self.meta.get("plugins", [])]
 
-    def check_plugins(self) -> None:
-        """Raises BridgeflowError, one sentence that says what to install, where a plugin that it needs is missing."""
-        requirements.check_installed(self.plugins, f"checkpoint {str(self.folder)!r}")
+    def check_plugins(self, with_data: bool = True) -> None:
+        """Raises BridgeflowError, one sentence that says what to install, where a plugin that it needs is missing.
+
+        with_data: whether the data that it was trained on are needed, too; results are made without.
+        """
+        needed = [note for note in self.plugins if with_data or note["kind"] != "dataset"]
+        requirements.check_installed(needed, f"checkpoint {str(self.folder)!r}")
 
     def notes(self) -> list[str]:
-        """A sentence for each plugin that is installed in another version than it was written with."""
-        return requirements.differences(self.plugins)
+        """A sentence for each plugin that is installed in another version than it was written with, and for each
+        newer checkpoint that is damaged."""
+        return [*self.passed_over, *requirements.differences(self.plugins)]
 
-    def recipe(self) -> ResolvedRecipe:
-        """The resolved recipe it was trained with. Raises BridgeflowError as `check_plugins`."""
-        self.check_plugins()
+    def recipe(self, with_data: bool = True) -> ResolvedRecipe:
+        """The resolved recipe it was trained with; without its data where they are not needed. Names mean the
+        distributions that it notes. Raises BridgeflowError as `check_plugins`."""
+        self.check_plugins(with_data)
         text = (self.folder / "recipe.yaml").read_text(encoding="utf-8")
-        return recipes.resolve(layers.parse(text, str(self.folder / "recipe.yaml")), str(self.meta["recipe"]))
+        homes = {(str(note["kind"]), str(note["name"])): str(note["distribution"]) for note in self.plugins}
+        tree = layers.parse(text, str(self.folder / "recipe.yaml"))
+        tree = naming.qualified(tree, lambda kind, name: homes.get((kind, name)))
+        return recipes.resolve(tree, str(self.meta["recipe"]), homes, with_data)
 
     def weights(self, averaged: bool = True) -> dict[str, Tensor]:
         """The weights by name: their moving average where there is one and it is wanted."""
@@ -81,53 +109,88 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         raise BridgeflowError(f"{str(path)!r} is damaged or missing ({error}): use another checkpoint.") from error
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
+def open_checkpoint(folder: Path, thorough: bool = False) -> Checkpoint:
     """The checkpoint in a folder, or the newest whole one of a run's folder.
 
-    Raises BridgeflowError when there is none.
+    The files that results are made with are read and compared with their checksums; `thorough` compares all, as going
+    on with training needs. Raises BridgeflowError when there is none.
     """
     if (folder / "meta.json").is_file():
-        return _open(folder)
-    inside = folder / "checkpoints"
-    newest = list_checkpoints(inside)
+        return _open(folder, thorough)
+    newest = numbered(folder / "checkpoints")
     if not newest:
         raise BridgeflowError(
             f"{str(folder)!r} holds no checkpoint: give the folder of a run or of one of its checkpoints."
         )
-    passed_over: list[str] = []
+    faults: list[BridgeflowError] = []
     for candidate in reversed(newest):
         try:
-            return replace(_open(candidate), passed_over=tuple(passed_over))
+            found = _open(candidate, thorough)
         except BridgeflowError as error:
-            passed_over.append(str(error))
-    raise BridgeflowError(passed_over[0])
+            faults.append(error)
+            continue
+        told = (f"{str(error).rpartition(':')[0]}: step {found.step:,} is used in its stead." for error in faults)
+        return replace(found, passed_over=tuple(told))
+    raise faults[0]
 
 
-def _open(folder: Path) -> Checkpoint:
+def _open(folder: Path, thorough: bool) -> Checkpoint:
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        version, files, checksums = meta.get("format"), meta.get("files", {}), meta.get("checksums", {})
+        if version == FORMAT:
+            int(meta["step"])
+            mappings = (files, checksums, meta.get("sampling", {}), meta.get("data", {}), *meta.get("plugins", []))
+            if not all(isinstance(own, dict) for own in mappings):
+                raise TypeError("meta.json holds other values than a checkpoint's")
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise BridgeflowError(f"checkpoint {str(folder)!r} cannot be read ({error}): use another one.") from error
-    if meta.get("format") != FORMAT:
+    if version != FORMAT:
         raise BridgeflowError(
-            f"checkpoint {str(folder)!r} has format {meta.get('format')}, but this bridgeflow reads {FORMAT}: "
+            f"checkpoint {str(folder)!r} has format {version}, but this bridgeflow reads {FORMAT}: "
             f"use the bridgeflow that wrote it ({meta.get('bridgeflow', 'unknown')})."
         )
-    for name, size in meta.get("files", {}).items():
+    if "seal" in meta and meta["seal"] != _seal(meta):
+        raise _damaged(folder, "meta.json has changed since it was written")
+    for name, size in files.items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
-            raise BridgeflowError(
-                f"checkpoint {str(folder)!r} is damaged ({name} is cut short or missing): use another one."
-            )
+            raise _damaged(folder, f"{name} is cut short or missing")
+    for name, written in checksums.items():
+        if thorough or _makes_results(name, files):
+            try:
+                changed = durable.checksum(folder / name) != written
+            except OSError as error:
+                raise _damaged(folder, f"{name} cannot be read: {error.strerror or error}") from error
+            if changed:
+                raise _damaged(folder, f"{name} has changed since it was written")
     return Checkpoint(folder, meta)
+
+
+def _damaged(folder: Path, why: str) -> BridgeflowError:
+    return BridgeflowError(f"checkpoint {str(folder)!r} is damaged ({why}): use another one.")
+
+
+def _makes_results(name: str, files: Mapping[str, int]) -> bool:
+    """Whether results depend on a file: all but the state of training, and the weights that have an average."""
+    return not name.startswith("trainer/") and not (name == "model.safetensors" and "ema.safetensors" in files)
+
+
+def _seal(meta: Mapping[str, Any]) -> str:
+    sealed = {name: meta[name] for name in SEALED if name in meta}
+    return f"{zlib.crc32(json.dumps(sealed, sort_keys=True).encode()):08x}"
+
+
+def numbered(folder: Path) -> list[Path]:
+    """The folders of checkpoints by rising step, whole or not."""
+    if not folder.is_dir():
+        return []
+    return sorted((p for p in folder.iterdir() if p.name.isdigit() and p.is_dir()), key=lambda path: int(path.name))
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoint folders by rising step."""
-    if not folder.is_dir():
-        return []
-    whole = (path for path in folder.iterdir() if path.name.isdigit() and (path / "meta.json").is_file())
-    return sorted(whole, key=lambda path: int(path.name))
+    return [path for path in numbered(folder) if (path / "meta.json").is_file()]
 
 
 def save_checkpoint(
@@ -138,109 +201,106 @@ def save_checkpoint(
     average: nn.Module | None,
     trainer: Mapping[str, Tensor],
     facts: Mapping[str, Any],
+    keep: int | None = None,
 ) -> Path:
-    """Writes `folder/STEP` under a temporary name, syncs it to disk and renames it, so that it is whole or absent."""
+    """Writes `folder/STEP` under a temporary name, syncs it to disk and renames it, so that it is whole or absent.
+
+    keep: as many of the newest stay, the others are removed once this one is on the disk; or before, where there is no
+    space for it otherwise. Raises NotSaved where it cannot be written.
+    """
     final = folder / f"{step:06d}"
-    if (final / "meta.json").is_file():
-        return final
-    part = folder / f".{step:06d}.part-{os.getpid()}"
+    if not _is_whole(final):
+
+        def fill(part: Path) -> None:
+            (part / "trainer").mkdir(parents=True)
+            write_state(model.state_dict(), part / "model.safetensors")
+            if average is not None:
+                write_state(average.state_dict(), part / "ema.safetensors")
+            write_state(trainer, part / "trainer" / "optimizer.safetensors")
+            for side in SIDES:
+                modality = assembly.modality(side)
+                if modality.fitted_state() or modality.fitted_facts():
+                    save_codec(modality, part / side, {"modality": getattr(assembly.recipe.task, side).name})
+
+        own = {
+            "fingerprints": {side: assembly.modality(side).fingerprint() for side in SIDES},
+            "order": _next_order(folder.parent),
+            **facts,
+        }
+        try:
+            _write(final, step, assembly.recipe, fill, own)
+        except NotSaved:
+            if keep is None or not _make_room(folder, keep):
+                raise
+            _write(final, step, assembly.recipe, fill, own)
+    if keep is not None:
+        rotate(folder, keep)
+    return final
+
+
+def _write(
+    final: Path, step: int, recipe: ResolvedRecipe, fill: Callable[[Path], None], facts: Mapping[str, Any]
+) -> None:
+    """Writes a checkpoint: what `fill` puts into its folder, with recipe.yaml and meta.json."""
+    part = durable.part_of(final)
     shutil.rmtree(part, ignore_errors=True)
     try:
-        (part / "trainer").mkdir(parents=True)
-        _write(model.state_dict(), part / "model.safetensors")
-        if average is not None:
-            _write(average.state_dict(), part / "ema.safetensors")
-        _write(trainer, part / "trainer" / "optimizer.safetensors")
-        (part / "recipe.yaml").write_text(assembly.recipe.yaml(), encoding="utf-8")
-        for side in SIDES:
-            modality = assembly.modality(side)
-            if modality.fitted_state() or modality.fitted_facts():
-                save_codec(modality, part / side, {"modality": getattr(assembly.recipe.task, side).name})
-        files = {path.relative_to(part).as_posix(): path.stat().st_size for path in part.rglob("*") if path.is_file()}
-        meta = {
+        durable.make_folder(final.parent)
+        part.mkdir()
+        fill(part)
+        (part / "recipe.yaml").write_text(recipe.yaml(), encoding="utf-8")
+        files = {path.relative_to(part).as_posix(): path for path in sorted(part.rglob("*")) if path.is_file()}
+        meta: dict[str, Any] = {
             "format": FORMAT,
             "step": step,
-            "task": assembly.recipe.recipe.task,
-            "recipe": assembly.recipe.name,
+            "task": recipe.recipe.task,
+            "recipe": recipe.name,
             "bridgeflow": bridgeflow.__version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
-            "plugins": plugins_of(assembly.recipe),
-            "fingerprints": {side: assembly.modality(side).fingerprint() for side in SIDES},
-            "sampling": assembly.recipe.recipe.sampling.model_dump(mode="json"),
+            "plugins": plugins_of(recipe),
+            "sampling": recipe.recipe.sampling.model_dump(mode="json"),
             **facts,
-            "files": files,
+            "files": {name: path.stat().st_size for name, path in files.items()},
+            "checksums": {name: durable.checksum(path) for name, path in files.items()},
         }
+        meta["seal"] = _seal(meta)
         (part / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
-        for path in part.rglob("*"):
-            _sync(path)
-        _sync(part)
-        part.rename(final)
-        _sync(folder)
-    except OSError as error:
+        if final.is_dir() and any(final.iterdir()):
+            _put_aside(final)
+        durable.settle(part, final)
+    except (OSError, SafetensorError) as error:
+        raise NotSaved(final, reason_of(error)) from error
+    finally:
         shutil.rmtree(part, ignore_errors=True)
-        raise BridgeflowError(
-            f"the checkpoint {str(final)!r} cannot be written ({error}): free some space or choose another --output."
-        ) from error
-    return final
 
 
-def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+def _is_whole(folder: Path) -> bool:
+    try:
+        return (folder / "meta.json").is_file() and _open(folder, thorough=False).step == int(folder.name)
+    except BridgeflowError:
+        return False
 
 
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor somewhere else, read when it is needed; its shape and type are known before."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    read: Callable[[], Tensor]
-    """Gives the tensor, on the CPU, of that shape and type."""
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-SAFETENSORS_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}
+def _next_order(run: Path) -> int:
+    """One more than the highest `order` of the checkpoints of the runs beside this one: what was saved last, told
+    without a clock, which may be set back."""
+    highest = 0
+    for folder in run.resolve().parent.glob("*/checkpoints"):
+        try:
+            newest = list_checkpoints(folder)[-1:]
+            for path in newest:
+                highest = max(highest, order_of(json.loads((path / "meta.json").read_text(encoding="utf-8"))))
+        except (OSError, ValueError):
+            continue
+    return highest + 1
 
 
-def write_tensors(
-    tensors: Mapping[str, StoredTensor], path: Path, on_bytes: Callable[[int, int], None] | None = None
-) -> None:
-    """Writes a safetensors file tensor by tensor, so that one of them at a time is in memory.
-
-    The format: the header's length as 8 bytes (little-endian), the header as JSON (type, shape and place of each
-    tensor), then the data without gaps; wide types first, so that each lies on a multiple of its own width.
-    `on_bytes(done, total)` is called after every tensor.
-    """
-    ordered = sorted(tensors.items(), key=lambda entry: (-entry[1].dtype.itemsize, entry[0]))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    total = 0
-    for name, tensor in ordered:
-        place = [total, total + tensor.size]
-        header[name] = {
-            "dtype": SAFETENSORS_NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": place,
-        }
-        total = place[1]
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    done = 0
-    with path.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
-        for name, tensor in ordered:
-            value = tensor.read().detach()
-            if value.shape != tensor.shape or value.dtype != tensor.dtype:
-                raise ValueError(f"{name} is {value.dtype} {tuple(value.shape)}, not {tensor.dtype} {tensor.shape}")
-            stream.write(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-            done += tensor.size
-            if on_bytes is not None:
-                on_bytes(done, total)
+def order_of(meta: Any) -> int:
+    """The place of a checkpoint among those of the runs beside it, in the order of saving; 0 where it has none."""
+    order = meta.get("order", 0) if isinstance(meta, dict) else 0
+    return order if isinstance(order, int) else 0
 
 
 def save_imported(
@@ -253,47 +313,8 @@ def save_imported(
     """Writes a checkpoint of step 0 from tensors that are read one by one, as `folder` itself: under a temporary name
     beside it, synced, renamed. The folder must be absent or empty."""
     folder = folder.resolve()
-    part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
-        write_tensors(tensors, part / "model.safetensors", on_bytes)
-        (part / "recipe.yaml").write_text(recipe.yaml(), encoding="utf-8")
-        meta = {
-            "format": FORMAT,
-            "step": 0,
-            "task": recipe.recipe.task,
-            "recipe": recipe.name,
-            "bridgeflow": bridgeflow.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "written": datetime.now(UTC).isoformat(timespec="seconds"),
-            "plugins": plugins_of(recipe),
-            "sampling": recipe.recipe.sampling.model_dump(mode="json"),
-            **facts,
-            "files": {path.name: path.stat().st_size for path in part.iterdir()},
-        }
-        (part / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
-        for path in part.iterdir():
-            _sync(path)
-        _sync(part)
-        part.rename(folder)
-        _sync(folder.parent)
-    except OSError as error:
-        raise BridgeflowError(
-            f"the checkpoint {str(folder)!r} cannot be written ({error}): free some space or choose another --output."
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    _write(folder, 0, recipe, lambda part: write_tensors(tensors, part / "model.safetensors", on_bytes), facts)
     return folder
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def plugins_of(recipe: ResolvedRecipe) -> list[dict[str, str]]:
@@ -301,35 +322,34 @@ def plugins_of(recipe: ResolvedRecipe) -> list[dict[str, str]]:
 
     A fitted codec is its modality's.
     """
-    needed = [
-        ("task", recipe.recipe.task),
-        ("modality", recipe.task.source.name),
-        ("modality", recipe.task.target.name),
-        ("dataset", recipe.recipe.data["name"]),
-        ("network", recipe.recipe.network["name"]),
-    ]
-    return requirements.noted(dict.fromkeys(registry.find(kind, name) for kind, name in needed))
+    return requirements.noted(recipe.plugins())
 
 
 def set_aside(folder: Path, after: int) -> list[Path]:
     """Renames the checkpoints of later steps than `after`, so that a run that goes on from there writes its own."""
-    moved = []
-    for path in list_checkpoints(folder):
-        if int(path.name) > after:
-            number = 1
-            while (aside := path.with_name(f"{path.name}-aside-{number:02d}")).exists():
-                number += 1
-            path.rename(aside)
-            moved.append(aside)
-    return moved
+    return [_put_aside(path) for path in numbered(folder) if int(path.name) > after]
+
+
+def _put_aside(path: Path) -> Path:
+    number = 1
+    while (aside := path.with_name(f"{path.name}-aside-{number:02d}")).exists():
+        number += 1
+    path.rename(aside)
+    return aside
 
 
 def rotate(folder: Path, keep: int) -> None:
-    """Removes all but the newest `keep` checkpoints and what a killed run left half written."""
+    """Removes all but the newest `keep` checkpoints."""
     for path in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob(".*.part-*"):
-        shutil.rmtree(path, ignore_errors=True)
+        durable.remove_folder(path)
+
+
+def _make_room(folder: Path, keep: int) -> bool:
+    """Removes what `rotate` would remove after the next checkpoint, but never the newest; whether there was any."""
+    older = list_checkpoints(folder)[: -max(1, keep - 1)]
+    for path in older:
+        durable.remove_folder(path)
+    return bool(older)
 
 
 def load_optimizer(checkpoint: Checkpoint) -> dict[str, Tensor]:

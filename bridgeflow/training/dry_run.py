@@ -15,11 +15,13 @@ from bridgeflow.assembly import Assembly, assemble
 from bridgeflow.console import Progress
 from bridgeflow.data.batches import batches
 from bridgeflow.data.rows import Rows, Stream
+from bridgeflow.encoding import latent
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.training.accelerator import make_accelerator
 from bridgeflow.training.checkpoint import Checkpoint
 from bridgeflow.training.estimate import MARGIN, Estimate, estimate, free_memory, gigabytes, global_batch
-from bridgeflow.training.loop import Trainer, check_weights, encode, make_accelerator
+from bridgeflow.training.loop import Trainer, check_weights
 from bridgeflow.training.start import open_rows, prepare_codecs
 
 
@@ -110,8 +112,8 @@ def _tried(
     trainer = Trainer(assembly, rows, Path("."), accelerator, console)
     data = batches(rows, assembly.task, recipe.recipe.columns, trainer.settings.batch_size, trainer.settings.seed)
     first = next(data)
-    source = encode(assembly.source, first.source, trainer.device)
-    target = encode(assembly.target, first.target, trainer.device)
+    source = latent(assembly.source, first.source, trainer.device)
+    target = latent(assembly.target, first.target, trainer.device)
     seconds = []
     for _ in range(steps):
         start = time.perf_counter()

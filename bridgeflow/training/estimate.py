@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bridgeflow.assembly import Assembly
 from bridgeflow.bridge import Bridge
 from bridgeflow.modality import Latent, LatentSpec
+from bridgeflow.nn.recompute import recompute_blocks
 
 MARGIN = 0.9
 """Share of the free memory that a run may be expected to use."""
@@ -50,6 +51,8 @@ def estimate(assembly: Assembly, precision: str) -> Estimate:
         parameters["other"] = loose
     weights = 4 * sum(parameters.values())
     moments = 2 if recipe.optimizer.name == "adamw" else 1
+    if recipe.training.gradient_checkpointing:
+        recompute_blocks(bridge)
     kept = _saved_bytes(bridge, assembly.source.latent, assembly.target.latent, recipe.training.batch_size)
     memory = {
         "weights": weights,

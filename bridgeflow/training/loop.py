@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from bridgeflow import collective
@@ -29,12 +27,12 @@ from bridgeflow.randomness import generator, seed_of
 from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.training import checkpoint as checkpoints
 from bridgeflow.training import optimizers, sharding
-from bridgeflow.training.allocator import keep_freed_memory
 from bridgeflow.training.average import WeightAverage, has_batch_statistics, measure_statistics
 from bridgeflow.training.checkpoint import Checkpoint
 from bridgeflow.training.interruption import Interruption
 from bridgeflow.training.journal import Journal
-from bridgeflow.training.precision import choose_precision
+from bridgeflow.training.soundness import Soundness
+from bridgeflow.training.step_options import apply_options
 
 OPTIONAL = ("tower.", "logit_scale")
 """Names of weights that training alone needs, and that a checkpoint to start from need not have."""
@@ -142,8 +140,10 @@ class Trainer:
         self._warned = False
         self._reached = False
         self._calibration: list[Latent] | None = None
+        self.soundness = Soundness(self.recipe, folder, self.device)
         if resume is not None:
             self._restore(resume)
+        apply_options(self.bridge, self.settings, self.device)
         self.model, self.optimizer, self.prepared = sharding.prepare(
             self.bridge, lambda bridge: optimizers.build_optimizer(bridge, self.recipe.recipe.optimizer), accelerator
         )
@@ -188,7 +188,7 @@ class Trainer:
         """Trains up to the recipe's number of steps or a signal, and saves."""
         settings = self.settings
         started, first = time.monotonic(), self.step
-        journal = Journal(self.folder, self.step) if self.accelerator.is_main_process else None
+        journal = Journal(self.folder, self.step, self.console.warn) if self.accelerator.is_main_process else None
         data = self._batches()
         window = _Window()
         with Interruption() as interruption:
@@ -202,7 +202,7 @@ class Trainer:
                     self._log(journal, window, started, first)
                     window = _Window()
                 if self.step % settings.checkpoint_every == 0 and not last:
-                    self.save()
+                    self.save(last=False)
                 if settings.sample_every and self.step % settings.sample_every == 0 and not last:
                     self._sample(journal)
             saved = self.save()
@@ -212,7 +212,8 @@ class Trainer:
         if journal is not None:
             journal.curve()
             journal.close()
-        return Outcome(self.step, time.monotonic() - started, saved, interruption.received, self.unreadable)
+        unreadable = [sentence for own in collective.told(self.unreadable) for sentence in own]
+        return Outcome(self.step, time.monotonic() - started, saved, interruption.received, unreadable)
 
     def _interrupted(self, interruption: Interruption) -> str | None:
         """The signal that any process received, so that all of them stop at the same step."""
@@ -259,8 +260,7 @@ class Trainer:
             parts.append(Losses(losses.total.detach(), losses.terms, losses.health))
         if settings.clip is not None:
             norm = self.accelerator.clip_grad_norm_(self.model.parameters(), settings.clip)
-            if not torch.isfinite(sharding.whole(norm)):
-                self._stop_non_finite("gradient")
+            self.soundness.note("gradient", self.step, sharding.whole(norm))
         self.prepared.step()
         self.prepared.zero_grad(set_to_none=True)
         if self.average is not None:
@@ -280,9 +280,7 @@ class Trainer:
         self.position += whole
         with accelerator.autocast():
             losses: Losses = self.model(source, target, rows, null)
-        if not torch.isfinite(losses.total):
-            self._stop_unsound_data(source, target)
-            self._stop_non_finite("loss")
+        self.soundness.note("loss", self.step, losses.total.detach(), source, target)
         accelerator.backward(losses.total / settings.accumulation)
         self._check_reached()
         return losses
@@ -299,26 +297,6 @@ class Trainer:
             )
         self._reached = True
 
-    def _stop_unsound_data(self, source: Latent, target: Latent) -> None:
-        """Raises BridgeflowError where it is the data that are not finite, and not what was made of them."""
-        for side, latent in (("source", source), ("target", target)):
-            if not torch.isfinite(latent.mean).all():
-                name = getattr(self.recipe.task, side).name
-                raise BridgeflowError(
-                    f"the {side} {name!r} of a row holds numbers that are not finite, at step {self.step + 1}: find "
-                    "the row with bridgeflow data check, and mend it or leave it out."
-                )
-
-    def _stop_non_finite(self, what: str) -> None:
-        saved = checkpoints.list_checkpoints(self.folder / "checkpoints")
-        kept = (
-            f"the weights of step {int(saved[-1].name)} are safe in {saved[-1]}" if saved else "nothing was saved yet"
-        )
-        raise BridgeflowError(
-            f"the {what} is no longer finite at step {self.step + 1}, before the optimiser moved; {kept}: lower "
-            "optimizer.learning_rate, set training.clip, or set training.precision=fp32."
-        )
-
     def _note_unreadable(self, failures: list[str]) -> None:
         for failure in failures:
             if failure not in self.unreadable:
@@ -329,6 +307,7 @@ class Trainer:
                     self.console.warn("more rows are passed over; their number is told at the end.")
 
     def _log(self, journal: Journal | None, window: _Window, started: float, first: int) -> None:
+        self.soundness.settle()
         settings = self.settings
         per_step = settings.batch_size * settings.accumulation * self.accelerator.num_processes
         means = {name: total / window.steps for name, total in window.totals.items()} | window.health
@@ -392,8 +371,10 @@ class Trainer:
             ]
         return self._calibration
 
-    def save(self) -> Path:
-        """Writes a checkpoint of the present step and removes the oldest."""
+    def save(self, last: bool = True) -> Path:
+        """Writes a checkpoint of the present step and removes the oldest. Where it cannot be written, and is not the
+        last, a warning says so and training goes on."""
+        self.soundness.settle()
         result = self.result_bridge()
         model = self._whole(self.bridge) if self.average is not None else result
         optimizer = sharding.whole_state(
@@ -402,23 +383,21 @@ class Trainer:
         folder = self.folder / "checkpoints"
         path = folder / f"{self.step:06d}"
         if self.accelerator.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            path = checkpoints.save_checkpoint(
-                folder,
-                self.step,
-                self.assembly,
-                model,
-                result if self.average is not None else None,
-                optimizer,
-                {
-                    "steps": self.settings.steps,
-                    "average_updates": self.average.updates if self.average else 0,
-                    "data": {"description": self.rows.description, "fingerprint": self.rows.fingerprint},
-                    "health": self.health,
-                    "pairs_seen": self.position,
-                },
-            )
-            checkpoints.rotate(folder, self.settings.keep)
+            facts = {
+                "steps": self.settings.steps,
+                "average_updates": self.average.updates if self.average else 0,
+                "data": {"description": self.rows.description, "fingerprint": self.rows.fingerprint},
+                "health": self.health,
+                "pairs_seen": self.position,
+            }
+            averaged = result if self.average is not None else None
+            keep = self.settings.keep
+            try:
+                checkpoints.save_checkpoint(folder, self.step, self.assembly, model, averaged, optimizer, facts, keep)
+            except checkpoints.NotSaved as error:
+                if last:
+                    raise
+                self.console.warn(error.going_on)
         self.accelerator.wait_for_everyone()
         return path
 
@@ -430,16 +409,3 @@ class Trainer:
         if image is not None:
             journal.picture(self.step, "samples", image)
             self.console.say(f"step {self.step:,}: samples in {self.folder / 'samples' / f'{self.step:06d}.png'}")
-
-
-def make_accelerator(settings: Any, device: str | None) -> Accelerator:
-    """The accelerator of a run, in the precision that the settings and the machine call for."""
-    if device not in (None, "cpu", "cuda") and "LOCAL_RANK" not in os.environ:
-        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
-    on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
-    if on_cpu:
-        keep_freed_memory()
-    precision = choose_precision(settings.precision, torch.device("cpu" if on_cpu else "cuda"))
-    # Accelerate keeps its state for the process: a second run may want another precision or device.
-    AcceleratorState._reset_state(reset_partial_state="LOCAL_RANK" not in os.environ)
-    return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=on_cpu)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bridgeflow import registry
-from bridgeflow.errors import BridgeflowError
+from bridgeflow import installation, registry
+from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.installation import normal
+from bridgeflow.naming import plain
 from bridgeflow.registry import Plugin
 
 LOCAL = "local"
@@ -26,12 +28,8 @@ def noted(plugins: Iterable[Plugin]) -> list[dict[str, str]]:
 
 
 def _origin(distribution: str) -> str:
-    came_from = registry.origin(registry.installed_distribution(distribution))
-    url = str(came_from.get("url", ""))
-    if url.startswith("file:"):
-        return LOCAL
-    own = came_from.get("vcs_info") or {}
-    return f"{own['vcs']}+{url}@{own['commit_id']}" if {"vcs", "commit_id"} <= own.keys() else url
+    came_from = installation.origin(installation.installed_distribution(distribution))
+    return LOCAL if str(came_from.get("url", "")).startswith("file:") else installation.requirement(came_from)
 
 
 def check_installed(needed: Sequence[Mapping[str, Any]], what: str) -> None:
@@ -48,8 +46,8 @@ def check_installed(needed: Sequence[Mapping[str, Any]], what: str) -> None:
     lacks, mends, to_install = [], [], []
     for distribution, own in groups.items():
         names = " and ".join(f"the {note['kind']} {note['name']!r}" for note in own)
-        found = registry.installed_distribution(distribution)
-        here = found.version if found is not None else None
+        found = installation.installed_distribution(distribution)
+        here = installation.name_and_version(found)[1] if found is not None else None
         lack = f"{names} of {distribution} {own[0]['version']}, which is not installed"
         if here is not None and registry.is_allowed(distribution):
             lack = (
@@ -62,10 +60,7 @@ def check_installed(needed: Sequence[Mapping[str, Any]], what: str) -> None:
             to_install.append(own[0])
         lacks.append(lack)
     if to_install:
-        command = f"pip install {' '.join(_requirement(note) for note in to_install)}"
-        if any(note.get("origin") == LOCAL for note in to_install):
-            command += ", or the wheel or folder that it was installed from where no package index has it"
-        mends.insert(0, command)
+        mends.insert(0, _install(to_install))
     raise BridgeflowError(f"{what} needs {', and '.join(lacks)}: {'; '.join(mends)}.")
 
 
@@ -87,13 +82,48 @@ def differences(needed: Sequence[Mapping[str, Any]]) -> list[str]:
         elif same[0].version != note["version"]:
             sentences[
                 f"the checkpoint was written with {before}, and {same[0].version} is installed: should results "
-                f"differ, pip install {_requirement(note)}."
+                f"differ, {_install([note])}."
             ] = None
     return list(sentences)
 
 
+def is_of_task(facts: Mapping[str, Any], task: str) -> bool:
+    """Whether the facts of a checkpoint are those of a task, by the task's name: 'depth' or 'distribution:depth'."""
+    own = str(facts.get("task"))
+    notes = [dict(note) for note in facts.get("plugins", []) if note.get("kind") == "task"]
+    home = str(notes[0]["distribution"]) if notes else own.rpartition(":")[0]
+    meant, theirs = registry.offering("task", task), registry.offering("task", own)
+    if not meant or not theirs:
+        wanted, _, name = task.rpartition(":")
+        return name == plain(own) and (not wanted or normal(wanted) == normal(home))
+    at_home = [plugin for plugin in theirs if registry.is_from(plugin, home)]
+    return not set(meant).isdisjoint(at_home or theirs)
+
+
+def check_unambiguous(kind: str, name: str) -> None:
+    """Raises UsageError where several distributions offer a name that a user gave."""
+    offering = registry.offering(kind, name)
+    if len(offering) > 1:
+        raise UsageError(registry.clash(offering))
+
+
 def _offers(note: Mapping[str, Any]) -> bool:
-    return any(plugin.name == note["name"] for plugin in registry.installed(note["kind"]))
+    """Whether the plugin is to be had: of its own distribution, or else of the only one that offers the name."""
+    offering = registry.offering(note["kind"], note["name"])
+    return len(offering) == 1 or any(registry.is_from(plugin, note["distribution"]) for plugin in offering)
+
+
+def _install(notes: Sequence[Mapping[str, Any]]) -> str:
+    """What gets those distributions; never bridgeflow from a package index, where another project is called so."""
+    ours = [note for note in notes if normal(str(note["distribution"])) == registry.OWN_DISTRIBUTION]
+    others = [note for note in notes if note not in ours]
+    mends = [f"use bridgeflow {note['version']}" for note in ours]
+    if others:
+        command = f"pip install {' '.join(_requirement(note) for note in others)}"
+        if any(note.get("origin") == LOCAL for note in others):
+            command += ", or the wheel or folder that it was installed from where no package index has it"
+        mends.append(command)
+    return "; ".join(mends)
 
 
 def _requirement(note: Mapping[str, Any]) -> str:

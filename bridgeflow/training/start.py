@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 
+from bridgeflow import durable
 from bridgeflow.assembly import (
     MOST_FITTED,
     SIDES,
@@ -28,14 +30,18 @@ from bridgeflow.console import Progress, duration
 from bridgeflow.data.batches import check_columns
 from bridgeflow.data.rows import Rows, Split, Stream
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.evaluation.runner import Examples, NothingToScore, Report, evaluate, read_examples, read_pairs
-from bridgeflow.inference import Pipeline
+from bridgeflow.evaluation.runner import Report, read_pairs
 from bridgeflow.modality import Item
-from bridgeflow.pictures import comparison
+from bridgeflow.naming import plain
 from bridgeflow.randomness import seed_of
 from bridgeflow.recipe import ResolvedRecipe
-from bridgeflow.training.checkpoint import Checkpoint, open_checkpoint, set_aside
-from bridgeflow.training.loop import Outcome, Trainer, check_weights, make_accelerator
+from bridgeflow.training import requirements
+from bridgeflow.training.accelerator import make_accelerator
+from bridgeflow.training.checkpoint import Checkpoint, list_checkpoints, numbered, open_checkpoint, order_of, set_aside
+from bridgeflow.training.figures import Sampler, score, shown_examples
+from bridgeflow.training.lock import FolderLock
+from bridgeflow.training.loop import Outcome, Trainer, check_weights
+from bridgeflow.training.tensor_file import reason_of
 
 RUNS = Path("runs")
 
@@ -53,7 +59,8 @@ def check_output(output: str | None) -> None:
     """Raises UsageError when a new run cannot go to `output`: before anything slow is done for it."""
     if output is not None:
         folder = Path(output)
-        if (folder / "checkpoints").is_dir() and any((folder / "checkpoints").iterdir()):
+        # What a run that was killed before its first checkpoint has left there is none to go on with.
+        if list_checkpoints(folder / "checkpoints"):
             raise UsageError(
                 f"{output!r} holds a run already: add --resume to go on with it, or choose another --output."
             )
@@ -67,43 +74,75 @@ def new_folder(recipe: ResolvedRecipe, output: str | None) -> Path:
     if output is not None:
         folder = Path(output)
     else:
-        stem = Path(recipe.name).stem if recipe.name.endswith((".yaml", ".yml")) else recipe.name.replace("/", "-")
+        is_file = recipe.name.endswith((".yaml", ".yml"))
+        stem = Path(recipe.name).stem if is_file else plain(recipe.name).replace("/", "-")
         number = 1
         while (RUNS / f"{stem}-{number:02d}").exists():
             number += 1
         folder = RUNS / f"{stem}-{number:02d}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=output is not None)
+    except FileExistsError:
+        # Another run began at the same moment.
+        return new_folder(recipe, output)
     except OSError as error:
-        raise BridgeflowError(
-            f"the folder {str(folder)!r} cannot be made ({error.strerror}): choose another --output."
-        ) from error
+        raise _not_writable(folder, error) from error
     return folder
 
 
+def _not_writable(folder: Path, error: OSError) -> BridgeflowError:
+    return BridgeflowError(
+        f"nothing can be written to the folder {str(folder)!r} ({error.strerror or error}): choose another --output."
+    )
+
+
+Hold = Callable[[Path], None]
+"""Takes a run's folder for this process alone; raises BridgeflowError where another one has it."""
+
+
+def _holder(held: ExitStack, console: Progress) -> Hold:
+    def hold(folder: Path) -> None:
+        try:
+            held.enter_context(FolderLock(folder, "the run in", console.warn))
+            for place in (folder, folder / "checkpoints"):
+                durable.remove_leftovers(place)
+        except OSError as error:
+            raise _not_writable(folder, error) from error
+
+    return hold
+
+
 def latest_run(task: str, runs: Path = RUNS) -> Path | None:
-    """The run of a task under `runs` whose newest checkpoint was written last, or None."""
-    found: list[tuple[float, Path]] = []
+    """The run of a task under `runs` whose newest checkpoint was written last, or None.
+
+    The order of writing is noted in the checkpoints; the clock, which may have been set back, says no more than which
+    of two older ones is meant.
+    """
+    requirements.check_unambiguous("task", task)
+    found: list[tuple[int, float, Path]] = []
     for meta in runs.glob("*/checkpoints/*/meta.json"):
         try:
-            if json.loads(meta.read_text(encoding="utf-8")).get("task") == task:
-                found.append((meta.stat().st_mtime, meta.parents[2]))
-        except (OSError, ValueError):
+            facts = json.loads(meta.read_text(encoding="utf-8"))
+            if meta.parent.name.isdigit() and requirements.is_of_task(facts, task):
+                found.append((order_of(facts), meta.stat().st_mtime, meta.parents[2]))
+        except (OSError, ValueError, AttributeError):
             continue
-    return max(found)[1] if found else None
+    return max(found)[2] if found else None
 
 
 def open_rows(recipe: ResolvedRecipe, split: Split, console: Progress) -> Rows | Stream:
     """The rows of a split, once it is sure that they have the columns the task needs."""
     rows = recipe.data.open(split, lambda done, total, what: console(done, total, what))
     console.clear()
+    if isinstance(rows, CachedRows):
+        rows.check_task(recipe.recipe.task)
     if not isinstance(rows, Rows) or len(rows):
         check_columns(recipe.task, recipe.recipe.task, rows.columns, recipe.recipe.columns, rows.description)
     return rows
 
 
 def prepare_codecs(assembly: Assembly, rows: Rows | Stream, console: Progress) -> None:
-    """Fits the codecs that still need it to the first training rows that can be read; those of a cache are lent by it."""
+    """Fits the codecs that still need it to the first training rows that can be read; a cache lends its own."""
     if isinstance(rows, CachedRows):
         rows.lend_codecs(assembly)
         return
@@ -151,13 +190,28 @@ def train(
     """Trains a recipe, samples, scores, and returns how it went.
 
     resume: the run's own checkpoint to go on from. initial: a checkpoint whose weights, and fitted codecs, a new run
-    starts with.
+    starts with. The run's folder is this run's alone until it ends.
     """
+    console = console or Progress()
+    with ExitStack() as held:
+        return _train(recipe, output, resume, device, console, initial, _holder(held, console))
+
+
+def _train(
+    recipe: ResolvedRecipe,
+    output: str | None,
+    resume: Checkpoint | None,
+    device: str | None,
+    console: Progress,
+    initial: Checkpoint | None,
+    hold: Hold,
+) -> Run:
     torch.manual_seed(seed_of(recipe.recipe.training.seed, "codecs"))
     accelerator = make_accelerator(recipe.recipe.training, device)
-    console = console or Progress()
     if not accelerator.is_main_process:
         console = Progress(quiet=True)
+    else:
+        _claim(output, resume, hold)
     precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
     recipe = recipe.changed(training={"precision": precision})
     with accelerator.main_process_first():
@@ -177,20 +231,61 @@ def train(
                 console.say(f"a later checkpoint is kept aside as {path}")
     else:
         assembly, folder = _begin(recipe, rows, output, accelerator, console, initial)
+        if accelerator.is_main_process and output is None:
+            hold(folder)
     if accelerator.is_main_process:
-        (folder / "recipe.yaml").write_text(recipe.yaml(), encoding="utf-8")
-    shown = _shown_examples(assembly, held_out, rows, console)
-    sampler = _Sampler(assembly, shown, folder)
+        _keep(folder / "recipe.yaml", recipe.yaml())
+    shown = shown_examples(assembly, held_out, rows, console)
+    sampler = Sampler(assembly, shown, folder, console)
     trainer = Trainer(assembly, rows, folder, accelerator, console, resume, sampler, initial)
     console.say(f"{describe(assembly, trainer.bridge, rows)}   {folder}")
-    outcome = trainer.run()
+    outcome = _run(trainer, folder)
     report = None
     count = recipe.recipe.training.evaluate
     if outcome.interrupted is None and count and without is None:
         bridge = trainer.result_bridge()
         if accelerator.is_main_process:
-            report = _score(assembly, bridge, held_out, rows, count, folder, accelerator.device, console)
+            report = score(assembly, bridge, held_out, rows, count, folder, accelerator.device, console)
     return Run(folder, outcome, report)
+
+
+def _claim(output: str | None, resume: Checkpoint | None, hold: Hold) -> None:
+    """Makes sure that the run can be written, before anything slow is done for it."""
+    if resume is not None:
+        hold(resume.folder.parents[1])
+        return
+    check_output(output)
+    if output is not None:
+        hold(Path(output))
+        # Another process may have had it until now.
+        check_output(output)
+        return
+    try:
+        durable.check_writable(RUNS)
+    except OSError as error:
+        raise _not_writable(RUNS, error) from error
+
+
+def _keep(path: Path, text: str) -> None:
+    try:
+        durable.write_whole(path, text)
+    except OSError as error:
+        raise _not_writable(path.parent, error) from error
+
+
+def _run(trainer: Trainer, folder: Path) -> Outcome:
+    try:
+        return trainer.run()
+    except RuntimeError as error:
+        # Raised by torch's own signal handler, wherever the training is at that moment.
+        if "DataLoader worker" not in str(error):
+            raise
+        saved = list_checkpoints(folder / "checkpoints")
+        again = f"go on from step {int(saved[-1].name):,} with --resume" if saved else "start again"
+        raise BridgeflowError(
+            f"a process that reads rows ahead was killed at step {trainer.step + 1:,}, as where memory is short: "
+            f"{again}, with fewer training.workers where it comes back."
+        ) from error
 
 
 def _begin(
@@ -219,8 +314,14 @@ def _begin(
         folder = new_folder(recipe, output)
         to_fit = [side for side in SIDES if assembly.modality(side).needs_fit]
         prepare_codecs(assembly, rows, console)
-        for side in to_fit:
-            save_codec(assembly.modality(side), folder / "codecs" / side, {})
+        try:
+            for side in to_fit:
+                save_codec(assembly.modality(side), folder / "codecs" / side, {})
+        except (OSError, SafetensorError) as error:
+            raise BridgeflowError(
+                f"the codecs cannot be written to {str(folder)!r} ({reason_of(error)}): free some space or choose "
+                "another --output."
+            ) from error
         agreed = [str(folder)]
     broadcast_object_list(agreed)
     folder = Path(agreed[0])
@@ -242,74 +343,15 @@ def _check_resumed(checkpoint: Checkpoint, rows: Rows | Stream, console: Progres
         )
 
 
-@dataclass
-class _Sampler:
-    """Draws the sample picture of a step."""
-
-    assembly: Assembly
-    examples: Examples
-    folder: Path
-
-    def __call__(self, bridge: Bridge, step: int) -> Any:
-        if not self.examples.sources:
-            return None
-        pipeline = Pipeline(self.assembly, bridge, next(bridge.parameters()).device)
-        results = [own[0] for own in pipeline.carry(self.examples.sources)]
-        image = comparison(
-            self.assembly.source, self.assembly.target, self.examples.sources, self.examples.truths, results
-        )
-        path = self.folder / "samples" / f"{step:06d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path)
-        return image
-
-
-def _is_empty(rows: Rows | Stream) -> bool:
-    return isinstance(rows, Rows) and len(rows) == 0
-
-
-def _shown_examples(assembly: Assembly, held_out: Rows | Stream, rows: Rows | Stream, console: Progress) -> Examples:
-    if _is_empty(held_out):
-        console.warn("nothing is held out of so few rows: samples and figures show training rows.")
-    chosen = rows if _is_empty(held_out) else held_out
-    settings = assembly.recipe.recipe
-    return read_examples(chosen, assembly.task, settings.columns, settings.training.samples)
-
-
-def _score(
-    assembly: Assembly,
-    bridge: Bridge,
-    held_out: Rows | Stream,
-    rows: Rows | Stream,
-    count: int,
-    folder: Path,
-    device: torch.device,
-    console: Progress,
-) -> Report | None:
-    """The figures of a trained bridge; None, with a warning, where there is nothing to score on."""
-    pipeline = Pipeline(assembly, bridge, device)
-    chosen = rows if _is_empty(held_out) else held_out
-    try:
-        report = evaluate(
-            pipeline,
-            chosen,
-            rows,
-            count,
-            on_progress=lambda done, total: console(done, total, "scoring held-out examples"),
-        )
-    except NothingToScore as error:
-        console.warn(f"trained and saved, but not scored: {error}")
-        return None
-    console.clear()
-    (folder / "evaluation.json").write_text(json.dumps(report.json(), indent=1), encoding="utf-8")
-    if report.picture is not None:
-        report.picture.save(folder / "evaluation.png")
-    return report
-
-
 def find_resumable(task: str, output: str | None) -> Checkpoint:
     """The checkpoint to go on from: of the run in `output`, or of the task's latest run."""
     folder = Path(output) if output is not None else latest_run(task)
     if folder is None:
         raise UsageError(f"there is no run of task {task!r} under {str(RUNS)!r} to resume: start one without --resume.")
-    return open_checkpoint(folder)
+    began = (folder / "recipe.yaml").is_file() and not (folder / "meta.json").is_file()
+    if began and not numbered(folder / "checkpoints"):
+        raise UsageError(
+            f"the run in {str(folder)!r} was stopped before its first checkpoint: start it again with the same command "
+            "without --resume."
+        )
+    return open_checkpoint(folder, thorough=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bridgeflow.errors import UsageError
+from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Item, Modality
 from bridgeflow.settings import Settings
 from bridgeflow.task import ModalityUse, Task
@@ -39,6 +39,8 @@ class DepthEstimation(Task):
         image, depth = self.from_modality.read(row["image"]), self.to_modality.read(row["depth"])
         name = str(row["depth"]) if isinstance(row["depth"], str | Path) else "the pair"
         check_aligned(image.shape[:2], depth.shape, name)
+        if not np.isfinite(depth).any():
+            raise BridgeflowError(f"{name} holds no measurement, a number above 0: leave the row out.")
         return image, depth
 
     @classmethod

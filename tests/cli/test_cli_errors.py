@@ -43,7 +43,7 @@ WRONG_USAGE = [
     ("train --task depth network.channels=[1", "the value of 'network.channels', line 1 is not valid YAML: "),
     (
         "train --task depth --data blokcs",
-        "no dataset 'blokcs'. Did you mean 'blocks'? Installed: blocks, examples, folder, hf.",
+        "no dataset 'blokcs'. Did you mean 'blocks'? Installed: blocks, cache, examples, folder, hf, webdataset.",
     ),
     ("train --task depth --data photos", "no dataset 'photos'. For a folder of your own write --data folder:photos."),
     ("train --task depth --data blocks:3", "--data 'blocks:3': this data set takes no location"),
@@ -138,8 +138,8 @@ def test_group_without_a_command_shows_its_help(bridgeflow: Call, group: str) ->
 @pytest.mark.parametrize(
     ("source", "told"),
     [
-        ("raise ValueError('no licence')", "(ValueError: no licence): pip install --force-reinstall acme"),
-        ("import nonesuch_lib", "nonesuch_lib'): pip install nonesuch_lib."),
+        ("raise ValueError('no licence')", "(ValueError: no licence): pip install --force-reinstall --no-deps acme"),
+        ("import nonesuch_lib", "nonesuch_lib'): install what has the module 'nonesuch_lib' "),
         ("import sys; sys.exit(0)", "(SystemExit: 0): "),
         ("class T:\n    api_version = 9", "is written for version 9 of the contract"),
     ],
@@ -163,7 +163,8 @@ def test_two_distributions_of_one_name_are_both_named(bridgeflow: Call, install:
     outcome = bridgeflow("train", "--task", "same")
     assert outcome.code == 2
     assert outcome.err == (
-        "bridgeflow: the task 'same' is offered by acme 1.0 and umbrella 1.0: say which, as 'acme:same'.\n"
+        "bridgeflow: the task 'same' is offered by acme 1.0 and umbrella 1.0: say which, as 'acme:same', or leave "
+        "acme or umbrella out with BRIDGEFLOW_PLUGINS.\n"
     )
 
 

@@ -26,7 +26,7 @@ from typing import Literal
 from bridgeflow import recipe
 from bridgeflow.importer import Importer, Recognised
 from bridgeflow.settings import Settings
-from bridgeflow.training.checkpoint import StoredTensor
+from bridgeflow.training.tensor_file import StoredTensor
 
 class Options(Settings):
     deep_layers: int = 3

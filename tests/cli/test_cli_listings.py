@@ -131,5 +131,27 @@ def test_doctor_names_the_broken_plugin_and_fails(bridgeflow: Call, install: Ins
     ill = bridgeflow("doctor")
     assert ill.code == 1
     assert "the task 'bad' of acme 1.0 cannot be loaded" in ill.out
-    assert "pip install nonesuch_lib." in ill.out
+    assert "install what has the module 'nonesuch_lib'" in ill.out
     assert "the recipe 'gone' of acme 1.0 cannot be loaded" in ill.out
+
+
+def test_a_recipe_that_cannot_be_read_leaves_the_others_listed(bridgeflow: Call, install: Install) -> None:
+    files = {"acme_pack/depth/mine.yaml": "# Mine.\ntask: depth\n", "acme_pack/depth/shut.yaml": "# Shut.\n"}
+    folder = install("acme", {"bridgeflow.recipes": {"acme": "acme_pack"}}, files) / "acme_pack" / "depth"
+    (folder / "gone.yaml").symlink_to("nowhere")
+    (folder / "shut.yaml").unlink()
+    (folder / "shut.yaml").mkdir()
+    listed = bridgeflow("recipes", "list", "--task", "bridgeflow:depth", "--json")
+    assert listed.code == 0, listed.err
+    assert {row["recipe"]: row["about"] for row in json.loads(listed.out)}["depth/mine"] == "Mine."
+    assert "depth/gone" not in listed.out
+
+
+def test_a_plugin_that_ends_the_process_fails_its_check(bridgeflow: Call, install: Install) -> None:
+    points = {"bridgeflow.modalities": {"ends": "acme_ends:Line"}}
+    install("acme", points, {"acme_ends.py": "import os\nos._exit(0)\n"})
+    checked = bridgeflow("plugins", "check", "ends")
+    assert checked.code == 1
+    assert checked.err.startswith(
+        "bridgeflow: the modality 'ends' of acme 1.0 cannot be loaded (importing it ended the process with code 0): "
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,26 @@ def refusal(root: Path | str, split: str = "train") -> str:
     sentence = str(caught.value)
     assert "\n" not in sentence
     return sentence
+
+
+def usable(root: Path, **settings: Any) -> list[dict[str, Any]]:
+    """The rows of both splits that can be read."""
+    return [row for row in _each(root, **settings) if isinstance(row, dict)]
+
+
+def unusable(root: Path, **settings: Any) -> list[str]:
+    """What is said of the others."""
+    return [row for row in _each(root, **settings) if isinstance(row, str)]
+
+
+def _each(root: Path, **settings: Any) -> Iterator[dict[str, Any] | str]:
+    for split in ("train", "held_out"):
+        rows = Folder(path=str(root), **settings).open(split)  # type: ignore[arg-type]
+        for index in range(len(rows)):  # type: ignore[arg-type]
+            try:
+                yield rows[index]  # type: ignore[index]
+            except BridgeflowError as error:
+                yield str(error)
 
 
 def test_pictures_alone_are_found_at_any_depth_whatever_their_ending(tree: Tree) -> None:
@@ -209,24 +229,23 @@ def test_fingerprint_changes_with_the_rows(tree: Tree) -> None:
 def test_file_outside_the_folder_is_refused(tree: Tree, tmp_path: Path, name: str, column: str) -> None:
     row = {"file_name": "a.png", column: name}
     root = tree(**{"metadata.jsonl": lines({"file_name": "a.png"}, row)})
+    (tmp_path / "outside.png").touch()
     (root / "link").symlink_to(tmp_path)
-    told = refusal(root)
+    (told,) = unusable(root)
     assert told.startswith(f"{root / 'metadata.jsonl'}, row 2: {name!r} ")
     assert "lies outside the folder" in told or "is no file name" in told
+    assert len(usable(root)) == 1
 
 
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("metadata.jsonl", '{"file_name": "a.png"}\n\n{"file_name": \n', ", line 3 is not JSON (Expecting value): "),
-        ("metadata.jsonl", '{"file_name": "a.png"}\n[1]\n', ", line 2 is not a JSON object: "),
-        ("metadata.jsonl", '{"file_name": 3}\n', ", row 1: 3 is no file name: "),
-        ("metadata.jsonl", '{"file_name": ""}\n', ", row 1: the file_name is empty: every row names its file."),
-        ("metadata.jsonl", '{"file_name": "a.png", "text": "é"}'.encode("latin-1"), "must be JSON lines in UTF-8."),
+        ("metadata.jsonl", '\n{"file_name": \n[1]\n', ", line 2 is not JSON (Expecting value): "),
+        ("metadata.jsonl", '{"file_name": "a.png", "text": "é"}'.encode("latin-1"), ", line 1 is not UTF-8 ("),
+        ("metadata.jsonl", '{"file_name": "a.png"}'.encode("utf-16"), ", line 1 is not UTF-8 ("),
         ("metadata.jsonl", "\n\n", " lists nothing: "),
-        ("metadata.csv", "file_name,text\na.png,é".encode("latin-1"), ": it must be CSV in UTF-8."),
-        ("metadata.csv", "file_name,text\na.png,b,c\n", ", line 2 has more cells than the heading: "),
-        ("metadata.csv", "file_name,text\na.png,x\n,y\n", ", row 2: the file_name is empty"),
+        ("metadata.csv", "file_name,text\na.png,é".encode("latin-1"), ", line 2 is not UTF-8: "),
+        ("metadata.csv", "file_name,text,text\na.png,b,c\n", ", line 1 names the column 'text' twice: "),
         ("metadata.csv", "file_name,text\n", " lists nothing: "),
         ("metadata.csv", "", " lists nothing: "),
         ("metadata.parquet", "junk", ": it must be Parquet."),
@@ -245,6 +264,42 @@ def test_row_without_a_file_name_lacks_only_its_picture(tree: Tree) -> None:
     root = tree(**{"metadata.jsonl": lines({"file_name": "a.png", "text": "x"}, {"text": "y"})})
     assert {"image": "a.png", "text": "x"} in records(root)
     assert {"text": "y"} in records(root)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("metadata.jsonl", '{"file_name": "a.png"}\n\n{"file_name": \n', ", line 3 is not JSON (Expecting value): "),
+        ("metadata.jsonl", '[1]\n{"file_name": "a.png"}\n', ", line 1 is not a JSON object: "),
+        ("metadata.jsonl", '{"file_name": 3}\n{"file_name": "a.png"}\n', ", row 1: 3 is no file name: "),
+        ("metadata.jsonl", '{"file_name": ""}\n{"file_name": "a.png"}\n', ", row 1: the file_name is empty: every row"),
+        ("metadata.jsonl", b'{"file_name": "a.png"}\n{"file_name": "\xe9"}', ", line 2 is not UTF-8 ("),
+        (
+            "metadata.jsonl",
+            '{"file_name": "a.png"}\n' + "[" * 100_000,
+            ", line 2 holds a value that is too large or too",
+        ),
+        (
+            "metadata.jsonl",
+            '{"n": ' + "9" * 5000 + '}\n{"file_name": "a.png"}',
+            ", line 1 holds a value that is too large",
+        ),
+        ("metadata.csv", b"file_name,text\na.png,x\nb.png,\xe9\n", ", line 3 is not UTF-8: save it in UTF-8."),
+        ("metadata.csv", "file_name,text\na.png,b\na.png,b,c\n", ", line 3 has more cells than the heading: "),
+        ("metadata.csv", "file_name,text\na.png,x\n,y\n", ", row 2: the file_name is empty"),
+        ("metadata.csv", 'file_name,text\na.png,x\nb.png,"y\nc.png,z\n', ", line 3 opens a quote that nothing closes"),
+        ("metadata.csv", "file_name,text\nb.png," + "y" * 200_000 + "\na.png,x\n", ", line 2 is not CSV (field larger"),
+    ],
+)
+def test_row_that_cannot_be_used_is_named_and_the_others_go_on(
+    tree: Tree, name: str, content: str | bytes, told: str
+) -> None:
+    root = tree("a.png", **{name: content})
+    (sentence,) = unusable(root)
+    assert sentence.startswith(str(root / name))
+    assert told in sentence
+    assert len(sentence) < 400
+    assert [row["image"] for row in usable(root)] == [root / "a.png"]
 
 
 def test_no_folder_and_nothing_in_it(tree: Tree, tmp_path: Path) -> None:

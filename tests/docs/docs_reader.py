@@ -50,9 +50,9 @@ def write_files(folder: Path) -> None:
 def parsed(words: list[str]) -> dict[str, Any]:
     """The parameters of a command of bridgeflow; raises click's error where they are not understood."""
     command: click.Command = cli
-    context = click.Context(cli)
+    context = cli.make_context("bridgeflow", list(words))
     while isinstance(command, click.Group):
-        found = command.get_command(context, words[0])
+        name, found, rest = command.resolve_command(context, [*context._protected_args, *context.args])
         assert found is not None, words
-        command, words = found, words[1:]
-    return command.make_context(command.name, words).params
+        command, context = found, found.make_context(name, rest, parent=context)
+    return context.params

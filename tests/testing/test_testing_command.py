@@ -46,7 +46,7 @@ def install_modality(install: Install, source: str) -> None:
 
 BROKEN = {
     "raises on import": ("raise ValueError('no licence')", "contract", "cannot be loaded (ValueError: no licence)"),
-    "lacks a dependency": ("import nonesuch_lib", "contract", "pip install nonesuch_lib."),
+    "lacks a dependency": ("import nonesuch_lib", "contract", "install what has the module 'nonesuch_lib'"),
     "names nothing": ("Other = Fine", "contract", "its entry point names 'acme_mod:Acme'"),
     "is no modality": ("class Acme:\n    api_version = 1", "contract", "odality"),
     "follows another contract": ("class Acme(Fine):\n    api_version = 7", "contract", "version 7 of the contract"),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import testing_spoilt_in
 import testing_spoilt_out
@@ -15,7 +16,7 @@ from testing_spoilt_out import NumpyOfBfloat16
 from torch import Tensor
 
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.modality import Modality
+from bridgeflow.modality import LatentSpec, Modality
 from bridgeflow.testing import Outcome, check_modality, modality_checks
 from bridgeflow.testing.outcome import reached
 
@@ -122,6 +123,41 @@ def test_options_are_taken_and_wrong_ones_refused() -> None:
     assert notes["declared latent"] == "sequence 6x2, float32"
     with pytest.raises(UsageError, match="size: should be"):
         check_modality(Fine, {"size": "many"})
+
+
+def test_a_class_that_another_process_cannot_import_is_not_tried_in_one() -> None:
+    class Local(Fine):
+        pass
+
+    outcomes = {outcome.check.name: outcome for outcome in check_modality(Local)}
+    assert (outcomes["state"].status, outcomes["fingerprint"].status) == ("passed", "passed")
+    assert "not tried in a fresh process" in outcomes["state"].message
+    assert "cannot be pickled" in outcomes["pickle"].message
+
+
+def test_a_method_that_takes_paths_alone_fails_for_files_and_for_damaged_bytes() -> None:
+    class PathsAlone(Fine):
+        def read(self, value: Any) -> Numbers:
+            if isinstance(value, str | bytes):
+                raise TypeError("a path is wanted")
+            return super().read(value)
+
+    found = failing(check_modality(PathsAlone))
+    assert found["unreadable files"].startswith("`read` meets damaged bytes with TypeError: a path is wanted: raise")
+    assert "`read` failed on the path as a string of the file 'item.npy'" in found["files"]
+
+
+def test_a_shape_that_is_a_list_is_a_shape() -> None:
+    spec = LatentSpec([8, np.int64(2)], "sequence")  # type: ignore[arg-type, list-item]
+    assert spec == LatentSpec((8, 2), "sequence")
+    assert isinstance(spec.shape, tuple)
+    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+        LatentSpec((8, 2.5), "sequence")  # type: ignore[arg-type]
+
+    class Listed(Fine):
+        latent = property(lambda self: LatentSpec([self.options.size, 2], "sequence"))  # type: ignore[assignment, arg-type, list-item]
+
+    assert failing(check_modality(Listed)).keys() == {"pickle"}, "a class in a function cannot be pickled"
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:

@@ -142,6 +142,15 @@ class ReadsNote(FineTask):
         return super().pair(row, rng)
 
 
+@spoils("pairs", "`pair` changed the row it was given")
+class ClearsRow(FineTask):
+    def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
+        source, target = super().pair(row, rng)
+        source = source.copy()
+        row["image"][...] = 0
+        return source, target
+
+
 @spoils("pairs", "gave a list: let it give (source item, target item)")
 class PairOfThree(FineTask):
     def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> Any:
@@ -169,6 +178,23 @@ class JoinsToNothing(FineTask):
         return None
 
 
+@spoils("split and join", "`split` gave other pieces when asked again")
+class DrawsPieces(FineTask):
+    count = 0
+
+    def split(self, item: Item) -> list[Item]:
+        type(self).count += 1
+        return [item] * (1 + self.count % 3)
+
+
+@spoils("split and join", "`join` gave the same result whatever the pieces became")
+class JoinsToBlack(FineTask):
+    metrics = Task.metrics
+
+    def join(self, results: Sequence[Item], item: Item) -> Item:
+        return np.zeros((1, 1, 3), np.uint8)
+
+
 @spoils("metrics", "the metric 'error' is nan on decoded truths")
 class UndefinedMetric(FineTask):
     def metrics(self, *arguments: Any) -> dict[str, float]:
@@ -179,6 +205,34 @@ class UndefinedMetric(FineTask):
 class BlindMetric(FineTask):
     def metrics(self, *arguments: Any) -> dict[str, float]:
         return {"error": 0.5}
+
+
+@spoils("metrics", "the same figures for right and for wrong results")
+class ExactMetric(FineTask):
+    # Right only where result and truth are the same object: so are no decoded ones.
+    def metrics(self, results: Sequence[Item], truths: Sequence[Item], *arguments: Any) -> dict[str, float]:
+        return {"same": float(all(np.array_equal(a, b) for a, b in zip(results, truths, strict=True)))}
+
+    def join(self, results: Sequence[Item], item: Item) -> Item:
+        return results[0] ^ 1
+
+
+@spoils("metrics", "`metrics` changed the results it was given")
+class ClearsResults(FineTask):
+    def metrics(self, results: Sequence[Item], *arguments: Any) -> dict[str, float]:
+        figures = super().metrics(results, *arguments)
+        assert isinstance(results, list)
+        results.clear()
+        return figures
+
+
+@spoils("metrics", "`metrics` changed the truths it was given")
+class RoundsTruths(FineTask):
+    def metrics(self, results: Sequence[Item], truths: Sequence[Item], *arguments: Any) -> dict[str, float]:
+        figures = super().metrics(results, truths, *arguments)
+        for truth in truths:
+            truth &= 254
+        return figures
 
 
 @spoils("metrics", "`metrics` failed on decoded truths (TypeError")
@@ -262,8 +316,24 @@ class WildTask(FineTask):
     def metrics(self, *arguments):
         return {}
 """
-POINTS = {"bridgeflow.tasks": {"mirror": "acme_mirror:Mirror"}, "bridgeflow.recipes": {"acme": "acme_recipes"}}
-MIRROR = "from testing_fine import FineTask as Mirror\n"
+POINTS = {
+    "bridgeflow.tasks": {"mirror": "acme_mirror:Mirror"},
+    "bridgeflow.recipes": {"acme": "acme_recipes"},
+    "bridgeflow.datasets": {"pair": "acme_mirror:Pair"},
+}
+MIRROR = """
+from testing_fine import FineTask as Mirror
+from bridgeflow.data.rows import DataSettings
+
+class Pair(DataSettings):
+    at_hand = True
+
+    def open(self, split, progress=None):
+        return Shoes()
+
+class Shoes:
+    columns, fingerprint, description = ("left", "right"), "1", "a pair of shoes"
+"""
 RECIPE = "# Small.\ntask: {}\nnetwork: {{name: unet, channels: [8]}}\n{}"
 
 
@@ -290,8 +360,13 @@ def test_a_registered_task_needs_a_default_recipe_that_resolves(install: Install
         (RECIPE.format("depth", ""), "is one for the task 'depth': name a recipe of 'mirror'"),
         (RECIPE.format("mirror", "training: {step: 3}"), "training.step: unknown key"),
         (RECIPE.format("mirror", "source: {size: 32}"), "do not fit one another"),
+        (
+            RECIPE.format("mirror", "columns: {image: photo}"),
+            "needs a column 'photo' (a picture), but the data set 'bl",
+        ),
+        (RECIPE.format("mirror", "data: {name: pair}"), "'image' (a picture), but a pair of shoes has left, right"),
     ],
-    ids=["missing", "of another task", "with a mistake", "whose parts do not fit"],
+    ids=["missing", "of another task", "with a mistake", "whose parts do not fit", "without a column", "of other data"],
 )
 def test_a_default_recipe_at_fault_is_named(install: Install, recipe: str | None, words: str) -> None:
     files = {"acme_mirror.py": MIRROR, "acme_recipes/__init__.py": ""}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -67,10 +68,11 @@ class Fine(Modality):
     def read(self, value: Any) -> Numbers:
         if isinstance(value, np.ndarray):
             return value.astype(np.float32)
+        name, file = ("that", io.BytesIO(value)) if isinstance(value, bytes) else (value, value)
         try:
-            return np.load(value)
+            return np.load(file)
         except (OSError, ValueError, EOFError) as error:
-            raise BridgeflowError(f"{value} holds no numbers: give a .npy file.") from error
+            raise BridgeflowError(f"{name} holds no numbers: give a .npy file.") from error
 
     def collate(self, items: Sequence[Numbers]) -> dict[str, Tensor]:
         size = self.options.size

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from pydantic import ConfigDict, field_serializer
 from testing_fine import Fine, FineOptions, Numbers, Spoilt
 from torch import Tensor
@@ -249,6 +251,31 @@ class ChangesLatent(Fine):
         items = super().decode(latent)
         latent.add_(1e-7)
         return items
+
+
+@spoils("inputs untouched", "`preview` changed the item it was given")
+class ClearsShown(Fine):
+    def preview(self, item: Numbers) -> Image.Image:
+        picture = super().preview(item)
+        item *= 0
+        return picture
+
+
+@spoils("inputs untouched", "`write` changed the item it was given")
+class ClearsWritten(Fine):
+    def write(self, item: Numbers, path: Path) -> list[Path]:
+        written = super().write(item, path)
+        item *= 0
+        return written
+
+
+@spoils("inputs untouched", "`collate` changed the items")
+class ClearsItems(Fine):
+    def collate(self, items: Sequence[Numbers]) -> dict[str, Tensor]:
+        batch = super().collate(items)
+        for item in items:
+            item *= 0
+        return batch
 
 
 @spoils("edges", "the latent of the edge 'maximum' is not finite")

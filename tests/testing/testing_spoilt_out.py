@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import os
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -59,6 +63,14 @@ class SaysNoShape(Fine):
         return super().decode(latent)
 
 
+@spoils("wrong rank", "without saying what it expects (not such latents: (3, 3))")
+class NamesShapeGiven(Fine):
+    def decode(self, latent: Tensor) -> list[Numbers]:
+        if latent.shape[1:] != self.latent.shape:
+            raise BridgeflowError(f"not such latents: {tuple(latent.shape)}.")
+        return super().decode(latent)
+
+
 @spoils("files", "encodes 0.0")
 class LossyFiles(Fine):
     def write(self, item: Numbers, path: Path) -> list[Path]:
@@ -81,6 +93,28 @@ class NamesAnother(Fine):
         return [path.with_suffix(".npz")]
 
 
+@spoils("files", "`read` failed on the path as a string of the file 'item.npy' that `write` wrote (TypeError")
+class ReadsNoString(Fine):
+    def read(self, value: Any) -> Numbers:
+        if isinstance(value, str):
+            raise TypeError("a path is no string")
+        return super().read(value)
+
+
+@spoils("files", "`read` failed on the bytes of the file 'item.npy' that `write` wrote (bytes are not taken)")
+class ReadsNoBytes(Fine):
+    def read(self, value: Any) -> Numbers:
+        if isinstance(value, bytes):
+            raise BridgeflowError("bytes are not taken.")
+        return super().read(value)
+
+
+@spoils("files", "by the bytes of its file, encodes")
+class ReadsBytesOtherwise(Fine):
+    def read(self, value: Any) -> Numbers:
+        return super().read(value) * np.float32(0.5 if isinstance(value, bytes) else 1)
+
+
 @spoils("files", "refuse an ending that it does not write")
 class WritesElsewhere(Fine):
     def write(self, item: Numbers, path: Path) -> list[Path]:
@@ -96,7 +130,7 @@ class WritesNothing(Fine):
 @spoils("unreadable files", "with FileNotFoundError")
 class RaisesBare(Fine):
     def read(self, value: Any) -> Numbers:
-        return super().read(value) if isinstance(value, np.ndarray) or Path(value).exists() else np.load(value)
+        return np.load(value) if isinstance(value, Path) and not value.exists() else super().read(value)
 
 
 @spoils("unreadable files", "without naming it")
@@ -108,10 +142,45 @@ class NamesNoFile(Fine):
             raise BridgeflowError("cannot read that: give another.") from error
 
 
-@spoils("unreadable files", "'missing.npy', which does not exist")
+@spoils("unreadable files", "without naming it (the file is missing)")
+class SaysMissing(Fine):
+    def read(self, value: Any) -> Numbers:
+        if isinstance(value, Path) and not value.exists():
+            raise BridgeflowError("the file is missing.")
+        return super().read(value)
+
+
+@spoils("unreadable files", "without naming it (the file is damaged)")
+class SaysDamaged(Fine):
+    def read(self, value: Any) -> Numbers:
+        try:
+            return super().read(value)
+        except BridgeflowError as error:
+            if isinstance(value, Path) and not value.exists():
+                raise
+            raise BridgeflowError("the file is damaged.") from error
+
+
+@spoils("unreadable files", "meets damaged bytes with ValueError")
+class StumblesOnBytes(Fine):
+    def read(self, value: Any) -> Numbers:
+        return np.load(io.BytesIO(value)) if isinstance(value, bytes) else super().read(value)
+
+
+@spoils("unreadable files", "the missing file 'qj7x.npy', which does not exist")
 class MakesUpMissing(Fine):
     def read(self, value: Any) -> Numbers:
-        return super().read(value) if isinstance(value, np.ndarray) or Path(value).exists() else np.zeros(3)
+        return np.zeros(3) if isinstance(value, Path) and not value.exists() else super().read(value)
+
+
+@spoils("unreadable files", "the string 'qj7x.npy', a missing file with FileNotFoundError")
+class SourceWithoutStrings(Fine):
+    round_trip = None
+    decode = Modality.decode
+    write = Modality.write
+
+    def read(self, value: Any) -> Numbers:
+        return np.load(value) if isinstance(value, str) else super().read(value)
 
 
 @spoils("preview", "an image of mode L")
@@ -149,13 +218,68 @@ class FactsNotJson(Fine):
         return {"count": np.int64(self.count)}
 
     def fingerprint(self) -> str:
-        return f"{hash((self.options.size, self.options.gain, self.count)) % 16**16:016x}"
+        return f"{self.count:016x}"
 
 
 @spoils("state", "still needs fitting after `restore`")
 class StaysUnfitted(Fine):
     def restore(self, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
         self.centre.copy_(state["centre"])
+
+
+@spoils("state", "restored in a fresh process, it still needs fitting: keep nothing on the class")
+class FittedClass(Fine):
+    mean: ClassVar[float | None] = None
+
+    @property
+    def needs_fit(self) -> bool:
+        return self.mean is None
+
+    def fit(self, items: Any, progress: Any = None) -> dict[str, float]:
+        type(self).mean = float(np.concatenate(list(items)).mean())
+        return {"mean": 0.0}
+
+    def encode(self, batch: dict[str, Tensor]) -> Latent:
+        latent = super().encode(batch)
+        return Latent(latent.mean + (self.mean or 0.0), mask=latent.mask)
+
+    def decode(self, latent: Tensor) -> list[Numbers]:
+        return super().decode(latent - (self.mean or 0.0))
+
+
+@spoils("state", "restored in a fresh process, it gives other latents")
+class FittedModule(Fine):
+    def fit(self, items: Any, progress: Any = None) -> dict[str, float]:
+        figures = super().fit(items, progress)
+        LEFT["centre"] = self.centre
+        return figures
+
+    def fitted_state(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        super().restore({"centre": torch.zeros(()), **LEFT}, facts)
+
+
+LEFT: dict[str, Tensor] = {}
+
+
+@spoils("state", "restored in a fresh process, it fails in `restore` (KeyError")
+class NeedsTheFirst(Fine):
+    def fit(self, items: Any, progress: Any = None) -> dict[str, float]:
+        LEFT["first"] = torch.zeros(())
+        return super().fit(items, progress)
+
+    def restore(self, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        super().restore({"centre": state["centre"] + LEFT["first"]}, facts)
+
+
+@spoils("state", "restored in a fresh process, it fails in `__init__` (it ended the process)")
+class EndsOtherProcesses(Fine):
+    def __init__(self, options: FineOptions) -> None:
+        super().__init__(options)
+        if "pytest" not in sys.modules:
+            os._exit(0)
 
 
 @spoils("pickle", "the modality cannot be pickled")
@@ -216,13 +340,58 @@ class RunningStatistics(Fine):
         return super().encode(batch)
 
 
-@spoils("fingerprint", "stays the same under another `size`")
+@spoils("fingerprint", "the same before and after fitting")
 class OneFingerprint(Fine):
     def fingerprint(self) -> str:
         return "0" * 16
+
+
+@spoils("fingerprint", "stays the same under another `size`")
+class FingerprintWithoutOptions(Fine):
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.count} {float(self.centre)}".encode()).hexdigest()[:16]
 
 
 @spoils("fingerprint", "give 16 hexadecimal digits")
 class NamedFingerprint(Fine):
     def fingerprint(self) -> str:
         return f"fine {self.options.size} {self.options.gain}"
+
+
+@spoils("fingerprint", "another answer for a copy with the same options and state")
+class FingerprintOfTheObject(Fine):
+    def fingerprint(self) -> str:
+        return f"{id(self):016x}"
+
+
+@spoils("fingerprint", "another answer in a fresh process: let it depend")
+class SaltedFingerprint(Fine):
+    def fingerprint(self) -> str:
+        return f"{hash(super().fingerprint()) % 16**16:016x}"
+
+
+@spoils("fingerprint", "the same before and after fitting")
+class UnfittedFingerprint(Fine):
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.options.model_dump_json().encode()).hexdigest()[:16]
+
+
+@spoils("fingerprint", "stays the same under another fitted state")
+class FingerprintOfFacts(Fine):
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.options.model_dump_json()} {self.count}".encode()).hexdigest()[:16]
+
+
+@spoils("fingerprint", "stays the same under another `fitted_facts`")
+class FingerprintOfState(Fine):
+    def fitted_state(self) -> dict[str, Tensor]:
+        return {"fitted": torch.ones(())} if self.count else {}
+
+    def fitted_facts(self) -> dict[str, Any]:
+        return {"count": self.count, "centre": float(self.centre)} if self.count else {}
+
+    def restore(self, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        super().restore({"centre": torch.tensor(facts["centre"])}, facts)
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.options.model_dump_json()} {self.fitted_state()}".encode()).hexdigest()[:16]

@@ -13,11 +13,13 @@ from bridgeflow import recipe as recipes
 from bridgeflow.assembly import assemble
 from bridgeflow.cli.main import invoke
 from bridgeflow.console import Progress
+from bridgeflow.encoding import encode
 from bridgeflow.errors import UsageError
 from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.training import dry_run, start
+from bridgeflow.training.accelerator import make_accelerator
 from bridgeflow.training.estimate import estimate, global_batch
-from bridgeflow.training.loop import Trainer, encode, make_accelerator
+from bridgeflow.training.loop import Trainer
 
 Make = Callable[..., ResolvedRecipe]
 

@@ -28,6 +28,7 @@ class Blocks(DataSettings):
     """
 
     summary: ClassVar[str] = "coloured solids on a plane: image, exact depth, caption and mask (embedded, endless)"
+    known_columns: ClassVar[tuple[str, ...]] = ("image", "depth", "text", "objects")
 
     size: int = Field(default=16384, ge=1)
     """Training scenes."""

@@ -20,7 +20,7 @@ from bridgeflow.importer import Importer, Recognised
 from bridgeflow.modality import LatentSpec
 from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.settings import Settings
-from bridgeflow.training.checkpoint import StoredTensor
+from bridgeflow.training.tensor_file import StoredTensor
 from bridgeflow_plugins.crossflow.keys import Head, KeyMap
 from bridgeflow_plugins.crossflow.layout import DiMRLayout, DiTLayout, Layout, first_keys, read_layout
 from bridgeflow_plugins.crossflow.pretrained import CLIP, VAE, Pretrained, locate, pixels_per_cell, text_encoder

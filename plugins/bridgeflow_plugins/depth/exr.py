@@ -6,12 +6,17 @@ import sys
 from collections.abc import Iterable
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 _NAMED = ("z", "depth.z", "depth.v", "depth")
 _UNNAMED = ("y", "r", "v")
+
+
+MAX_NUMBERS = 800_000_000
+"""Most numbers in all channels of a file: the library makes room for as many as its header claims."""
 
 
 class NoDepthChannel(Exception):
@@ -46,6 +51,10 @@ def read_exr(path: Path) -> NDArray[np.generic]:
     """
     import OpenEXR
 
+    with redirect_stdout(sys.stderr), OpenEXR.File(str(path), header_only=True) as file:
+        numbers = sum(_numbers(part) for part in file.parts)
+    if numbers > MAX_NUMBERS:
+        raise ValueError(f"{numbers:,} numbers in it, more than {MAX_NUMBERS:,}")
     # The library prints warnings to standard output, which is kept for results.
     with redirect_stdout(sys.stderr), OpenEXR.File(str(path), separate_channels=True) as file:
         channels = {name: channel.pixels for name, channel in file.channels().items()}
@@ -58,6 +67,12 @@ def read_exr(path: Path) -> NDArray[np.generic]:
         if not all(np.array_equal(channels[chosen], other, equal_nan=True) for other in others):
             return np.stack([channels[chosen], *others], axis=-1)
     return np.asarray(channels[chosen])
+
+
+def _numbers(part: Any) -> int:
+    """Numbers in all channels of a part, as its header has it."""
+    (left, top), (right, bottom) = part.header["dataWindow"]
+    return (int(right) - int(left) + 1) * (int(bottom) - int(top) + 1) * max(1, len(part.header["channels"]))
 
 
 def write_exr(depth: NDArray[np.float32], path: Path) -> None:

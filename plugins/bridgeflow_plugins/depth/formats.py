@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
+from bridgeflow.data.files import check_file
 from bridgeflow.errors import BridgeflowError
+from bridgeflow.sentences import printable
 from bridgeflow_plugins.depth.exr import NoDepthChannel, read_exr, write_exr
 from bridgeflow_plugins.depth.pfm import decode_pfm, encode_pfm
 
@@ -26,6 +28,8 @@ WRITES = (".png", ".npy", ".pfm", ".exr")
 """Endings that `write_depth` makes."""
 MAX_PIXELS = 200_000_000
 """A map with more pixels than this is refused: a small file can claim to be enormous."""
+MAX_BYTES = 8 * MAX_PIXELS + 2**20
+"""A larger file is refused before it is read."""
 PNG_FULL_SCALE = 65535
 
 _MEND = "save depth as a 16-bit PNG, .npy, .npz, .pfm or .exr"
@@ -127,6 +131,8 @@ def colour(depth: NDArray[np.floating[Any]], inverse: bool = True) -> NDArray[np
 
 def _contents(path: Path) -> bytes:
     try:
+        if path.exists() and not path.is_dir():
+            check_file(path, "a depth file", MAX_BYTES)
         return path.read_bytes()
     except FileNotFoundError as error:
         raise BridgeflowError(f"there is no depth file {path}: check the name.") from error
@@ -153,7 +159,8 @@ def _decode(data: bytes, name: str, path: Path | None) -> NDArray[np.generic]:
             return _only_array(data, name)
         if kind == "PFM":
             return decode_pfm(data)
-        return _decode_exr(data, path)
+        # The library writes warnings with the file's name to the terminal, as it is.
+        return _decode_exr(data, path if name == printable(name) else None)
     except BridgeflowError:
         raise
     except NoDepthChannel as error:

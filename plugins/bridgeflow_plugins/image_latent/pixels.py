@@ -5,6 +5,7 @@ A picture is a uint8 array (H, W, 3), RGB, treated as read-only (opening one may
 
 from __future__ import annotations
 
+import functools
 import io
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
+from bridgeflow.data.files import check_file
 from bridgeflow.errors import BridgeflowError
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
@@ -47,6 +49,9 @@ IMAGE_ENDINGS = (
     ".jp2",
 )
 """Lower-case file endings of pictures."""
+
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "TGA", "AVIF", "JPEG2000")
+"""Formats that are read, whatever a file's name says. PIL knows others that are programs (EPS runs in Ghostscript)."""
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -132,10 +137,10 @@ def _decode(source: Path | bytes | bytearray | memoryview, name: str) -> Pixels:
     try:
         if isinstance(source, Path) and source.is_dir():
             raise BridgeflowError(f"{name} is a folder where a picture was expected: give the path of one picture.")
-        if (source.stat().st_size if isinstance(source, Path) else len(source)) == 0:
+        if (check_file(source, "a picture") if isinstance(source, Path) else len(source)) == 0:
             raise BridgeflowError(f"{name} is empty (0 bytes) where a picture was expected: replace it.")
         stream = source if isinstance(source, Path) else io.BytesIO(source)
-        with _pixel_limit_of_our_own(), Image.open(stream) as image:
+        with _pixel_limit_of_our_own(), Image.open(stream, formats=_formats()) as image:
             return _convert(image, name)
     except BridgeflowError:
         raise
@@ -143,13 +148,18 @@ def _decode(source: Path | bytes | bytearray | memoryview, name: str) -> Pixels:
         raise BridgeflowError(
             f"{name} is not a picture of a known format (PNG, JPEG, WebP, TIFF, GIF, ...): convert it to PNG."
         ) from error
-    except FileNotFoundError as error:
-        raise BridgeflowError(f"{name} does not exist: give the path of a picture.") from error
     # Readers of headers, too, raise nearly every kind of error on damaged data.
     except Exception as error:
         raise BridgeflowError(
             f"{name} cannot be read as a picture ({_reason(error)}): check the file and its rights."
         ) from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this PIL reads."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _convert(image: Image.Image, name: str) -> Pixels:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -14,14 +14,21 @@ from PIL import Image, ImageDraw, ImageFont
 from pydantic import Field
 from torch import Tensor
 
+from bridgeflow.data.files import check_file, is_regular
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Latent, LatentSpec, Modality, Progress
+from bridgeflow.sentences import bounded, quoted
 from bridgeflow.settings import Settings
 from bridgeflow_plugins.text.autoencoder import AutoencoderCodec, TextAutoencoder
 from bridgeflow_plugins.text.encoder import EncoderCodec, TextEncoder
 
 MAX_CHARACTERS = 10_000
 """Longest text that is read: what is longer is the wrong file or column, not a line that describes it."""
+MAX_BYTES = 1 << 20
+"""Most bytes of a text, white space and all, that are looked at."""
+PREVIEWED = 1200
+"""Characters of a text that a preview has room for."""
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
 PREVIEW_SIZE = 256
 """Width and height of a preview in pixels."""
 ROUND_TRIP = 0.05
@@ -81,11 +88,11 @@ class Text(Modality):
         anything else (a list of captions, say: the task picks one).
         """
         name = "the text"
-        if isinstance(value, Path) or (
-            isinstance(value, str) and value.lower().endswith(".txt") and os.path.isfile(value)
-        ):
+        if isinstance(value, Path) or (isinstance(value, str) and value[-4:].lower() == ".txt" and is_regular(value)):
             name = f"the text file {str(value)!r}"
             try:
+                if Path(value).exists() and not Path(value).is_dir():
+                    check_file(Path(value), "a text", MAX_BYTES)
                 value = Path(value).read_bytes()
             except OSError as error:
                 raise BridgeflowError(f"{name} cannot be read: {error.strerror or error}.") from error
@@ -98,7 +105,17 @@ class Text(Modality):
             raise BridgeflowError(
                 f"expected a text, not {type(value).__name__}: give a str, bytes or the path of a .txt file."
             )
-        text = " ".join(value.split())
+        if len(value) > MAX_BYTES:
+            raise BridgeflowError(f"{name} has {len(value):,} characters: give at most {MAX_CHARACTERS:,}.")
+        # A control character has no meaning in a line of text, and would be an order to a terminal that shows it.
+        text = " ".join(_CONTROLS.sub(" ", value).split())
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            half = text[error.start]
+            raise BridgeflowError(
+                f"{name} holds {quoted(half)}, half of a character in UTF-16: save it in UTF-8."
+            ) from error
         if not text:
             raise BridgeflowError(f"{name} is empty: give at least one word.")
         if len(text) > MAX_CHARACTERS:
@@ -122,7 +139,7 @@ class Text(Modality):
         margin = PREVIEW_SIZE // 32
         for size in (24, 18, 14, 11, 8):
             font = ImageFont.load_default(size)
-            lines = _wrap(item, font, PREVIEW_SIZE - 2 * margin)
+            lines = _wrap(bounded(item, PREVIEWED), font, PREVIEW_SIZE - 2 * margin)
             if len(lines) * size * 1.3 <= PREVIEW_SIZE - 2 * margin:
                 break
         draw.multiline_text((margin, margin), "\n".join(lines), fill="black", font=font, spacing=size * 0.3)
@@ -222,8 +239,14 @@ def _wrap(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: 
             line = longer
             continue
         lines += [line] if line else []
-        while font.getlength(word) > width and len(word) > 1:
-            cut = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or font.getlength(word[:n]) <= width)
+        while len(word) > 1 and font.getlength(word[: int(width)]) > width:
+            fitting, cut = range(1, min(len(word), int(width))), 1
+            # The longest beginning that fits, by halves: a word of thousands of letters is measured a few times a line.
+            while fitting:
+                cut = fitting[len(fitting) // 2]
+                wide = font.getlength(word[:cut]) > width
+                fitting = range(fitting.start, cut) if wide else range(cut + 1, fitting.stop)
+            cut = max(1, fitting.start - 1)
             lines.append(word[:cut])
             word = word[cut:]
         line = word

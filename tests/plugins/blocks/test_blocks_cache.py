@@ -39,7 +39,7 @@ def test_rows_are_the_rendered_scenes(tmp_path):
     rows = blocks(tmp_path, seed=4).open("held_out")
     assert isinstance(rows, Rows)
     assert len(rows) == 5
-    assert rows.columns == ("image", "depth", "text", "objects")
+    assert rows.columns == Blocks.known_columns == ("image", "depth", "text", "objects")
     assert rows.description == "5 scenes"
     for index in range(5):
         assert_same(rows[index], render_scene(4, "held_out", index, 32))

@@ -91,6 +91,11 @@ def broken_files(folder: Path) -> dict[str, Path]:
         "cut.wav": whole[:2000],
         "floats.wav": whole[:20] + struct.pack("<H", 3) + whole[22:],
         "silent.wav": save(folder / "none.wav", tone(440)[:0], 8000, 2).read_bytes(),
+        "chunk.wav": whole[:16] + struct.pack("<I", 2**31) + whole[20:],
+        "header.wav": whole[:30],
+        "short.wav": whole[:16] + struct.pack("<I", 9) + whole[20:],
+        "fast.wav": whole[:24] + struct.pack("<I", 2**31 + 11) + whole[28:],
+        "slow.wav": whole[:24] + struct.pack("<I", 1) + whole[28:],
     }
     for name, data in made.items():
         if data is not None:
@@ -107,6 +112,11 @@ def broken_files(folder: Path) -> dict[str, Path]:
         ("cut.wav", "978 of 4,000"),
         ("floats.wav", "unknown format: 3"),
         ("silent.wav", "no samples"),
+        ("chunk.wav", "pcm_s16le"),
+        ("header.wav", "pcm_s16le"),
+        ("short.wav", "pcm_s16le"),
+        ("fast.wav", "has 2,147,483,659 samples a second, where 1,000 to 192,000 were expected"),
+        ("slow.wav", "has 1 samples a second"),
     ],
 )
 def test_files_that_cannot_be_read_are_named_in_a_sentence(tmp_path: Path, name: str, words: str) -> None:
@@ -129,8 +139,12 @@ def test_files_that_cannot_be_read_are_named_in_a_sentence(tmp_path: Path, name:
         (np.full(9, np.nan, np.float32), "nan"),
         (np.full(9, 32767.0, np.float32), "divide it by"),
         ({"sound": 1}, "name the column"),
+        ({"array": np.zeros(9, np.float32), "sampling_rate": -5}, "has -5 samples a second"),
+        ({"array": [[0.0], [0.0, 1.0]], "sampling_rate": 8000}, "no numbers"),
+        ({"array": [0.0], "sampling_rate": float("inf")}, "no numbers"),
+        ({"bytes": "RIFF"}, "name the column"),
     ],
-    ids=["int", "empty", "rank", "nan", "scale", "mapping"],
+    ids=["int", "empty", "rank", "nan", "scale", "mapping", "rate", "ragged", "infinite", "bytes"],
 )
 def test_values_that_are_no_sound_are_refused(value: object, words: str) -> None:
     with pytest.raises(BridgeflowError, match=re.escape(words)):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bridgeflow_audio.mel import MelCodec, filterbank
 from bridgeflow_audio.picture import draw
-from bridgeflow_audio.wav import Waveform, read_wav, resample, write_wav
+from bridgeflow_audio.wav import HIGHEST_RATE, LOWEST_RATE, Waveform, check_rate, read_wav, resample, write_wav
 
 MOST_PEAK = 2.0
 """Samples beyond it are no floating-point sound but integers that lost their scale."""
@@ -26,7 +26,7 @@ MOST_PEAK = 2.0
 class AudioOptions(Settings):
     """Options of the audio modality."""
 
-    rate: int = Field(default=8000, ge=1000, le=192_000)
+    rate: int = Field(default=8000, ge=LOWEST_RATE, le=HIGHEST_RATE)
     """Samples a second; files of other rates are brought to it."""
     frames: int = Field(default=32, ge=2)
     """Spectra of a latent. It lasts (frames - 1) hop / rate seconds, 0.992 by default: longer sounds are cut,
@@ -122,8 +122,13 @@ class Audio(Modality):
     def _read_mapping(self, value: Mapping[str, Any]) -> Waveform:
         name = f"the sound {str(value['path'])!r}" if value.get("path") else "the sound"
         if value.get("array") is not None and value.get("sampling_rate"):
-            return self._mono(np.asarray(value["array"]), int(value["sampling_rate"]), name)
-        if value.get("bytes") is not None:
+            try:
+                samples, rate = np.asarray(value["array"]), int(value["sampling_rate"])
+            except (ValueError, TypeError, OverflowError) as error:
+                raise BridgeflowError(f"{name} has no numbers as its array or sampling_rate ({error}).") from error
+            check_rate(rate, name)
+            return self._mono(samples, rate, name)
+        if isinstance(value.get("bytes"), bytes):
             return self._mono(*read_wav(value["bytes"], name), name)
         if value.get("path"):
             return self.read(Path(value["path"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import wave
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 Waveform = NDArray[np.float32]
 
+LOWEST_RATE, HIGHEST_RATE = 1000, 192_000
+"""Samples a second that a sound may have."""
 CONVERT = "save it as 16-bit PCM WAV, with ffmpeg -i IN -c:a pcm_s16le OUT.wav for example"
 
 
@@ -29,17 +32,27 @@ def read_wav(source: Path | bytes, name: str) -> tuple[NDArray[np.float32], int]
             data = file.readframes(count)
     except OSError as error:
         raise BridgeflowError(f"{name} cannot be read: {error.strerror or error}.") from error
-    except (wave.Error, EOFError) as error:
+    except (wave.Error, EOFError, RuntimeError, ValueError, struct.error) as error:
+        # The reader of chunks meets sizes that do not fit one another with one or another of these.
         cause = str(error) or "it ends too soon"
         raise BridgeflowError(f"{name} is not a PCM WAV file ({cause}): {CONVERT}.") from error
-    if width not in (1, 2, 3, 4) or rate < 1:
-        raise BridgeflowError(f"{name} has samples of {8 * width} bits at {rate} Hz, which no sound has: {CONVERT}.")
+    if width not in (1, 2, 3, 4):
+        raise BridgeflowError(f"{name} has samples of {8 * width} bits, which no sound has: {CONVERT}.")
+    check_rate(rate, name)
     if len(data) < count * channels * width:
         held = len(data) // (channels * width)
         raise BridgeflowError(f"{name} is cut short: it holds {held:,} of {count:,} samples; copy it anew.")
     if count == 0:
         raise BridgeflowError(f"{name} holds no samples: give a file with sound in it.")
     return samples(data, width).reshape(-1, channels), rate
+
+
+def check_rate(rate: float, name: str) -> None:
+    """Raises BridgeflowError for a rate, in Hz, that no sound has: bringing it to another could take any memory."""
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise BridgeflowError(
+            f"{name} has {rate:,} samples a second, where {LOWEST_RATE:,} to {HIGHEST_RATE:,} were expected: {CONVERT}."
+        )
 
 
 def samples(data: bytes, width: int) -> NDArray[np.float32]:

@@ -1,0 +1,353 @@
+"""Making a cache: on one process or several, going on where an earlier attempt stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import ValidationError
+
+from bridgeflow.assembly import SIDES, Assembly, assemble, restore_codec, save_codec
+from bridgeflow.caching.encoding import encode_shard
+from bridgeflow.caching.index import (
+    SPLITS,
+    CachedData,
+    Index,
+    Key,
+    Shard,
+    index_path,
+    key_differences,
+    listed,
+    new_index,
+    option_differences,
+    read_index,
+    side_of,
+    write_index,
+)
+from bridgeflow.caching.reading import Chunk, PairRows, read_shards, stream_shards
+from bridgeflow.caching.shards import not_written, shard_path, write_file, write_shard
+from bridgeflow.console import Progress
+from bridgeflow.data.rows import Rows, Split, Stream
+from bridgeflow.durable import checksum, make_folder, part_of, remove_folder, remove_leftovers, settle
+from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.randomness import seed_of
+from bridgeflow.recipe import ResolvedRecipe
+
+SHARD_BYTES = 32 * 2**20
+"""About the size of a shard where nothing else is said."""
+MOST_ROWS = 65536
+"""Rows of a shard at most, however small they are."""
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """How latents are kept."""
+
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Number type of the files."""
+    variants: int = 1
+    """Draws of each training row."""
+    batch_size: int = 64
+    """Rows that are encoded together."""
+    shard_rows: int | None = None
+    """Rows of the data that a file stands for; None: what makes about 32 MB."""
+
+
+class Processes:
+    """This process among those of `accelerate launch`; alone without it."""
+
+    def __init__(self, device: str | None) -> None:
+        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+        on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
+        if self.world == 1:
+            self.rank = 0
+            self.device = torch.device("cpu" if on_cpu else device or "cuda")
+            return
+        from accelerate import PartialState
+
+        # A process that is done waits for the others, however long their shards or a fitting take.
+        self._state = PartialState(cpu=on_cpu, timeout=timedelta(days=30))
+        self.rank, self.device = self._state.process_index, self._state.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this one writes what there is one of."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Waits until all are here."""
+        if self.world > 1:
+            self._state.wait_for_everyone()
+
+
+@dataclass
+class Written:
+    """A finished cache. found: shards that were there already; made: those made now, by all processes."""
+
+    index: Index
+    found: int
+    made: int
+
+
+def write_cache(
+    recipe: ResolvedRecipe, folder: Path, options: CacheOptions, device: str | None, console: Progress
+) -> Written:
+    """Encodes both sides of every row with the recipe's codecs, fitted first where they need it.
+
+    Raises UsageError where the folder holds a cache of other data or another recipe, or something else.
+    """
+    from bridgeflow.training.start import open_rows
+
+    torch.manual_seed(seed_of(recipe.recipe.training.seed, "codecs"))
+    processes = Processes(device)
+    if not processes.is_main:
+        console = Progress(quiet=True)
+    if recipe.recipe.data["name"] == "cache":
+        raise UsageError("--data names a cache, which is encoded already: give the data that it was made from.")
+    if processes.is_main:
+        _check_folder(folder)
+    else:
+        processes.wait()
+    rows = {split: open_rows(recipe, split, console) for split in SPLITS}
+    assembly = assemble(recipe)
+    if processes.is_main:
+        index = _begin(recipe, assembly, rows, folder, options, console)
+        processes.wait()
+    processes.wait()
+    if not processes.is_main:
+        index = read_index(folder, whole=False)
+        _restore(assembly, folder)
+    if index.complete:
+        return Written(index, sum(len(own) for own in index.shards.values()), 0)
+    assembly.to(processes.device)
+    present = {split: frozenset(_present(folder, split)) for split in SPLITS}
+    found = sum(len(own) for own in present.values())
+    if found:
+        console.say(f"going on: {found:,} shards are in {folder} already")
+    processes.wait()
+    counts = {
+        split: _encode_split(
+            rows[split], split, present[split], index.key, assembly, folder, processes, options, console
+        )
+        for split in SPLITS
+    }
+    console.clear()
+    processes.wait()
+    if processes.is_main:
+        index = _finish(folder, index, counts)
+    processes.wait()
+    return Written(index, found, sum(counts.values()) - found)
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--output {str(folder)!r} is a file: a cache needs a folder.")
+    if folder.is_dir() and not index_path(folder).is_file():
+        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        strange = [name for name in names if name != "codecs" and not name.endswith(".yaml")]
+        if strange:
+            raise UsageError(f"{str(folder)!r} holds {strange[0]!r}, which is no cache's: choose another --output.")
+
+
+def _begin(
+    recipe: ResolvedRecipe,
+    assembly: Assembly,
+    rows: dict[Split, Rows | Stream],
+    folder: Path,
+    options: CacheOptions,
+    console: Progress,
+) -> Index:
+    """The index of the cache that is in the folder, or of a new one, whose codecs are fitted and kept first."""
+    from bridgeflow.training.start import prepare_codecs
+
+    before = read_index(folder, whole=False) if index_path(folder).is_file() else None
+    if before is not None:
+        _refuse_others(folder, option_differences(before.key, recipe))
+        _restore(assembly, folder)
+    to_fit = [side for side in SIDES if assembly.modality(side).needs_fit]
+    prepare_codecs(assembly, rows["train"], console)
+    key = _key(assembly, rows, options, before)
+    if before is not None:
+        _refuse_others(folder, key_differences(before.key, key))
+        return before
+    try:
+        make_folder(folder)
+        _keep_codecs(assembly, to_fit, folder)
+        name = recipe.name.removesuffix(".yaml").removesuffix(".yml").replace("/", "-").replace(":", "-").lstrip(".-")
+        file = f"{name}.yaml"
+        write_file(folder / file, recipe.yaml().encode())
+    except OSError as error:
+        raise not_written(folder, error) from error
+    index = new_index(recipe, key, file)
+    write_index(folder, index)
+    return index
+
+
+def _refuse_others(folder: Path, found: list[str]) -> None:
+    if found:
+        raise UsageError(
+            f"{str(folder)!r} holds a cache that was made otherwise: {listed(found)}; choose another --output, or "
+            "remove that one."
+        )
+
+
+def _key(assembly: Assembly, rows: dict[Split, Rows | Stream], options: CacheOptions, before: Index | None) -> Key:
+    recipe = assembly.recipe
+    sizes = assembly.source.latent.size + assembly.target.latent.size
+    per_row = sizes * getattr(torch, options.dtype).itemsize * options.variants
+    usual = max(SHARD_BYTES // per_row // options.batch_size, 1) * options.batch_size
+    shard_rows = options.shard_rows or (before.key.shard_rows if before is not None else min(usual, MOST_ROWS))
+    return Key(
+        task=recipe.recipe.task,
+        options=recipe.options.model_dump(mode="json"),
+        columns=recipe.recipe.columns,
+        data={
+            split: CachedData(fingerprint=own.fingerprint, description=own.description, columns=tuple(own.columns))
+            for split, own in rows.items()
+        },
+        source=side_of(assembly, "source"),
+        target=side_of(assembly, "target"),
+        variants=options.variants,
+        dtype=options.dtype,
+        observed=assembly.sketch_bridge().sees_observed,
+        shard_rows=shard_rows,
+        batch_size=options.batch_size,
+    )
+
+
+def _keep_codecs(assembly: Assembly, sides: list[str], folder: Path) -> None:
+    """Keeps the fitted codecs, all of them or none."""
+    remove_folder(folder / "codecs")
+    part = part_of(folder / "codecs")
+    shutil.rmtree(part, ignore_errors=True)
+    for side in SIDES:
+        modality = assembly.modality(side)
+        if side in sides or modality.fitted_state() or modality.fitted_facts():
+            save_codec(modality, part / side, {"modality": getattr(assembly.recipe.task, side).name})
+    if part.is_dir():
+        settle(part, folder / "codecs")
+
+
+def _restore(assembly: Assembly, folder: Path) -> None:
+    """Gives the codecs that still need fitting the state that the cache keeps."""
+    for side in SIDES:
+        modality = assembly.modality(side)
+        if modality.needs_fit and (folder / "codecs" / side).is_dir():
+            restore_codec(modality, folder / "codecs" / side)
+
+
+def _note_path(folder: Path, split: Split, number: int) -> Path:
+    return shard_path(folder, split, number).with_suffix(".json")
+
+
+def noted_shards(folder: Path, split: Split) -> tuple[Shard, ...]:
+    """What an unfinished cache has of a split so far."""
+    return tuple(note for number in _present(folder, split) if (note := _note(folder, split, number)) is not None)
+
+
+def _note(folder: Path, split: Split, number: int) -> Shard | None:
+    """What is noted of a shard, where it is there and whole."""
+    try:
+        shard = Shard.model_validate(json.loads(_note_path(folder, split, number).read_text(encoding="utf-8")))
+        return shard if shard_path(folder, split, number).stat().st_size == shard.bytes else None
+    except (OSError, ValueError, ValidationError):
+        return None
+
+
+def _present(folder: Path, split: Split) -> list[int]:
+    numbers = sorted(int(path.stem) for path in (folder / split).glob("*.json") if path.stem.isdigit())
+    return [number for number in numbers if _note(folder, split, number) is not None]
+
+
+def _encode_split(
+    rows: Rows | Stream,
+    split: Split,
+    present: frozenset[int],
+    key: Key,
+    assembly: Assembly,
+    folder: Path,
+    processes: Processes,
+    options: CacheOptions,
+    console: Progress,
+) -> int:
+    """Encodes this process's share of a split; the number of shards of the whole."""
+    pair = PairRows(assembly.task, assembly.recipe.recipe.columns, split, key.variants)
+    what, done = f"encoding {split.replace('_', '-')} rows", 0
+    if isinstance(rows, Stream):
+        count = 0
+        shared = stream_shards(rows, present, processes.rank, processes.world, key.shard_rows, key.batch_size, pair)
+        for number, read, chunks in shared:
+            count = number + 1
+            if chunks is not None:
+                _write_one(folder, split, number, read, chunks, key, assembly, processes.device)
+                done += read
+                console.status(f"{what}  {done:,}")
+        return max([count, *(number + 1 for number in present)])
+    count = -(-len(rows) // key.shard_rows)
+    own = [number for number in range(processes.rank, count, processes.world) if number not in present]
+    total = sum(min(key.shard_rows, len(rows) - number * key.shard_rows) for number in own)
+    workers = assembly.recipe.recipe.training.workers
+    for number, read, chunks in read_shards(rows, own, key.shard_rows, key.batch_size, pair, workers):
+        _write_one(folder, split, number, read, chunks, key, assembly, processes.device)
+        done += read
+        console(done, total, what, "rows")
+    return count
+
+
+def _write_one(
+    folder: Path,
+    split: Split,
+    number: int,
+    read: int,
+    chunks: list[Chunk],
+    key: Key,
+    assembly: Assembly,
+    device: torch.device,
+) -> None:
+    encoded = encode_shard(chunks, assembly, device, getattr(torch, key.dtype), key.observed)
+    path = shard_path(folder, split, number)
+    write_shard(path, encoded.tensors)
+    skipped = sorted(encoded.failures)
+    note = Shard(
+        first=number * key.shard_rows,
+        read=read,
+        rows=len(encoded.kept),
+        skipped=tuple(skipped),
+        unreadable=tuple(encoded.failures[index] for index in skipped),
+        bytes=path.stat().st_size,
+        checksum=checksum(path),
+    )
+    write_file(_note_path(folder, split, number), note.model_dump_json().encode())
+
+
+def _finish(folder: Path, index: Index, counts: dict[Split, int]) -> Index:
+    """Gathers what is noted of every shard into the index, which is then whole."""
+    shards: dict[Split, tuple[Shard, ...]] = {}
+    for split, count in counts.items():
+        noted = [_note(folder, split, number) for number in range(count)]
+        missing = [number for number, note in enumerate(noted) if note is None]
+        if missing:
+            raise BridgeflowError(
+                f"shard {missing[0]} of {split} is missing in {str(folder)!r}, where every process wrote its own: all "
+                "of them need the same folder; start again to go on."
+            )
+        shards[split] = tuple(note for note in noted if note is not None)
+    whole = index.model_copy(update={"complete": True, "shards": shards})
+    if whole.rows("train") == 0:
+        reasons = whole.unreadable() or ["there are none"]
+        raise BridgeflowError(f"no training row can be cached: {reasons[0]}")
+    write_index(folder, whole)
+    for split, count in counts.items():
+        for number in range(count):
+            with suppress(OSError):
+                _note_path(folder, split, number).unlink()
+        remove_leftovers(folder / split)
+    remove_leftovers(folder)
+    return whole

@@ -1,0 +1,123 @@
+"""Files that strangers made: what is no plain file, leads away or is too large is refused before it is read."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bridgeflow.errors import BridgeflowError
+
+
+def is_regular(path: str | Path) -> bool:
+    """Whether there is a plain file at `path`, links followed; False for any name that the system refuses."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def check_file(path: Path, what: str, most: int | None = None) -> int:
+    """The size of a plain file in bytes.
+
+    Raises BridgeflowError where it is missing, a folder, a pipe or a device (reading one may never end), or has more
+    than `most` bytes. `what` names the kind of file that was expected, such as 'a picture'.
+    """
+    name = str(path)
+    try:
+        found = os.stat(path)
+    except FileNotFoundError as error:
+        raise BridgeflowError(f"{name} does not exist: give the path of {what}.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BridgeflowError(f"{name} cannot be read ({reason}): give the path of {what}.") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise BridgeflowError(f"{name} is a folder where {what} was expected: give the path of a file.")
+    if not stat.S_ISREG(found.st_mode):
+        raise BridgeflowError(f"{name} is a pipe or a device where {what} was expected: give the path of a plain file.")
+    if most is not None and found.st_size > most:
+        raise BridgeflowError(f"{name} has {found.st_size:,} bytes, more than the {most:,} that {what} may have.")
+    return found.st_size
+
+
+def check_inside(path: Path, root: Path, name: str, follow_links: bool = False) -> None:
+    """Raises BridgeflowError where `path`, which messages call `name`, leads out of the folder `root`: as it is
+    written, or by a link that is not to be followed."""
+    if not _is_below(os.path.abspath(path), os.path.abspath(root)):
+        raise BridgeflowError(f"{name!r} lies outside the folder {str(root)!r}: copy it in.")
+    # What is not there leads nowhere, and to look at every folder above it takes long.
+    if follow_links or ("\0" not in name and not os.path.lexists(path)):
+        return
+    try:
+        real = os.path.realpath(path)
+    except (OSError, ValueError) as error:
+        raise BridgeflowError(f"{name!r} is no file name ({error}): give a path in the folder.") from error
+    if not _is_below(real, os.path.realpath(root)):
+        raise BridgeflowError(
+            f"{name!r} leads by a link to {real!r}, which lies outside the folder {str(root)!r}: copy it in, or allow "
+            "links with data.follow_links=true."
+        )
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+@dataclass
+class Listed:
+    """A folder's own files, by name in order, and its links to other folders that were not entered. `place` is its path
+    in the folder that was searched, '' for that itself."""
+
+    place: str
+    files: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+
+
+def folders_below(root: Path, follow_links: bool = False) -> Iterator[Listed]:
+    """What lies in a folder and below it, but for hidden names (.x, __x), which operating systems and editors leave.
+
+    Links to folders are entered with `follow_links` only, and each folder once, so that a loop of links ends.
+    """
+    seen = {_identity(root)}
+    waiting = [""]
+    while waiting:
+        listed = Listed(waiting.pop())
+        inside: list[str] = []
+        try:
+            with os.scandir(root / listed.place) as entries:
+                for entry in entries:
+                    place = f"{listed.place}/{entry.name}" if listed.place else entry.name
+                    if entry.name.startswith((".", "__")):
+                        continue
+                    if not _is_folder(entry):
+                        listed.files.append(entry.name)
+                    elif not entry.is_symlink():
+                        inside.append(place)
+                        seen.add(_identity(root / place) if follow_links else (0, 0))
+                    elif not follow_links:
+                        listed.links.append(entry.name)
+                    elif (identity := _identity(root / place)) not in seen:
+                        inside.append(place)
+                        seen.add(identity)
+        except OSError as error:
+            raise BridgeflowError(
+                f"the folder {str(root / listed.place)!r} cannot be read ({error.strerror}): mend its rights."
+            ) from error
+        listed.files.sort()
+        waiting += sorted(inside, reverse=True)
+        yield listed
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    # A loop of links is no folder, and whoever reads it is told.
+    except OSError:
+        return False
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino

@@ -1,0 +1,302 @@
+"""Streams that are read from shards: in what order, which rows are a process's own, and how to begin in the middle.
+
+The order is computed, never stored: the row at a place of an epoch follows from (seed, epoch, rank, world) and the
+lengths of shards. Beginning in the middle skips whole shards by their lengths, so that a checkpoint need hold no more
+than the number of pairs seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.randomness import generator
+
+UNSHUFFLED_BLOCK = 256
+"""Rows side by side that go to one process where nothing is shuffled."""
+
+Token = Any
+"""What `Shards.load` makes a row of: a place in a file, or the row itself; or the error that stands in its stead."""
+
+
+class Shards(Protocol):
+    """Files, or parts of them, that hold rows one after another."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What a person would call each shard."""
+        ...
+
+    @property
+    def seekable(self) -> bool:
+        """True where a row anywhere is reached as quickly as the next one, and lengths cost little."""
+        ...
+
+    def count(self, shard: int) -> int | None:
+        """Rows of a shard; None where only reading them tells."""
+        ...
+
+    def note(self, shard: int, rows: int) -> None:
+        """Keeps the length that a shard was found to have."""
+        ...
+
+    def read(self, shard: int, start: int) -> Iterator[Token]:
+        """The rows of a shard from number `start` on, a BridgeflowError in place of one that cannot be read."""
+        ...
+
+    def load(self, token: Token) -> dict[str, Any] | BridgeflowError:
+        """The row, or the error, that a token stands for."""
+        ...
+
+
+def digest(*names: str) -> str:
+    """16 hexadecimal digits that change when the names would."""
+    hashed = hashlib.sha256()
+    for name in names:
+        hashed.update(name.encode() + b"\0")
+    return hashed.hexdigest()[:16]
+
+
+class Lengths:
+    """Lengths of shards that were found once, kept in a file that several processes add to."""
+
+    def __init__(self, key: str) -> None:
+        root = Path(os.environ.get("BRIDGEFLOW_CACHE") or "~/.cache/bridgeflow").expanduser()
+        self.file = root / "shards" / f"{key}.jsonl"
+        self._known: dict[str, int] = {}
+        try:
+            lines = self.file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError):
+            return
+        for line in lines:
+            try:
+                name, rows = json.loads(line)
+                self._known[str(name)] = int(rows)
+            except (ValueError, TypeError):
+                # A line cut short by a kill: that shard is counted again.
+                continue
+
+    def get(self, name: str) -> int | None:
+        """The length kept for a shard's name."""
+        return self._known.get(name)
+
+    def keep(self, name: str, rows: int) -> None:
+        """Keeps a length, in the file too where that can be written: it only saves counting again."""
+        if self._known.get(name) == rows:
+            return
+        self._known[name] = rows
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps([name, rows]) + "\n")
+        except OSError:
+            return
+
+
+class Part:
+    """The shards without the first `held` rows of the first one, or those rows alone."""
+
+    def __init__(self, shards: Shards, held: int, inside: bool) -> None:
+        self.whole, self.held, self.inside = shards, held, inside
+        self.names = shards.names[:1] if inside else shards.names
+        self.seekable = shards.seekable
+        self.load = shards.load
+
+    def count(self, shard: int) -> int | None:
+        """As `Shards.count`."""
+        rows = self.whole.count(shard)
+        if shard or rows is None:
+            return rows
+        return min(rows, self.held) if self.inside else max(0, rows - self.held)
+
+    def note(self, shard: int, rows: int) -> None:
+        """As `Shards.note`."""
+        if not self.inside:
+            # A first shard no longer than what is held out: its own length is not known from what is left.
+            if shard == 0 and rows == 0:
+                return
+            self.whole.note(shard, rows + (self.held if shard == 0 else 0))
+
+    def read(self, shard: int, start: int) -> Iterator[Token]:
+        """As `Shards.read`."""
+        if shard:
+            return self.whole.read(shard, start)
+        if self.inside:
+            return islice(self.whole.read(0, start), max(0, self.held - start))
+        return self.whole.read(0, start + self.held)
+
+
+class _Epoch:
+    """The rows of an epoch, shard after shard."""
+
+    def __init__(self, shards: Shards, order: Sequence[int]) -> None:
+        self.shards, self.order = shards, order
+        self.place = 0
+        """Of the present shard in the order."""
+        self.base = 0
+        """Rows of the shards before it."""
+        self.at = 0
+        self._rows: Iterator[Token] | None = None
+
+    def _length(self, place: int) -> int:
+        shard = self.order[place]
+        rows = self.shards.count(shard)
+        if rows is None:
+            rows = sum(1 for _ in self.shards.read(shard, 0))
+            self.shards.note(shard, rows)
+        return rows
+
+    def rows_up_to(self, most: int) -> int:
+        """How many rows there are, at most `most`; lengths are asked for only as far as that takes."""
+        place, rows = self.place, self.base
+        while place < len(self.order) and rows < most:
+            rows += self._length(place)
+            place += 1
+        return min(rows, most)
+
+    def _seek(self, start: int) -> None:
+        self._rows = None
+        while self.place < len(self.order) and start >= self.base + (rows := self._length(self.place)):
+            self.base += rows
+            self.place += 1
+        self.at = start if self.place < len(self.order) else self.base
+
+    def take(self, start: int, stop: int) -> list[Token]:
+        """Rows from `start` to `stop`, fewer at the end of the epoch."""
+        if start != self.at:
+            self._seek(start)
+        taken: list[Token] = []
+        while self.at < stop and self.place < len(self.order):
+            if self._rows is None:
+                self._rows = self.shards.read(self.order[self.place], self.at - self.base)
+            more = list(islice(self._rows, stop - self.at))
+            taken += more
+            self.at += len(more)
+            if self.at < stop:
+                self.shards.note(self.order[self.place], self.at - self.base)
+                self.base, self.place, self._rows = self.at, self.place + 1, None
+        return taken
+
+
+class Entry(NamedTuple):
+    """A row on its way: the epoch it belongs to, whether it is this process's first of that epoch, and its token."""
+
+    epoch: int
+    first: bool
+    token: Token
+
+
+class ShardStream:
+    """A stream read from shards: these shuffled in each epoch, then their rows within a block of `buffer` rows.
+
+    Several processes share an epoch. Where rows are reached anywhere, or there are fewer shards than processes, each
+    takes `buffer` rows side by side of every `world * buffer`; else each takes whole shards, and none is read twice.
+    """
+
+    def __init__(
+        self, shards: Shards, columns: Sequence[str], description: str, fingerprint: str, buffer: int, seed: int = 0
+    ) -> None:
+        self.shards = shards
+        self.columns = tuple(columns)
+        self.description = description
+        self.fingerprint = fingerprint
+        self.buffer = buffer
+        self.seed = seed
+
+    def load(self, token: Token) -> dict[str, Any] | BridgeflowError:
+        """The row that an entry's token stands for, or the error where it cannot be read."""
+        return self.shards.load(token)
+
+    def rows_from(self, position: int, epoch: int) -> Iterator[dict[str, Any]]:
+        """Rows of an epoch from a position on; a BridgeflowError in place of one that cannot be read."""
+        for token in self._tokens(position, epoch, self.seed, 0, 1):
+            yield self.load(token)  # type: ignore[misc]
+
+    def own_rows(self, position: int, seed: int, rank: int = 0, world: int = 1) -> Iterator[Entry]:
+        """The rows of one of `world` processes without end, from where `position` rows were taken by all together.
+
+        With the same number of processes these are the rows that would have come next. With another one, the rows
+        taken so far are kept out of what is left of the epoch but for `buffer` rows of each process, and, where whole
+        shards are shared out, for what these differ in length.
+        """
+        epoch, skip = self._begin(position // world, seed, rank, world)
+        empty = 0
+        while True:
+            first = True
+            for token in self._tokens(skip, epoch, seed, rank, world):
+                yield Entry(epoch, first and not skip, token)
+                first = False
+            empty = empty + 1 if first and not skip else 0
+            if empty > 1:
+                raise BridgeflowError(f"{self.description}: nothing to train on.")
+            epoch, skip = epoch + 1, 0
+
+    # -- the order ---------------------------------------------------------------------------------------
+
+    @property
+    def _block(self) -> int:
+        return self.buffer or UNSHUFFLED_BLOCK
+
+    def _epoch(self, epoch: int, seed: int, rank: int, world: int) -> tuple[_Epoch, int, int]:
+        """The epoch's shards for a process, and which of how many shares of their rows is its own."""
+        count = len(self.shards.names)
+        order = list(range(count))
+        if self.buffer:
+            order = torch.randperm(count, generator=generator(seed, "shards", epoch)).tolist()
+        if world > 1 and not self.shards.seekable and count >= world:
+            return _Epoch(self.shards, order[rank::world]), 0, 1
+        return _Epoch(self.shards, order), rank, world
+
+    def _begin(self, skip: int, seed: int, rank: int, world: int) -> tuple[int, int]:
+        """(epoch, rows of it to skip) for a process that took `skip` rows."""
+        epoch = 0
+        while skip:
+            rows, part, parts = self._epoch(epoch, seed, rank, world)
+            window = self._block * parts
+            enough = (skip // self._block + 1) * window
+            total = rows.rows_up_to(enough)
+            if total == enough:
+                break
+            whole, rest = divmod(total, window)
+            own = whole * self._block + rest * (part + 1) // parts - rest * part // parts
+            if own > skip:
+                break
+            if own == 0 and total == 0:
+                raise BridgeflowError(f"{self.description}: nothing to train on.")
+            if parts == world:
+                # Every epoch is as long as this one.
+                return (skip // own, skip % own) if own else (0, 0)
+            epoch, skip = epoch + 1, skip - own
+        return epoch, skip
+
+    def _tokens(self, skip: int, epoch: int, seed: int, rank: int, world: int) -> Iterator[Token]:
+        """A process's own rows of an epoch, without the first `skip`."""
+        rows, part, parts = self._epoch(epoch, seed, rank, world)
+        number, skip = divmod(skip, self._block)
+        window = self._block * parts
+        while True:
+            start, stop = number * window, (number + 1) * window
+            ended = False
+            if parts > 1:
+                stop = rows.rows_up_to(stop)
+                ended = stop < (number + 1) * window
+                if stop <= start:
+                    return
+            length = stop - start
+            tokens = rows.take(start + length * part // parts, start + length * (part + 1) // parts)
+            ended = ended or (parts == 1 and len(tokens) < self._block)
+            if self.buffer:
+                order = torch.randperm(len(tokens), generator=generator(seed, "rows", epoch, number, rank))
+                tokens = [tokens[place] for place in order.tolist()]
+            yield from tokens[skip:]
+            if ended:
+                return
+            number, skip = number + 1, 0

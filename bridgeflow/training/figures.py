@@ -1,0 +1,95 @@
+"""What a run shows for itself: samples of held-out examples while it trains, figures when it is done."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bridgeflow import durable
+from bridgeflow.assembly import Assembly
+from bridgeflow.bridge import Bridge
+from bridgeflow.console import Progress
+from bridgeflow.data.rows import Rows, Stream
+from bridgeflow.evaluation.runner import Examples, NothingToScore, Report, evaluate, read_examples
+from bridgeflow.inference import Pipeline
+from bridgeflow.pictures import comparison
+
+
+@dataclass
+class Sampler:
+    """Draws the sample picture of a step."""
+
+    assembly: Assembly
+    examples: Examples
+    folder: Path
+    console: Progress
+
+    def __call__(self, bridge: Bridge, step: int) -> Any:
+        if not self.examples.sources:
+            return None
+        pipeline = Pipeline(self.assembly, bridge, next(bridge.parameters()).device)
+        results = [own[0] for own in pipeline.carry(self.examples.sources)]
+        image = comparison(
+            self.assembly.source, self.assembly.target, self.examples.sources, self.examples.truths, results
+        )
+        path = self.folder / "samples" / f"{step:06d}.png"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
+        except OSError as error:
+            self.console.warn(
+                f"step {step:,}: the samples cannot be written to {str(path)!r} ({error.strerror or error}); training "
+                "goes on."
+            )
+            return None
+        return image
+
+
+def _is_empty(rows: Rows | Stream) -> bool:
+    return isinstance(rows, Rows) and len(rows) == 0
+
+
+def shown_examples(assembly: Assembly, held_out: Rows | Stream, rows: Rows | Stream, console: Progress) -> Examples:
+    if _is_empty(held_out):
+        console.warn("nothing is held out of so few rows: samples and figures show training rows.")
+    chosen = rows if _is_empty(held_out) else held_out
+    settings = assembly.recipe.recipe
+    return read_examples(chosen, assembly.task, settings.columns, settings.training.samples)
+
+
+def score(
+    assembly: Assembly,
+    bridge: Bridge,
+    held_out: Rows | Stream,
+    rows: Rows | Stream,
+    count: int,
+    folder: Path,
+    device: torch.device,
+    console: Progress,
+) -> Report | None:
+    """The figures of a trained bridge; None, with a warning, where there is nothing to score on."""
+    pipeline = Pipeline(assembly, bridge, device)
+    chosen = rows if _is_empty(held_out) else held_out
+    try:
+        report = evaluate(
+            pipeline,
+            chosen,
+            rows,
+            count,
+            on_progress=lambda done, total: console(done, total, "scoring held-out examples"),
+        )
+    except NothingToScore as error:
+        console.warn(f"trained and saved, but not scored: {error}")
+        return None
+    console.clear()
+    try:
+        durable.write_whole(folder / "evaluation.json", json.dumps(report.json(), indent=1))
+        if report.picture is not None:
+            report.picture.save(folder / "evaluation.png")
+    except OSError as error:
+        console.warn(f"the figures cannot be written to {str(folder)!r} ({error.strerror or error}).")
+    return report
