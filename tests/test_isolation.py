@@ -230,6 +230,13 @@ def test_doctor_names_them_all_and_fails(environment: Environment) -> None:
     assert "acme-fine" not in done.out
 
 
+def test_checking_one_that_ends_the_process_is_told_of_and_fails(environment: Environment) -> None:
+    done = environment.run("plugins", "check", "vanishes")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("bridgeflow: the modality 'vanishes' of acme-vanishes 1.0 cannot be loaded (importing ")
+    assert CAUSES["vanishes"] in done.err
+
+
 def test_asking_for_a_broken_one_tells_its_own_cause_and_no_other(environment: Environment) -> None:
     done = environment.run("plugins", "info", "raises")
     assert (done.code, done.out) == (1, "")
