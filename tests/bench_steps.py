@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import resource
+import os
 import statistics
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
@@ -143,12 +144,20 @@ def memory() -> list[Figure]:
 def _child(name: str, recompute: bool) -> dict[str, object]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench_steps", name, str(int(recompute))],
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     told: dict[str, object] = json.loads(done.stdout)
     return told
+
+
+def _status(name: str) -> int:
+    """Bytes of this process's memory now (VmRSS) or at its peak (VmHWM). `getrusage` would tell of the process that
+    started this one, too."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def _measure_memory(name: str, recompute: bool) -> None:
@@ -158,10 +167,10 @@ def _measure_memory(name: str, recompute: bool) -> None:
         recompute_blocks(network)
     # A step of one row makes gradients and the optimiser's state, and loads what torch loads late.
     training_step(network, GRID.shape, 1, True)()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _status("VmRSS")
     times = in_turns({"step": training_step(network, GRID.shape, 16, True)}, 3)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(json.dumps({"bytes": grown * 1024, "seconds": times["step"]}))
+    grown = _status("VmHWM") - before
+    print(json.dumps({"bytes": grown, "seconds": times["step"]}))
 
 
 if __name__ == "__main__":

@@ -139,6 +139,7 @@ class Trainer:
         self.health: dict[str, float] = {}
         self._warned = False
         self._reached = False
+        self._interruptions: Tensor | None = None
         self._calibration: list[Latent] | None = None
         self.soundness = Soundness(self.recipe, folder, self.device)
         if resume is not None:
@@ -205,23 +206,29 @@ class Trainer:
                     self.save(last=False)
                 if settings.sample_every and self.step % settings.sample_every == 0 and not last:
                     self._sample(journal)
+            stopped_by = self._interrupted(interruption)
             saved = self.save()
-            if interruption.received is None:
+            if stopped_by is None:
                 self._sample(journal)
         self.console.clear()
         if journal is not None:
             journal.curve()
             journal.close()
         unreadable = [sentence for own in collective.told(self.unreadable) for sentence in own]
-        return Outcome(self.step, time.monotonic() - started, saved, interruption.received, unreadable)
+        return Outcome(self.step, time.monotonic() - started, saved, stopped_by, unreadable)
 
     def _interrupted(self, interruption: Interruption) -> str | None:
-        """The signal that any process received, so that all of them stop at the same step."""
-        if self.accelerator.num_processes > 1:
-            noted = torch.tensor(float(interruption.received is not None), device=self.device)
-            if self.accelerator.reduce(noted, "sum").item() > 0:
-                interruption.received = interruption.received or "SIGTERM"
-        return interruption.received
+        """The signal that any process received, so that all of them stop at the same step. Among several it counts a
+        step later, when the device need not be waited for."""
+        if self.accelerator.num_processes == 1:
+            return interruption.received
+        before = self._interruptions
+        self._interruptions = collective.mean(
+            torch.tensor(float(interruption.received is not None), device=self.device)
+        )
+        if before is None or before.item() == 0:
+            return None
+        return interruption.received or "SIGTERM"
 
     def _batches(self) -> Iterator[Batch]:
         settings = self.settings
@@ -389,6 +396,7 @@ class Trainer:
                 "data": {"description": self.rows.description, "fingerprint": self.rows.fingerprint},
                 "health": self.health,
                 "pairs_seen": self.position,
+                "processes": self.accelerator.num_processes,
             }
             averaged = result if self.average is not None else None
             keep = self.settings.keep

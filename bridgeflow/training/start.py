@@ -29,6 +29,7 @@ from bridgeflow.caching.rows import CachedRows
 from bridgeflow.console import Progress, duration
 from bridgeflow.data.batches import check_columns
 from bridgeflow.data.rows import Rows, Split, Stream
+from bridgeflow.data.shards import ShardStream
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.evaluation.runner import Report, read_pairs
 from bridgeflow.modality import Item
@@ -223,7 +224,7 @@ def _train(
     if resume is not None:
         assembly = assemble(recipe, {side: f for side in SIDES if (f := resume.codec(side))})
         folder = resume.folder.parents[1]
-        _check_resumed(resume, rows, console)
+        _check_resumed(resume, rows, accelerator.num_processes, console)
         if isinstance(rows, CachedRows):
             rows.check(assembly)
         if accelerator.is_main_process:
@@ -332,7 +333,7 @@ def _begin(
     return assembly, folder
 
 
-def _check_resumed(checkpoint: Checkpoint, rows: Rows | Stream, console: Progress) -> None:
+def _check_resumed(checkpoint: Checkpoint, rows: Rows | Stream, processes: int, console: Progress) -> None:
     for sentence in checkpoint.passed_over:
         console.warn(sentence)
     before = checkpoint.meta.get("data", {}).get("fingerprint")
@@ -340,6 +341,12 @@ def _check_resumed(checkpoint: Checkpoint, rows: Rows | Stream, console: Progres
         console.warn(
             "the data are not those that the run was trained on so far: rows come in another order, and some that "
             "were held out may be trained on."
+        )
+    processes_before = int(checkpoint.meta.get("processes", processes))
+    if isinstance(rows, ShardStream) and processes != processes_before:
+        console.warn(
+            f"{processes} processes go on where {processes_before} stopped: each reads other shards of the stream, so "
+            "rows come in another order, and as many as the shuffle buffers hold may come twice in this epoch."
         )
 
 

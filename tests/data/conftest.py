@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from streaming_tars import numbered, scene, write_tar
 from torch import Tensor
 
 from bridgeflow.errors import BridgeflowError
@@ -98,3 +100,29 @@ def rows() -> type[NumberRows]:
 def stream() -> type[NumberStream]:
     """Makes a stream from numbers."""
     return NumberStream
+
+
+@pytest.fixture
+def lengths_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lengths of shards that a test counts are kept for that test alone."""
+    monkeypatch.setenv("BRIDGEFLOW_CACHE", str(tmp_path / "kept"))
+
+
+@pytest.fixture
+def tars(tmp_path: Path) -> Path:
+    """Samples 0 to 102 in six shards of unequal lengths."""
+    first = 0
+    for shard, count in enumerate((20, 11, 25, 17, 5, 25)):
+        write_tar(tmp_path / "shards" / f"{shard:03d}.tar", numbered(first, count))
+        first += count
+    return tmp_path / "shards"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 scenes in four shards."""
+    folder = tmp_path_factory.mktemp("scenes")
+    for shard in range(4):
+        files = [file for number in range(10 * shard, 10 * shard + 10) for file in scene(number)]
+        write_tar(folder / f"{shard:03d}.tar", files)
+    return folder

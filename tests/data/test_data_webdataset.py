@@ -1,0 +1,194 @@
+"""Tar shards: what a sample holds, what is broken, and shards far away."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import http.server
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from streaming_tars import numbered, numbers, own, shown, stream_of, write_tar
+
+from bridgeflow import recipe as recipes
+from bridgeflow.assembly import assemble
+from bridgeflow.cli.main import invoke
+from bridgeflow.data.batches import batches
+from bridgeflow.data.check import check_rows
+from bridgeflow.data.webdataset import WebDataset, expanded
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.task import Task
+from bridgeflow_plugins.blocks import render_scene
+
+pytestmark = pytest.mark.usefixtures("lengths_of_its_own")
+
+
+@pytest.mark.parametrize("task", ["caption", "depth", "superres", "t2i"])
+def test_every_task_reads_shards(scenes: Path, task: str) -> None:
+    resolved = recipes.load(f"{task}/folder", ["data.held_out_rows=4"], f"webdataset:{scenes}/{{000..003}}.tar")
+    stream = resolved.data.open("train")
+    assert set(stream.columns) == {"image", "depth", "text", "number"}
+    row = next(iter(stream.rows_from(0, 0)))
+    truth = render_scene(0, "train", row["number"], 32)
+    assert row["text"] == truth["text"]
+    if task == "superres":
+        return
+    checked = check_rows(stream, assemble(resolved).task, {})
+    assert (checked.rows, checked.broken) == (36, [])
+    read = assemble(resolved).task.pair(row, np.random.default_rng(0))
+    items = {"depth": (truth["image"], truth["depth"]), "caption": (truth["image"], truth["text"])}
+    if task == "depth":
+        np.testing.assert_array_equal(np.asarray(read[0]), items[task][0])
+        np.testing.assert_allclose(read[1], items[task][1], atol=2e-3)
+    if task == "caption":
+        assert read[1] == truth["text"]
+
+
+def test_endings_tell_columns_and_long_names_are_read(tmp_path: Path) -> None:
+    stem = "folder/" + "long" * 60
+    for number, kind in enumerate((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)):
+        files = [
+            (f"{stem}.jpg", b"picture"),
+            (f"{stem}.caption", "\ufeffein Würfel\n".encode()),
+            (f"{stem}.seg.png", b"mask"),
+            (f"{stem}.exr", b"far"),
+            (f"{stem}.cls", b"3"),
+            (f"{stem}.json", b'{"text": "not this", "width": 7}'),
+            ("folder/.hidden.jpg", b""),
+        ]
+        tar = write_tar(tmp_path / f"{number}.tar", files, kind)
+        (row,) = stream_of(tar, "held_out").rows_from(0, 0)
+        assert {name: value["bytes"] if isinstance(value, dict) else value for name, value in row.items()} == {
+            "image": b"picture",
+            "text": "ein Würfel",
+            "seg": b"mask",
+            "depth": b"far",
+            "cls": "3",
+            "width": 7,
+        }
+        assert row["image"]["path"] == f"{tar}/{stem}.jpg"
+
+
+def test_rows_held_out_are_never_trained_on(tars: Path) -> None:
+    train, apart = (sorted(numbers(stream_of(tars, split, held_out_rows=7))) for split in ("train", "held_out"))
+    assert (apart, train) == (list(range(7)), list(range(7, 103)))
+    both = [sorted(numbers(stream_of(tars, split, held_out=f"{tars}/00[45].tar"))) for split in ("train", "held_out")]
+    assert both == [list(range(73)), list(range(73, 103))]
+    one = [numbers(stream_of(tars / "002.tar", split, shuffle_buffer=0)) for split in ("train", "held_out")]
+    assert one == [list(range(33, 56)), [31, 32]]
+    more = [sorted(numbers(stream_of(tars, split, held_out_rows=999))) for split in ("train", "held_out")]
+    assert more == [list(range(20, 103)), list(range(20))]
+
+
+# -- what is broken ------------------------------------------------------------------------------------------
+
+
+def test_broken_members_and_shards_are_named_and_the_rest_is_trained_on(tars: Path, squares: Task) -> None:
+    write_tar(
+        tars / "010.tar", [("a.json", b"{junk"), ("b.json", b"[1]"), ("c.txt", b"\xff\xfe\xfa"), *numbered(300, 2)]
+    )
+    whole = write_tar(tars / "011.tar", numbered(400, 9)).read_bytes()
+    (tars / "011.tar").write_bytes(whole[: 5 * 1024 + 520])
+    (tars / "012.tar").write_bytes(b"<html>" * 200)
+    (tars / "013.tar").write_bytes(b"")
+    (tars / "015.tar").write_bytes(whole[:2048])
+    (tars / "014.tar").write_bytes(whole[:1024] + bytes(range(256)) * 4 + whole[2048:])
+    stream = stream_of(tars, held_out_rows=1, shuffle_buffer=0)
+    checked = check_rows(stream, squares, {})
+    assert checked.broken == [
+        f'{tars}/010.tar/a.json is not JSON: an object such as {{"text": ...}} is expected.',
+        f'{tars}/010.tar/b.json is not a JSON object: one such as {{"text": ...}} is expected.',
+        f"{tars}/010.tar/c.txt is not text in UTF-8: save it as such.",
+        f"{tars}/011.tar is cut short in its member '0405.json': fetch it anew; what follows is lost.",
+        f"{tars}/012.tar is no tar at byte 0: fetch it anew; what follows is lost.",
+        f"{tars}/013.tar is empty: fetch it anew; what follows is lost.",
+        f"{tars}/014.tar is no tar at byte 1,024: fetch it anew; what follows is lost.",
+        f"{tars}/015.tar is cut short after its member '0401.json': fetch it anew; what follows is lost.",
+    ]
+    assert checked.rows == 102 + 5 + 6 + 1 + 1 + 2 + 3
+    seen = {n for batch in shown(batches(stream, squares, {}, 4, 0), 40) for n in batch[0]}
+    assert seen == {*range(1, 103), 300, 301, *range(400, 405)}
+
+
+def test_shard_that_goes_while_it_is_read_breaks_its_rows_only(tars: Path, squares: Task) -> None:
+    made = batches(stream_of(tars, shuffle_buffer=0, held_out_rows=1), squares, {}, 4, 0)
+    next(made)
+    (tars / "002.tar").unlink()
+    told = [sentence for batch in shown(made, 24) for sentence in batch[2]]
+    assert told == [f"{tars}/002.tar/{n:04d}.json cannot be read (No such file or directory)." for n in range(31, 56)]
+
+
+def refusal(**settings: Any) -> str:
+    with pytest.raises(BridgeflowError) as caught:
+        WebDataset(**settings).open("train")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_nothing_to_read_gives_one_sentence(tars: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["train", "--task", "depth", "--data", "webdataset:nothing*"]) == 1
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1
+    assert "no tar file matches 'nothing*': set data.shards to files" in error
+    for path in tars.glob("*.tar"):
+        path.write_bytes(path.read_bytes()[:520])
+    told = refusal(shards=str(tars))
+    assert told.startswith("no sample in 6 tar files such as ")
+    assert "000.tar is cut short in its member '0000.json'" in told
+    assert "is held out too" in refusal(shards=str(tars), held_out=str(tars / "*.tar"))
+    assert "mean nothing" in refusal(shards="{0-9}.tar")
+    assert "count" in refusal(shards="{0..99999999}.tar")
+
+
+def test_all_rows_broken_gives_one_sentence(tmp_path: Path, squares: Task) -> None:
+    for shard in range(3):
+        write_tar(tmp_path / f"{shard}.tar", [(f"{n}.json", b'{"number": -1}') for n in range(4)])
+    with pytest.raises(BridgeflowError, match=r"^11 rows one after another cannot be read, the last because: row"):
+        next(batches(stream_of(tmp_path, held_out_rows=1), squares, {}, 2, 0))
+
+
+def test_braces_count_and_list() -> None:
+    assert expanded("a{08..10}.tar") == ["a08.tar", "a09.tar", "a10.tar"]
+    assert expanded("{a,b}{0..1}") == ["a0", "a1", "b0", "b1"]
+
+
+# -- far away ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(tars: Path) -> Iterator[str]:
+    """The address of the shards."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *words: Any) -> None:
+            return
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tars)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_addresses_and_packed_tars_give_the_same_rows(tars: Path, served: str, squares: Task) -> None:
+    near = own(stream_of(tars, held_out_rows=2), 150)
+    assert own(stream_of(served + "/{000..005}.tar", held_out_rows=2), 150) == near
+    (tars / "packed").mkdir()
+    for path in tars.glob("*.tar"):
+        (tars / "packed" / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert own(stream_of(tars / "packed", held_out_rows=2), 150) == near
+    file = tars / "packed" / "003.tar.gz"
+    file.write_bytes(file.read_bytes()[:-40])
+    checked = check_rows(stream_of(tars / "packed"), squares, {})
+    assert len(checked.broken) == 1
+    assert "003.tar.gz is cut short or damaged" in checked.broken[0]
+
+
+def test_address_that_fails_stops_the_run_for_its_rows_are_not_lost(served: str, squares: Task) -> None:
+    made = batches(stream_of([f"{served}/000.tar", f"{served}/gone.tar"], held_out_rows=1), squares, {}, 4, 0)
+    with pytest.raises(BridgeflowError, match=r"gone.tar broke off \(HTTPError: .*go on with --resume"):
+        shown(made, 20)
