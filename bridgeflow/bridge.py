@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -239,13 +239,15 @@ class Bridge(nn.Module):
         guidance: Guidance | None = None,
         observer: Observer | None = None,
         on_step: Callable[[float], None] | None = None,
+        grid: Literal["uniform", "density"] | None = None,
     ) -> Tensor:
         """Target latents (B, *shape) from encoded sources, in `steps` steps of the solver.
 
-        `observer(t, z)` sees every state; `on_step(t)` is called at each evaluation of the network.
+        `observer(t, z)` sees every state; `on_step(t)` is called at each evaluation of the network. `grid` is another
+        grid of times than that of `settings.time`.
         """
         guide = guidance or NoGuidance()
-        time = self.settings.time
+        time = self.settings.time if grid is None else self.settings.time.model_copy(update={"grid": grid})
 
         def velocity(z: Tensor, t: float) -> Tensor:
             if on_step is not None:

@@ -91,7 +91,7 @@ class Pipeline:
         def load() -> Bridge:
             return load_bridge(assembly, checkpoint, number_type, watch)
 
-        return cls(assembly, load, chosen, number_type, low_memory=low_memory, watch=watch)
+        return cls(assembly, load, chosen, number_type, checkpoint.sampling(), low_memory, watch)
 
     @property
     def bridge(self) -> Bridge:

@@ -105,6 +105,8 @@ class SamplingSettings(Settings):
 
     solver: SolverSettings = SolverSettings()
     """Method and steps."""
+    grid: Literal["uniform", "density"] | None = None
+    """The solver's grid of times; that of `time.grid` where none is given."""
     guidance: GuidanceSettings = GuidanceSettings()
     """None or by the indicator."""
     source: Literal["sample", "mean"] = "sample"

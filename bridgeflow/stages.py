@@ -178,6 +178,7 @@ class Stages:
                 sampling.guidance.build(),
                 (lambda t, z: states.append((t, self._wait(z.float())))) if whole_flow else None,
                 steps.begin,
+                sampling.grid,
             )
         steps.end()
         self.evaluations = solver.evaluations

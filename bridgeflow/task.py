@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -33,6 +33,9 @@ class Task:
     target: ClassVar[ModalityUse]
     columns: ClassVar[Mapping[str, str]] = {}
     """Columns that `pair` needs, each with what it holds."""
+    better: ClassVar[Mapping[str, Literal["higher", "lower"]]] = {}
+    """Metrics by which results are ranked, and which way is better. The first that `metrics` gives for the data at
+    hand stands for all of them, as where sampling is tuned."""
     default_recipe: ClassVar[str] = ""
     """Recipe that `train` takes when none is named, as `task/recipe`."""
     Options: ClassVar[type[Settings]] = Settings

@@ -115,6 +115,14 @@ def check_metrics(subject: TaskSubject) -> str | None:
         raise Fault("`metrics` gave the same figures for right and for wrong results: let them tell the two apart.")
     if not figures:
         return "there are no metrics"
+    for name, way in subject.ready.better.items():
+        if way not in ("higher", "lower"):
+            raise Fault(f"`better` says {way!r} of {name!r}: say 'higher' or 'lower'.")
+        if name in figures and (own[name] < figures[name] if way == "higher" else own[name] > figures[name]):
+            raise Fault(
+                f"`better` says that {name!r} is better {way}, but the truths themselves get {own[name]:.4g} and other "
+                f"results {figures[name]:.4g}: turn it round."
+            )
     return ", ".join(list(figures)[:4]) + (f" and {len(figures) - 4} more" if len(figures) > 4 else "")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from bridgeflow import durable, layers, naming
 from bridgeflow import recipe as recipes
 from bridgeflow.assembly import SIDES, Assembly, save_codec
 from bridgeflow.errors import BridgeflowError
-from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.recipe import ResolvedRecipe, SamplingSettings
 from bridgeflow.training import requirements
 from bridgeflow.training.tensor_file import StoredTensor, reason_of, write_state, write_tensors
 
@@ -90,6 +91,33 @@ class Checkpoint:
         tree = layers.parse(text, str(self.folder / "recipe.yaml"))
         tree = naming.qualified(tree, lambda kind, name: homes.get((kind, name)))
         return recipes.resolve(tree, str(self.meta["recipe"]), homes, with_data)
+
+    def sampling(self) -> SamplingSettings:
+        """The defaults of sampling: those of its recipe, or what they were set to since. Raises BridgeflowError where
+        they do not fit."""
+        try:
+            return SamplingSettings.model_validate(self.meta["sampling"])
+        except (KeyError, ValidationError) as error:
+            raise _damaged(self.folder, "the sampling of meta.json does not fit") from error
+
+    def with_sampling(self, sampling: SamplingSettings, tuned: Mapping[str, Any] | None) -> Checkpoint:
+        """The checkpoint with other defaults of sampling, written to its meta.json at once or not at all.
+
+        tuned: how they were found, kept beside them; None where they were not. Raises BridgeflowError where it cannot
+        be written.
+        """
+        meta = {key: value for key, value in self.meta.items() if key != "tuned"}
+        meta["sampling"] = sampling.model_dump(mode="json")
+        if tuned is not None:
+            meta["tuned"] = dict(tuned)
+        try:
+            durable.write_whole(self.folder / "meta.json", json.dumps(meta, indent=1, ensure_ascii=False))
+        except OSError as error:
+            raise BridgeflowError(
+                f"the sampling of checkpoint {str(self.folder)!r} cannot be written ({error.strerror or error}): make "
+                "its folder writable or copy it elsewhere."
+            ) from error
+        return replace(self, meta=meta)
 
     def weights(self, averaged: bool = True) -> dict[str, Tensor]:
         """The weights by name: their moving average where there is one and it is wanted."""

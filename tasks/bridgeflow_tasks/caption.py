@@ -25,6 +25,7 @@ class Caption(Task):
         "image": "a picture",
         "text": "a caption, or a list of captions of which one is drawn each time",
     }
+    better = {"token_f1": "higher", "exact_match": "higher"}
     default_recipe = "caption/blocks"
 
     def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:

@@ -24,6 +24,14 @@ class DepthEstimation(Task):
     source = ModalityUse("image_latent", {"resize": "stretch"})
     target = ModalityUse("depth", {"resize": "stretch"})
     columns = {"image": "a picture", "depth": "its depth map: 16-bit PNG, .npy, .pfm or EXR"}
+    better = {
+        "foreground_abs_rel": "lower",
+        "abs_rel": "lower",
+        "rmse": "lower",
+        "silog": "lower",
+        "delta1": "higher",
+        "delta_1.05": "higher",
+    }
     default_recipe = "depth/blocks"
 
     def __init__(self, options: Settings, source: Modality, target: Modality) -> None:

@@ -38,6 +38,7 @@ class SuperResolution(Task):
     source = ModalityUse("lowres")
     target = ModalityUse("image_latent")
     columns = {"image": "a picture in full resolution; the low one is made from it"}
+    better = {"psnr": "higher"}
     default_recipe = "superres/blocks"
     Options = SuperResolutionOptions
 

@@ -24,7 +24,7 @@ TINY_TASK = {
     "caption": ["target.codec.steps=2", "target.codec.width=32"],
     "t2i": ["network.depth=1", "source_encoder.depth=1"],
 }
-SCENES = ["data.size=64", "data.held_out=8", "data.workers=1"]
+SCENES = ["data.size=64", "data.held_out=16", "data.workers=1"]
 
 
 def write_files(folder: Path) -> None:

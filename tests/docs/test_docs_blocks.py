@@ -27,7 +27,8 @@ from bridgeflow.data.folder import Folder
 
 FENCE = re.compile(r"(?:<!-- not run:(.*?)-->\n)?^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 TOLD = re.compile(
-    r"^ *(?:\$ )?(?:bridgeflow (?:train|run|eval|fit|data|import|plugins|recipes)|pip|make|git) ", re.MULTILINE
+    r"^ *(?:\$ )?(?:bridgeflow (?:train|run|eval|tune-sampler|fit|cache|data|import|plugins|recipes)|pip|make|git) ",
+    re.MULTILINE,
 )
 """A line that looks like a command."""
 

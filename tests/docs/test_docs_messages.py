@@ -5,7 +5,10 @@ Above a quoted message stands, in a comment, the command that it comes from: `<!
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import re
 import shlex
 import shutil
@@ -19,9 +22,11 @@ from PIL import Image
 
 from bridgeflow.bridge import collapse_warning
 from bridgeflow.cli.main import invoke
+from bridgeflow.training.checkpoint import NotSaved
+from bridgeflow.training.lock import FolderLock
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-QUOTED = re.compile(r"^<!-- (with broken plugins, )?by: (.*) -->\n> (.*)$", re.MULTILINE)
+QUOTED = re.compile(r"^<!-- (with broken plugins, |while another writes, )?by: (.*) -->\n> (.*)$", re.MULTILINE)
 MESSAGES = [pytest.param(*found, id=found[1]) for found in QUOTED.findall(PAGE)]
 WARNINGS = dict(re.findall(r"^<!-- from: (.*) -->\n> (.*)$", PAGE, re.MULTILINE))
 
@@ -85,6 +90,8 @@ def write_runs(folder: Path, run: Path) -> None:
     edges = {"kind": "modality", "name": "edges", "distribution": "bridgeflow-edges", "version": "0.1.0"}
     meta["plugins"].append(edges)
     file.write_text(json.dumps(meta), encoding="utf-8")
+    (folder / "runs" / "young").mkdir()
+    shutil.copy(run / "recipe.yaml", folder / "runs" / "young")
 
 
 @pytest.fixture(scope="module")
@@ -124,21 +131,25 @@ def test_message(
     install: Callable[..., Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if broken:
+    if "plugins" in broken:
         for distribution, (name, cls, text) in BROKEN.items():
             module = distribution.replace("-", "_")
             install(distribution, {"bridgeflow.modalities": {name: f"{module}:{cls}"}}, {f"{module}.py": text})
     words = shlex.split(line)
     if words[0] == "train" and not {"--data", "--resume"} & set(words) and "data.size=64" not in words:
         words += SCENES
-    code = invoke(words)
+    with contextlib.ExitStack() as held:
+        if "writes" in broken:
+            held.enter_context(FolderLock(Path("runs/held"), "run", pytest.fail))
+        code = invoke(words)
     said = capsys.readouterr()
     assert " ".join(message.split()) in " ".join((said.err + said.out).split())
     assert code == (0 if "--dry-run" in words else 2 if code == 2 else 1)
 
 
-def test_warnings_of_a_learned_source() -> None:
+def test_warnings() -> None:
     assert {
         "collapse in scale": collapse_warning({"z0_std": 0.09}, learned=True),
         "collapse of the mean": collapse_warning({"z0_std": 1.0, "mu_batch_std": 0.01}, learned=True),
+        "a full disk": NotSaved(Path("runs/depth-blocks-01/checkpoints/000500"), os.strerror(errno.ENOSPC)).going_on,
     } == WARNINGS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -26,6 +26,11 @@ class TextToAudio(Task):
     columns: ClassVar[Mapping[str, str]] = {
         "audio": "a sound: a WAV file, or what the datasets library makes of one",
         "text": "a caption, or a list of captions of which one is drawn each time",
+    }
+    better: ClassVar[Mapping[str, Literal["higher", "lower"]]] = {
+        "mel_error_db": "lower",
+        "pitch_agreement": "higher",
+        "count_agreement": "higher",
     }
     default_recipe = "text_to_audio/tones"
     to_modality: Audio

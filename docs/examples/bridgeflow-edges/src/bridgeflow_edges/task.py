@@ -19,6 +19,7 @@ class EdgesToImage(Task):
     source = ModalityUse("edges")
     target = ModalityUse("image_latent")
     columns = {"image": "a picture, whose edges are found as it is read"}
+    better = {"edge_error": "lower"}
     default_recipe = "edges_to_image/blocks"
 
     def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:

@@ -1,0 +1,59 @@
+"""How sure a figure is: what it would be without each part of the examples.
+
+The delete-a-group jackknife (Shao and Tu, The Jackknife and Bootstrap, 1995, section 2.3) asks nothing of a metric but
+that it can be computed on some of the examples, so that it holds for a mean as for CIDEr or a Frechet distance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+GROUPS = 20
+"""Parts that the examples are cut into, where there are as many."""
+NORMAL_95 = 1.96
+"""Standard errors to each side of a 95 % confidence interval."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Figures of results, metric -> value, and `without`: metric -> its value without each group in turn."""
+
+    figures: Mapping[str, float]
+    without: Mapping[str, tuple[float, ...]]
+
+    def error(self, name: str) -> float:
+        """Standard error of a figure; NaN where there are too few examples."""
+        return _error(self.without.get(name, ()))
+
+    def interval(self, name: str) -> tuple[float, float]:
+        """95 % confidence interval of a figure: 1.96 standard errors to each side."""
+        half = NORMAL_95 * self.error(name)
+        return self.figures[name] - half, self.figures[name] + half
+
+    def error_beside(self, other: Scores, name: str) -> float:
+        """Standard error of the difference to the figure of other results for the same examples: what both find hard
+        falls out of it."""
+        mine, theirs = self.without.get(name, ()), other.without.get(name, ())
+        if len(mine) != len(theirs):
+            raise ValueError("figures of other examples cannot be compared example by example")
+        return _error([a - b for a, b in zip(mine, theirs, strict=True)])
+
+
+def score(metrics: Callable[[Sequence[int]], Mapping[str, float]], count: int, groups: int = GROUPS) -> Scores:
+    """The figures of `count` examples. `metrics` gives those of the examples of some numbers, 0 to count - 1."""
+    figures = metrics(range(count))
+    parts = min(groups, count)
+    if parts < 2:
+        return Scores(figures, {})
+    left = [metrics([index for index in range(count) if index % parts != part]) for part in range(parts)]
+    return Scores(figures, {name: tuple(own.get(name, math.nan) for own in left) for name in figures})
+
+
+def _error(without: Sequence[float]) -> float:
+    values = [value for value in without if math.isfinite(value)]
+    if len(values) < 2:
+        return math.nan
+    mean = math.fsum(values) / len(values)
+    return math.sqrt((len(values) - 1) / len(values) * math.fsum((value - mean) ** 2 for value in values))
