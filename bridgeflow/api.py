@@ -152,8 +152,10 @@ def load(
         >>> depth = bridgeflow.load("depth")("image.jpg")  # (H, W), float32, metres
         >>> pictures = bridgeflow.load("runs/t2i-blocks-01")(["a red cube", "a blue sphere"], samples=4, seed=7)
 
-    name_or_folder: the name of a task, which means its latest run under ./runs; or the folder of a run or of one of
-        its checkpoints. Where both are there, the task is meant: write './depth' for the folder.
+    name_or_folder: the name of a task, which means its latest run under ./runs, or the model that is installed with it
+        where there is none; the name of a recipe with an installed model, such as 'depth/blocks-full'; or the folder of
+        a run or of one of its checkpoints. Where a task and a folder have the name, the task is meant: write './depth'
+        for the folder.
     device: 'cpu', 'cuda', 'cuda:1', ...; None takes a GPU where there is one.
     precision: 'fp32', 'bf16', or None for that of its training where the device is faster with it.
     low_memory: encoder, network and decoder are in memory one after the other.
@@ -197,12 +199,15 @@ def find_checkpoint(name_or_folder: Place) -> Checkpoint:
 
     name = os.fspath(name_or_folder)
     is_name = isinstance(name_or_folder, str) and not os.path.dirname(name) and name not in ("", ".", "..")
-    latest = find_latest(name) if is_name else None
-    if latest is not None:
-        return latest
+    found = find_latest(name) or find_installed(name) if is_name else None
+    if found is not None:
+        return found
     folder = Path(name).expanduser()
     if name and folder.is_dir():
         return open_checkpoint(folder)
+    model = registry.shipped(name) if isinstance(name_or_folder, str) and name else None
+    if model is not None:
+        return open_checkpoint(model)
     if is_name and name in tasks:
         raise BridgeflowError(
             f"there is no run of task {name!r} under 'runs': train one with bridgeflow.train({name!r}), or give the "
@@ -219,6 +224,17 @@ def find_latest(task: str) -> Checkpoint | None:
     from bridgeflow.training.start import latest_run
 
     folder = latest_run(task)
+    return None if folder is None else open_checkpoint(folder)
+
+
+def find_installed(task: str) -> Checkpoint | None:
+    """The model that is installed with a task, or None."""
+    from bridgeflow.training.checkpoint import open_checkpoint
+
+    if task not in tasks:
+        return None
+    declared, home = tasks[task], registry.find("task", task).distribution
+    folder = registry.shipped(declared.default_model or declared.default_recipe, home)
     return None if folder is None else open_checkpoint(folder)
 
 

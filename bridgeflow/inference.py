@@ -15,6 +15,7 @@ from bridgeflow.arithmetic import PLAIN, Mixture, between, sums
 from bridgeflow.assembly import SIDES, Assembly, assemble
 from bridgeflow.bridge import Bridge
 from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.familiarity import Familiarity
 from bridgeflow.flow.solver import SolverSettings
 from bridgeflow.loading import load_bridge
 from bridgeflow.modality import Item, Progress
@@ -51,6 +52,8 @@ class Pipeline:
             bridge.eval()
         self.assembly = assembly
         self.sampling = sampling or assembly.recipe.recipe.sampling
+        self.knowledge = ""
+        """What the model was made for, in a sentence; empty where it is not known."""
         self.stages = Stages(assembly, bridge, torch.device(device), precision, low_memory, watch)
 
     @classmethod
@@ -91,7 +94,10 @@ class Pipeline:
         def load() -> Bridge:
             return load_bridge(assembly, checkpoint, number_type, watch)
 
-        return cls(assembly, load, chosen, number_type, checkpoint.sampling(), low_memory, watch)
+        pipeline = cls(assembly, load, chosen, number_type, checkpoint.sampling(), low_memory, watch)
+        pipeline.stages.familiarity = Familiarity.read(checkpoint.folder)
+        pipeline.knowledge = str(checkpoint.meta.get("exported", {}).get("knowledge", ""))
+        return pipeline
 
     @property
     def bridge(self) -> Bridge:
@@ -156,6 +162,12 @@ class Pipeline:
                 "guidance": self.sampling.guidance.model_copy(update=guide),
             }
         )
+
+    @property
+    def strange(self) -> set[int]:
+        """Numbers of the items of the last call that look like nothing the model was trained on; empty for a model that
+        does not know what it was trained on (`bridgeflow export` notes it)."""
+        return self.stages.strange
 
     @property
     def evaluations(self) -> int:

@@ -339,10 +339,26 @@ def recipe_files() -> list[tuple[str, Path, Plugin]]:
         (file.relative_to(folder).with_suffix("").as_posix(), file, plugin)
         for plugin, folder in recipe_folders()
         for file in Path(folder).glob("*/**/*.yaml")
-        # A link that leads nowhere and a folder of such a name are no recipes.
-        if file.is_file()
+        # A link that leads nowhere and a folder of such a name are no recipes, nor is what lies in a model's folder.
+        if file.is_file() and not (file.parent / "meta.json").is_file()
     ]
     return sorted(found, key=lambda entry: (entry[0], entry[2].distribution))
+
+
+def shipped(recipe: str, *homes: str) -> Path | None:
+    """The model that is installed with a recipe: the checkpoint in the folder of its name beside it; or None.
+
+    recipe: NAME or DISTRIBUTION:NAME; where several distributions offer it, that of `homes` is meant.
+    """
+    wanted, _, plain = recipe.rpartition(":")
+    found = [
+        (file.with_suffix(""), plugin)
+        for own, file, plugin in recipe_files()
+        if own == plain and (not wanted or is_from(plugin, wanted))
+    ]
+    found = [(folder, plugin) for folder, plugin in found if (folder / "meta.json").is_file()]
+    at_home = [folder for folder, plugin in found if plugin.distribution in homes]
+    return next(iter(at_home or [folder for folder, _ in found]), None)
 
 
 def forget() -> None:

@@ -15,6 +15,7 @@ from bridgeflow.assembly import Assembly
 from bridgeflow.bridge import Bridge
 from bridgeflow.encoding import encode
 from bridgeflow.errors import BridgeflowError
+from bridgeflow.familiarity import Familiarity
 from bridgeflow.flow.solver import SolverSettings
 from bridgeflow.modality import Item, Latent, Modality, Progress
 from bridgeflow.randomness import generator
@@ -94,6 +95,9 @@ class Stages:
         self.low_memory = low_memory
         self.watch = watch
         self.evaluations = 0
+        self.familiarity: Familiarity | None = None
+        self.strange: set[int] = set()
+        """Numbers of the items of the last call that are far from what the model knows."""
         self._bridge: Bridge | None = bridge if isinstance(bridge, Bridge) else None
         self._load: Callable[[], Bridge] | None = None if isinstance(bridge, Bridge) else bridge
         if not low_memory:
@@ -115,6 +119,7 @@ class Stages:
 
         whole_flow: all states that the solver passes through, instead of the end alone.
         """
+        self.strange = set()
         size = sampling.batch_size
         batches = [jobs[start : start + size] for jobs in groups for start in range(0, len(jobs), size)]
         count = len(batches)
@@ -151,7 +156,13 @@ class Stages:
             if not torch.isfinite(latent.mean).all():
                 raise BridgeflowError("it holds numbers that are not finite (NaN or infinite): mend the input.")
             terms.append((self._wait(latent), torch.tensor([rows[piece] for piece in column])))
+            self._note_strange(jobs, latent, terms[-1][1])
         return _Encoded(jobs, terms)
+
+    def _note_strange(self, jobs: Sequence[Job], latent: Latent, rows: Tensor) -> None:
+        if self.familiarity is not None:
+            strange = self.familiarity.is_strange(latent)[rows].tolist()
+            self.strange |= {job.item for job, is_strange in zip(jobs, strange, strict=True) if is_strange}
 
     @torch.no_grad()
     def _sample(

@@ -38,6 +38,8 @@ class Task:
     hand stands for all of them, as where sampling is tuned."""
     default_recipe: ClassVar[str] = ""
     """Recipe that `train` takes when none is named, as `task/recipe`."""
+    default_model: ClassVar[str] = ""
+    """Recipe whose installed model `run` takes where the task has no run; `default_recipe` where this is empty."""
     Options: ClassVar[type[Settings]] = Settings
     waived: ClassVar[Mapping[str, str]] = {}
     """Checks of `bridgeflow plugins check` that do not suit this task, by name, each with the reason."""

@@ -23,6 +23,7 @@ COMMANDS = {
     "fit": ("bridgeflow.cli.fit:fit", "Fit the codec of a modality to data."),
     "cache": ("bridgeflow.cli.caching:cache", "Encode data once, to train on without the codecs."),
     "data": ("bridgeflow.cli.data:data", "Look at data before training does."),
+    "export": ("bridgeflow.cli.exporting:export", "Make a checkpoint fit to be given away."),
     "import": ("bridgeflow.cli.importing:importing", "Turn a published checkpoint into one of bridgeflow's."),
     "tasks": ("bridgeflow.cli.listings:tasks", "See the installed tasks."),
     "recipes": ("bridgeflow.cli.listings:recipes", "See the installed recipes."),

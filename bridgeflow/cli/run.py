@@ -185,13 +185,16 @@ def _carry_all(
 ) -> int:
     """Carries the inputs in groups that fit together, and counts those that gave no result."""
     size = max(1, (MOST_HELD if pipeline.stages.low_memory else pipeline.sampling.batch_size) // wish.each)
-    failed = 0
+    failed, told_of_strange = 0, False
     for start in range(0, len(entries), size):
         group = entries[start : start + size]
         chunk = _read(group, pipeline, wish.terms)
         failed += len(group) - len(chunk)
         results = _fulfilled(pipeline, wish, [item for _, item in chunk])
         console.clear()
+        if pipeline.strange and not told_of_strange:
+            told_of_strange = True
+            console.warn(_strangeness(pipeline, [entry.name for entry, _ in chunk]))
         for place, ((entry, item), own) in enumerate(zip(chunk, results, strict=True), start + 1):
             try:
                 if isinstance(own, BridgeflowError):
@@ -205,6 +208,15 @@ def _carry_all(
                 failed += 1
                 print(tidy(f"bridgeflow: {_told(entry, error)}"), file=sys.stderr)
     return failed
+
+
+def _strangeness(pipeline: Pipeline, names: list[str]) -> str:
+    first = min(pipeline.strange)
+    name = printable(bounded(names[first], 200)) if first < len(names) else "an input"
+    return (
+        f"{name} is far from what this model was trained on, so expect little of its result. {pipeline.knowledge} "
+        "Train one on your own data, or name another with --checkpoint."
+    )
 
 
 def _fulfilled(pipeline: Pipeline, wish: _Wish, items: list[Any]) -> list[list[Any] | BridgeflowError]:
@@ -266,12 +278,18 @@ def _shown(console: Any) -> Callable[[int, int, str], None]:
 
 
 def _find_checkpoint(task: str, given: str | None) -> Path:
-    from bridgeflow import api
+    from bridgeflow import api, registry
     from bridgeflow.training.checkpoint import open_checkpoint
 
     if given is not None and not Path(given).is_dir():
-        raise BridgeflowError(f"there is no folder {given!r}: --checkpoint takes a run or a checkpoint of one.")
-    found = open_checkpoint(Path(given)) if given is not None else api.find_latest(task)
+        model = registry.shipped(given)
+        if model is None:
+            raise BridgeflowError(
+                f"there is no folder {given!r}: --checkpoint takes a run, a checkpoint of one, or the name of a recipe "
+                "with an installed model."
+            )
+        return model
+    found = open_checkpoint(Path(given)) if given is not None else api.find_latest(task) or api.find_installed(task)
     if found is None:
         raise BridgeflowError(
             f"there is no checkpoint of task {task!r} under 'runs': train one with bridgeflow train --task {task}, "

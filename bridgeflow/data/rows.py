@@ -77,6 +77,9 @@ class DataSettings(Settings, ABC):
     summary: ClassVar[str] = ""
     at_hand: ClassVar[bool] = False
     """True where opening it only looks at what lies on the disk: nothing is fetched or made."""
+    knowledge: ClassVar[str] = ""
+    """What a model that was trained on these data knows, and what it does not: a sentence for its card and for whoever
+    gives it something else."""
     known_columns: ClassVar[tuple[str, ...]] = ()
     """Columns that its rows have whatever the settings; empty where only opening it tells."""
 

@@ -278,6 +278,9 @@ def _write(
         fill(part)
         (part / "recipe.yaml").write_text(recipe.yaml(), encoding="utf-8")
         files = {path.relative_to(part).as_posix(): path for path in sorted(part.rglob("*")) if path.is_file()}
+        for path in files.values():
+            # safetensors writes for its user alone; a checkpoint is for whoever may read other files here.
+            path.chmod((part / "recipe.yaml").stat().st_mode)
         meta: dict[str, Any] = {
             "format": FORMAT,
             "step": step,
@@ -338,10 +341,19 @@ def save_imported(
     facts: Mapping[str, Any],
     on_bytes: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Writes a checkpoint of step 0 from tensors that are read one by one, as `folder` itself: under a temporary name
-    beside it, synced, renamed. The folder must be absent or empty."""
+    """Writes a checkpoint of step 0 from tensors that are read one by one, see `save_apart`."""
+    return save_apart(
+        folder, 0, recipe, lambda part: write_tensors(tensors, part / "model.safetensors", on_bytes), facts
+    )
+
+
+def save_apart(
+    folder: Path, step: int, recipe: ResolvedRecipe, fill: Callable[[Path], None], facts: Mapping[str, Any]
+) -> Path:
+    """Writes a checkpoint of no run, as `folder` itself: under a temporary name beside it, synced, renamed. `fill` puts
+    the weights into the folder that it is given. The folder must be absent or empty. Raises NotSaved."""
     folder = folder.resolve()
-    _write(folder, 0, recipe, lambda part: write_tensors(tensors, part / "model.safetensors", on_bytes), facts)
+    _write(folder, step, recipe, fill, facts)
     return folder
 
 

@@ -28,6 +28,9 @@ class Blocks(DataSettings):
     """
 
     summary: ClassVar[str] = "coloured solids on a plane: image, exact depth, caption and mask (embedded, endless)"
+    knowledge: ClassVar[str] = (
+        "It knows the blocks world, rendered scenes of one to three coloured solids on a floor, and no photographs."
+    )
     known_columns: ClassVar[tuple[str, ...]] = ("image", "depth", "text", "objects")
 
     size: int = Field(default=16384, ge=1)

@@ -1,0 +1,170 @@
+"""A checkpoint made fit to be given away: averaged weights in half precision, figures, a card, nothing of training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bridgeflow import familiarity
+from bridgeflow.assembly import SIDES, Assembly, assemble, save_codec
+from bridgeflow.bridge import Bridge
+from bridgeflow.console import Progress
+from bridgeflow.data.rows import Rows, Stream
+from bridgeflow.encoding import encode
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.evaluation.runner import read_pairs
+from bridgeflow.familiarity import Familiarity
+from bridgeflow.loading import PRODUCTS, load_bridge
+from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.training.checkpoint import Checkpoint, save_apart
+from bridgeflow.training.start import open_rows
+from bridgeflow.training.tensor_file import write_state
+
+Precision = Literal["fp16", "bf16", "fp32"]
+TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+KEPT = ("sampling", "tuned", "fingerprints", "data", "pairs_seen", "steps", "seconds")
+"""Facts of meta.json that go along."""
+LOOKED_AT = {"train": 2048, "held_out": 512}
+"""Inputs that the look of the training inputs is learned from, and those that its limit is set by."""
+BATCH = 32
+
+
+def export(checkpoint: Checkpoint, folder: Path, precision: Precision, card: str | None, console: Progress) -> Path:
+    """Writes a checkpoint into a folder of its own, which must be absent or empty.
+
+    precision: number type of the weights of linear layers and convolutions; the others are float32. card: a model card
+    to take instead of the one that is written from recipe and figures.
+
+    Raises BridgeflowError where the folder holds something or cannot be written, or where a plugin is missing.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BridgeflowError(f"{str(folder)!r} holds something already: choose another --output.")
+    recipe = checkpoint.recipe()
+    assembly = assemble(recipe, {side: own for side in SIDES if (own := checkpoint.codec(side))})
+    bridge = load_bridge(assembly, checkpoint)
+    known = _learn_inputs(assembly, recipe, console)
+    report = _figures_of(checkpoint)
+    knowledge = recipe.data.knowledge
+    facts = {key: checkpoint.meta[key] for key in KEPT if key in checkpoint.meta}
+    facts["exported"] = {"precision": precision, "knowledge": knowledge}
+
+    def fill(part: Path) -> None:
+        write_state(_narrowed(bridge, TYPES[precision]), part / "model.safetensors")
+        for side in SIDES:
+            modality = assembly.modality(side)
+            if modality.fitted_state() or modality.fitted_facts():
+                save_codec(modality, part / side, {"modality": getattr(recipe.task, side).name})
+        if known is not None:
+            known.save(part)
+        if report is not None:
+            (part / "evaluation.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+        text = card if card is not None else model_card(checkpoint, recipe, bridge, report, knowledge)
+        (part / "README.md").write_text(text, encoding="utf-8")
+
+    return save_apart(folder, checkpoint.step, recipe, fill, facts)
+
+
+def _narrowed(bridge: Bridge, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The weights, those of products in a narrower type. Raises BridgeflowError where they overflow it."""
+    wide = bridge.state_dict()
+    narrow = {
+        f"{owner}.weight" if owner else "weight" for owner, module in bridge.named_modules() if _is_product(module)
+    }
+    weights = {name: tensor.to(dtype) if name in narrow else tensor for name, tensor in wide.items()}
+    for name in narrow & weights.keys():
+        if not weights[name].isfinite().all():
+            raise BridgeflowError(f"the weights {name!r} are too large for {dtype}: choose --precision bf16 or fp32.")
+    return weights
+
+
+def _is_product(module: nn.Module) -> bool:
+    return isinstance(module, PRODUCTS)
+
+
+def _learn_inputs(assembly: Assembly, recipe: ResolvedRecipe, console: Progress) -> Familiarity | None:
+    """What the source latents of the data look like; None where that is not judged."""
+    if not familiarity.can_judge(assembly.source.latent):
+        return None
+    found = {}
+    for split, count in LOOKED_AT.items():
+        rows = open_rows(recipe, split, console)  # type: ignore[arg-type]
+        found[split] = list(_numbers(assembly, recipe, rows, count, console))
+    if not all(found.values()):
+        return None
+    return Familiarity.fitted(assembly.source.latent.layout, found["train"], found["held_out"])
+
+
+def _numbers(
+    assembly: Assembly, recipe: ResolvedRecipe, rows: Rows | Stream, count: int, console: Progress
+) -> Iterator[Tensor]:
+    if isinstance(rows, Rows):
+        count = min(count, len(rows))
+    held: list[Any] = []
+    source = assembly.source
+    for done, pair in enumerate(read_pairs(rows, assembly.task, recipe.recipe.columns, count), 1):
+        if not isinstance(pair, BridgeflowError):
+            held.append(pair[0])
+        if held and (len(held) == BATCH or done == count):
+            latent = encode(source, source.collate(held), torch.device("cpu"))
+            yield familiarity.numbers(latent, source.latent.layout)
+            held = []
+        console(done, count, "looking at inputs")
+
+
+def _figures_of(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """The figures that were measured at the end of the run, where this is its last checkpoint."""
+    for folder in (checkpoint.folder, checkpoint.folder.parent.parent):
+        try:
+            found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(found, dict) and isinstance(found.get("figures"), dict):
+            return found
+    return None
+
+
+def model_card(
+    checkpoint: Checkpoint,
+    recipe: ResolvedRecipe,
+    bridge: Bridge,
+    report: Mapping[str, Any] | None,
+    knowledge: str,
+) -> str:
+    """A page of Markdown: what the model does, how it was made, its figures, its limits."""
+    settings = recipe.recipe
+    size = sum(parameter.numel() for parameter in bridge.parameters())
+    lines = [
+        f"# {recipe.name}",
+        "",
+        f"{recipe.task.summary[:1].upper()}{recipe.task.summary[1:]}: task `{settings.task}` of bridgeflow.",
+        "",
+        f"- {size / 1e6:.1f} million weights, network `{recipe.tree()['network']['name']}`, source "
+        f"`{settings.source_encoder.name}`",
+        f"- data: `{settings.data['name']}`; {checkpoint.step:,} steps of {settings.training.batch_size} pairs, seed "
+        f"{settings.training.seed}",
+        f"- made anew by `bridgeflow train --task {settings.task} --recipe {recipe.name}`",
+    ]
+    if knowledge:
+        lines += ["", "## Limits", "", knowledge]
+    if report is not None:
+        baseline = report.get("baseline") or {}
+        heading = f"| metric | result | {baseline['name']} |" if baseline else "| metric | result |"
+        lines += [
+            "", "## Figures", "",
+            f"{report['examples']:,} held-out examples, {report['network_evaluations']} network evaluations each",
+            "", heading, "|---|---|---|" if baseline else "|---|---|",
+        ]  # fmt: skip
+        for name, value in report["figures"].items():
+            beside = baseline.get("figures", {}).get(name) if baseline else None
+            tail = f" {_number(beside)} |" if baseline else ""
+            lines.append(f"| {name} | {_number(value)} |{tail}")
+    return "\n".join([*lines, ""])
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

@@ -1,0 +1,122 @@
+"""`bridgeflow export`, and models that are installed with a recipe."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import bridgeflow as package
+from bridgeflow.inference import Pipeline
+from bridgeflow_plugins.blocks.render import render_scene
+
+Call = Callable[..., Any]
+Install = Callable[..., Path]
+
+TINY = [
+    "network.channels=[8,8]", "network.blocks=1", "network.attention=[]", "training.precision=fp32", "data.size=96",
+    "data.held_out=32", "training.steps=3", "training.batch_size=2", "training.evaluate=4", "training.samples=1",
+    "source.size=16", "target.size=16",
+]  # fmt: skip
+
+
+@pytest.fixture
+def model(bridgeflow: Call) -> Path:
+    assert bridgeflow("train", "--task", "depth", *TINY, "-o", "runs/own").code == 0
+    outcome = bridgeflow("export", "runs/own", "-o", "models/depth")
+    assert outcome.code == 0, outcome.err
+    return Path("models/depth")
+
+
+def test_an_exported_model_gives_the_results_of_its_run(bridgeflow: Call, model: Path) -> None:
+    weights = load_file(model / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16, torch.float32}
+    assert not (model / "trainer").exists()
+    assert not (model / "ema.safetensors").exists()
+    card = (model / "README.md").read_text()
+    assert "3 steps of 2 pairs, seed 0" in card
+    assert "no photographs" in card
+    figures = json.loads((Path("runs/own") / "evaluation.json").read_text())["figures"]
+    assert f"| abs_rel | {figures['abs_rel']:.4f} |" in card
+    picture = render_scene(1, "held_out", 0, 64)["image"]
+    own, exported = Pipeline.open(Path("runs/own"))(picture), Pipeline.open(model)(picture)
+    assert exported.dtype == own.dtype
+    np.testing.assert_allclose(exported, own, rtol=5e-3)
+    assert not np.array_equal(exported, own)
+    scored = bridgeflow("eval", "--task", "depth", "--checkpoint", str(model), "--count", "2", "--json")
+    assert scored.code == 0, scored.err
+    again = bridgeflow("train", "--task", "depth", *TINY, "--from", str(model), "-o", "runs/further")
+    assert again.code == 0, again.err
+
+
+def test_what_it_does_not_know_is_told_once(bridgeflow: Call, model: Path) -> None:
+    for name in ("scene", "other"):
+        Image.fromarray(render_scene(1, "held_out", 0, 64)["image"]).save(f"{name}.png")
+    draw = np.random.default_rng(0)
+    for name in ("noise", "more"):
+        Image.fromarray(draw.integers(256, size=(64, 64, 3), dtype=np.uint8)).save(f"{name}.png")
+    run = ["run", "--task", "depth", "--checkpoint", str(model), "-o", "out"]
+    known = bridgeflow(*run, "scene.png", "other.png")
+    assert "far from" not in known.err
+    told = bridgeflow(*run, "scene.png", "noise.png", "more.png")
+    assert told.code == 0
+    assert told.err.count("far from what this model was trained on") == 1
+    assert "noise.png is far" in told.err
+    assert "It knows the blocks world" in told.err
+
+
+def test_an_installed_model_is_found(bridgeflow: Call, model: Path, install: Install) -> None:
+    folder = install("acme-recipes", {"bridgeflow.recipes": {"acme": "acme_recipes"}}, {"acme_recipes/__init__.py": ""})
+    (folder / "acme_recipes/depth").mkdir()
+    shutil.copy(model / "recipe.yaml", folder / "acme_recipes/depth/own.yaml")
+    shutil.copytree(model, folder / "acme_recipes/depth/own")
+    Image.fromarray(render_scene(1, "held_out", 0, 64)["image"]).save("scene.png")
+    listed = bridgeflow("recipes", "list")
+    assert "depth/own\n" in listed.out or "depth/own " in listed.out
+    assert "depth/own/recipe" not in listed.out
+    ran = bridgeflow("run", "--task", "depth", "--checkpoint", "depth/own", "scene.png", "-o", "own.png")
+    assert ran.code == 0, ran.err
+    assert package.load("depth/own").sampling == Pipeline.open(model).sampling
+    missing = bridgeflow("run", "--task", "depth", "--checkpoint", "depth/nothing", "scene.png")
+    assert missing.code == 1
+    assert "or the name of a recipe with an installed model." in missing.err
+
+
+def test_a_task_without_a_run_takes_its_installed_model(
+    bridgeflow: Call, model: Path, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = model.resolve()
+    folder = install("acme-recipes", {"bridgeflow.recipes": {"acme": "acme_recipes"}}, {"acme_recipes/__init__.py": ""})
+    (folder / "acme_recipes/depth").mkdir()
+    shutil.copy(own / "recipe.yaml", folder / "acme_recipes/depth/own.yaml")
+    shutil.copytree(own, folder / "acme_recipes/depth/own")
+    monkeypatch.setattr(package.tasks["depth"], "default_model", "depth/own")
+    Image.fromarray(render_scene(1, "held_out", 0, 64)["image"]).save("scene.png")
+    assert "using runs/own" in bridgeflow("run", "--task", "depth", "scene.png", "-o", "a.png").err
+    shutil.rmtree("runs")
+    ran = bridgeflow("run", "--task", "depth", "scene.png", "-o", "b.png")
+    assert ran.code == 0, ran.err
+    assert "acme_recipes/depth/own" in ran.err
+    assert package.load("depth").knowledge.startswith("It knows the blocks world")
+
+
+def test_what_cannot_be_is_one_sentence(bridgeflow: Call, model: Path) -> None:
+    for line, code, part in (
+        (["export", "runs/own"], 2, "Missing option '-o'"),
+        (["export", "nowhere", "-o", "new"], 2, "no task 'nowhere'"),
+        (["export", "runs/own", "-o", str(model)], 1, "holds something already: choose another --output."),
+        (["export", "runs/own", "-o", "new", "--card", "none.md"], 1, "the card 'none.md' cannot be read"),
+        (["export", "runs/own", "-o", "new", "--precision", "int8"], 2, "'int8' is not one of"),
+    ):
+        outcome = bridgeflow(*line)
+        assert part in " ".join(outcome.err.split()), (line, outcome.err)
+        assert outcome.code == code, (line, outcome.err)
+    assert not Path("new").exists()
