@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test docs lint types bench stress fuzz clean help
+.PHONY: demo test docs lint types bench stress fuzz train-blocks clean help
 
 help:
 	@echo "make demo   train depth on the embedded blocks scenes for about two minutes, score it, draw a picture"
@@ -11,6 +11,7 @@ help:
 	@echo "make docs   the documentation as a site, in site/"
 	@echo "make bench  speed of rendering, networks, attention and sampling, as ratios of one run"
 	@echo "make stress kill training, caching and fitting sixty times with SIGKILL; nothing may be lost"
+	@echo "make train-blocks  the models that are installed with bridgeflow, trained anew into build/models (hours)"
 	@echo "make fuzz   hostile recipes, overrides, metadata and pictures, drawn anew; only sentences may come of them"
 
 # Installed anew when pyproject.toml changes; nothing is done otherwise.
@@ -46,6 +47,15 @@ stress: $(READY)
 
 fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz --cases 4000
+
+# Trains the models that are installed with bridgeflow anew; an interrupted one goes on where it stopped.
+train-blocks: $(READY)
+	@for task in depth superres caption t2i; do \
+	  run=runs/$$task-blocks-full; resume=; test ! -d $$run/checkpoints || resume=--resume; \
+	  test -f $$run/evaluation.json || $(BIN)/bridgeflow train --task $$task $${resume:---recipe $$task/blocks-full} $$resume -o $$run || exit; \
+	  rm -rf build/models/$$task/blocks-full; \
+	  $(BIN)/bridgeflow export $$run -o build/models/$$task/blocks-full || exit; \
+	done
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist build site

@@ -34,10 +34,28 @@ class LinearStem(nn.Module):
         return self.linear(self.patches.split(z))
 
 
-class ConvStem(nn.Sequential):
-    """Tokens (B, N, width) from a grid (B, C, H, W), by convolutions of stride 2."""
+class StemBlock(nn.Module):
+    """Two 3x3 convolutions beside the identity; the last one begins at zero."""
 
-    def __init__(self, latent: LatentSpec, patches: Patches, width: int) -> None:
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        last = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.layers = nn.Sequential(
+            nn.GroupNorm(1, channels), nn.Conv2d(channels, channels, 3, padding=1), nn.GELU(), last
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) to the same."""
+        return x + self.layers(x)
+
+
+class ConvStem(nn.Sequential):
+    """Tokens (B, N, width) from a grid (B, C, H, W), by convolutions of stride 2, each with `blocks` residual blocks
+    after it."""
+
+    def __init__(self, latent: LatentSpec, patches: Patches, width: int, blocks: int = 0) -> None:
         halvings = patches.patch.bit_length() - 1
         if latent.layout != "grid" or len(latent.shape) != 3 or patches.patch != 2**halvings or halvings == 0:
             raise UsageError(
@@ -49,6 +67,7 @@ class ConvStem(nn.Sequential):
         for left in range(halvings - 1, -1, -1):
             wider = max(8, width // 2**left)
             layers += [nn.Conv2d(channels, wider, 3, stride=2, padding=1), nn.GroupNorm(1, wider), nn.GELU()]
+            layers += [StemBlock(wider) for _ in range(blocks)]
             channels = wider
         super().__init__(*layers, nn.Conv2d(channels, width, 1), nn.Flatten(2))
 
@@ -70,7 +89,11 @@ class TokenEncoder(Recomputing):
             raise UsageError(f"source_encoder.heads must divide its width: {width} is no multiple of {settings.heads}.")
         self.source = Patches(source, settings.patch, "source_encoder.patch")
         self.target = Patches(target, settings.target_patch, "source_encoder.target_patch")
-        self.embed = ConvStem(source, self.source, width) if settings.stem == "conv" else LinearStem(self.source, width)
+        self.embed = (
+            ConvStem(source, self.source, width, settings.stem_blocks)
+            if settings.stem == "conv"
+            else LinearStem(self.source, width)
+        )
         self.norm_in = nn.LayerNorm(width)
         self.queries = nn.Parameter(0.02 * torch.randn(self.target.count, width))
         self.source_positions: Tensor
@@ -115,6 +138,8 @@ class TokenEncoderSettings(Settings):
     stem: Literal["linear", "conv"] = "linear"
     """How cells become a token: a linear layer, or 3x3 convolutions that halve a (C, H, W) grid until a token is
     left (Xiao et al., arXiv 2106.14881); `patch` is then a power of 2."""
+    stem_blocks: int = Field(default=0, ge=0)
+    """Residual blocks of convolutions after each halving of stem=conv."""
     target_patch: int = Field(default=1, ge=1)
     """Cells per axis of a target grid that one query writes; 1 for sequences."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
