@@ -7,8 +7,37 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bridgeflow.errors import BridgeflowError
+from bridgeflow.sentences import bounded
+
+
+class Words(str):
+    """Text that came with data, maybe from a stranger: words, and never the path of a file on this machine."""
+
+    __slots__ = ()
+
+
+def as_words(value: Any) -> Any:
+    """The value with every string in it, also in lists and mappings, as `Words`."""
+    if isinstance(value, str):
+        return Words(value)
+    if isinstance(value, dict):
+        return {key: as_words(own) for key, own in value.items()}
+    if isinstance(value, list):
+        return [as_words(own) for own in value]
+    return value
+
+
+def path_of(value: str | Path, what: str) -> Path:
+    """The path that a value is. Raises BridgeflowError for `Words`; `what` names what was expected, as 'a picture'."""
+    if isinstance(value, Words):
+        raise BridgeflowError(
+            f"the data hold the words {bounded(value, 60)!r} where {what} was expected: put the file itself into the "
+            "tar."
+        )
+    return Path(value)
 
 
 def is_regular(path: str | Path) -> bool:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import IO, Any, NamedTuple
 
+from bridgeflow.data.files import Words, as_words
 from bridgeflow.errors import BridgeflowError
 
 BLOCK = 512
@@ -218,7 +219,7 @@ def row(place: str, contents: Mapping[str, bytes] | Iterator[tuple[str, bytes]])
 
 def _text(data: bytes, path: str) -> str:
     try:
-        return data.decode("utf-8-sig").strip()
+        return Words(data.decode("utf-8-sig").strip())
     except UnicodeDecodeError as error:
         raise BridgeflowError(f"{path} is not text in UTF-8: save it as such.") from error
 
@@ -230,4 +231,4 @@ def _fields(data: bytes, path: str) -> dict[str, Any]:
         raise BridgeflowError(f'{path} is not JSON: an object such as {{"text": ...}} is expected.') from error
     if not isinstance(fields, dict):
         raise BridgeflowError(f'{path} is not a JSON object: one such as {{"text": ...}} is expected.')
-    return fields
+    return {name: as_words(value) for name, value in fields.items()}

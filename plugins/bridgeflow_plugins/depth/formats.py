@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from bridgeflow.data.files import check_file
+from bridgeflow.data.files import check_file, path_of
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.sentences import printable
 from bridgeflow_plugins.depth.exr import NoDepthChannel, read_exr, write_exr
@@ -64,7 +64,8 @@ def read_depth(value: Any, png_scale: float = 0.001) -> NDArray[np.float32]:
         value = data if data is not None else path
     if isinstance(value, (str, Path)):
         name = str(value)
-        return _clean(_decode(_contents(Path(value).expanduser()), name, Path(value).expanduser()), name, png_scale)
+        path = path_of(value, "a depth file").expanduser()
+        return _clean(_decode(_contents(path), name, path), name, png_scale)
     if isinstance(value, (bytes, bytearray, memoryview)):
         return _clean(_decode(bytes(value), name, None), name, png_scale)
     if isinstance(value, Image.Image):

@@ -19,7 +19,7 @@ import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
-from bridgeflow.data.files import check_file
+from bridgeflow.data.files import check_file, path_of
 from bridgeflow.errors import BridgeflowError
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
@@ -82,7 +82,7 @@ def open_image(value: Any) -> Pixels:
             raise BridgeflowError("a picture was given as a mapping with neither 'path' nor 'bytes': give one of them.")
         value = value["path"]
     if isinstance(value, str | Path):
-        return _decode(Path(value).expanduser(), str(value))
+        return _decode(path_of(value, "a picture").expanduser(), str(value))
     if isinstance(value, bytes | bytearray | memoryview):
         return _decode(value, _name(None))
     if isinstance(value, Image.Image):

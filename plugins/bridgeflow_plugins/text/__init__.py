@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pydantic import Field
 from torch import Tensor
 
-from bridgeflow.data.files import check_file, is_regular
+from bridgeflow.data.files import Words, check_file, is_regular
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Latent, LatentSpec, Modality, Progress
 from bridgeflow.sentences import bounded, quoted
@@ -88,7 +88,8 @@ class Text(Modality):
         anything else (a list of captions, say: the task picks one).
         """
         name = "the text"
-        if isinstance(value, Path) or (isinstance(value, str) and value[-4:].lower() == ".txt" and is_regular(value)):
+        is_name = isinstance(value, str) and not isinstance(value, Words) and value[-4:].lower() == ".txt"
+        if isinstance(value, Path) or (is_name and is_regular(value)):
             name = f"the text file {str(value)!r}"
             try:
                 if Path(value).exists() and not Path(value).is_dir():
