@@ -20,6 +20,7 @@ COMMANDS = {
     "run": ("bridgeflow.cli.run:run", "Carry files, folders, text or lines on stdin to results."),
     "eval": ("bridgeflow.cli.evaluate:evaluate", "Score a checkpoint on held-out data."),
     "tune-sampler": ("bridgeflow.cli.tuning:tune_sampler", "Find the cheapest good way to sample from a checkpoint."),
+    "study": ("bridgeflow.cli.study:study", "Train and score a set of runs, and tell which claims hold."),
     "fit": ("bridgeflow.cli.fit:fit", "Fit the codec of a modality to data."),
     "cache": ("bridgeflow.cli.caching:cache", "Encode data once, to train on without the codecs."),
     "data": ("bridgeflow.cli.data:data", "Look at data before training does."),

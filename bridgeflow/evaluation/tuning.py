@@ -8,7 +8,6 @@ the other solvers and grids around the cheapest setting that is good enough.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -16,6 +15,7 @@ from typing import Any, get_args
 from bridgeflow.encoding import encode
 from bridgeflow.errors import UsageError
 from bridgeflow.evaluation.runner import Examples
+from bridgeflow.evaluation.scoring import carry, scores_of
 from bridgeflow.evaluation.uncertainty import Scores, score
 from bridgeflow.flow.solver import SolverSettings
 from bridgeflow.inference import Pipeline
@@ -161,35 +161,17 @@ class _Trials:
         if (sampling, count) not in self.done:
             self.shown = max(self.shown, min(1.0, self.spent / self.planned))
             self.on_trial(self.shown, described(sampling))
-            started = time.perf_counter()
-            results = self._carry(sampling, count)
-            seconds = (time.perf_counter() - started) / count
-            evaluations = self.pipeline.evaluations
-            scores = self._scores(sampling, results)
-            self.done[sampling, count] = Trial(sampling, scores, self.metric, evaluations, seconds)
+            carried = carry(self.pipeline, sampling, self.examples, self.seeds[:count])
+            scores = self._scores(sampling, carried.results)
+            self.done[sampling, count] = Trial(sampling, scores, self.metric, carried.evaluations, carried.seconds)
             self.spent += _rows_of(sampling) * count
         return self.done[sampling, count]
-
-    def _carry(self, sampling: SamplingSettings, count: int) -> list[Item]:
-        before = self.pipeline.sampling
-        self.pipeline.sampling = sampling
-        try:
-            carried = self.pipeline.carry(self.examples.sources[:count], seeds=self.seeds[:count])
-        finally:
-            self.pipeline.sampling = before
-        return [own[0] for own in carried]
 
     def _scores(self, sampling: SamplingSettings, results: list[Item]) -> Scores:
         if self.metric == DEVIATION:
             distances = self._deviations(sampling, results)
             return score(lambda rows: {DEVIATION: math.fsum(distances[i] for i in rows) / len(rows)}, len(results))
-        own = self.examples
-
-        def metrics(rows: Sequence[int]) -> Mapping[str, float]:
-            picked = ([column[i] for i in rows] for column in (results, own.truths, own.sources, own.rows))
-            return self.pipeline.assembly.task.metrics(*picked)
-
-        return score(metrics, len(results))
+        return scores_of(self.pipeline.assembly.task, results, self.examples)
 
     def _deviations(self, sampling: SamplingSettings, results: list[Item]) -> list[float]:
         """The distance of each result from the one of many steps with the same guidance, as a share of the spread."""
@@ -197,7 +179,8 @@ class _Trials:
         reference = sampling.model_copy(update={"solver": exact, "grid": None})
         key = (reference, len(results))
         if key not in self._references:
-            self._references[key] = self._latents(self._carry(reference, len(results)))
+            carried = carry(self.pipeline, reference, self.examples, self.seeds[: len(results)])
+            self._references[key] = self._latents(carried.results)
         truths = self._references[key]
         mean = sum(truths) / len(truths)
         spread = math.sqrt(sum(float((own - mean).square().mean()) for own in truths) / len(truths)) or 1.0

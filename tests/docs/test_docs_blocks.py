@@ -24,6 +24,7 @@ from bridgeflow import layers
 from bridgeflow import recipe as recipes
 from bridgeflow.cli.main import invoke
 from bridgeflow.data.folder import Folder
+from bridgeflow.study.settings import read_study
 
 FENCE = re.compile(r"(?:<!-- not run:(.*?)-->\n)?^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 TOLD = re.compile(
@@ -190,7 +191,11 @@ def test_recipe(page: Path, tmp_path: Path) -> None:
         if (block.page, block.language) == (page, "yaml"):
             file = tmp_path / "own.yaml"
             file.write_text(block.text, encoding="utf-8")
-            assert recipes.load(str(file)).recipe.task == "t2i"
+            if "arms:" in block.text:
+                study = read_study(file)
+                assert [study.resolved(*run).recipe.task for run in study.runs()]
+            else:
+                assert recipes.load(str(file)).recipe.task == "t2i"
 
 
 @pytest.mark.parametrize("page", pages_with("json"), ids=lambda page: page.name)

@@ -1,0 +1,98 @@
+"""`bridgeflow study`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridgeflow.cli.options import device_option, json_option
+
+if TYPE_CHECKING:
+    from bridgeflow.study.report import Findings
+    from bridgeflow.study.runner import Planned
+    from bridgeflow.study.settings import StudySettings
+
+
+@click.command(
+    epilog="Examples:\n\n\b\n  bridgeflow study ablation.yaml\n  bridgeflow study ablation.yaml --minutes 120\n"
+    "  bridgeflow study ablation.yaml --report",
+)
+@click.argument("file", metavar="FILE.yaml")
+@click.option("-o", "--output", metavar="DIR", help="Folder of its runs and tables; studies/FILE by default.")
+@click.option("--minutes", type=click.FloatRange(min=0), help="Begin no further training after so long.")
+@click.option("--report", "only_report", is_flag=True, help="Train nothing; tell what the runs that are done say.")
+@click.option("--dry-run", is_flag=True, help="List the runs and which of them are done.")
+@device_option
+@json_option
+def study(
+    file: str,
+    output: str | None,
+    minutes: float | None,
+    only_report: bool,
+    dry_run: bool,
+    device: str | None,
+    as_json: bool,
+) -> int:
+    """Train and score a set of runs that differ in one thing each, and tell which claims hold.
+
+    Runs that are done are not done again, and one that was stopped goes on. Writes study.md, study.json and study.png.
+    """
+    from bridgeflow.console import Progress
+    from bridgeflow.study.runner import carry_out, planned
+    from bridgeflow.study.settings import read_study
+
+    console = Progress()
+    declared = read_study(Path(file))
+    folder = Path(output) if output is not None else Path("studies") / Path(file).stem
+    runs = planned(declared, folder)
+    if dry_run:
+        _print_runs(runs, as_json)
+        return 0
+    if not only_report:
+        for _ in carry_out(declared, folder, console, device, minutes):
+            _report(declared, folder)
+    findings = _report(declared, folder)
+    console.clear()
+    if findings is None:
+        console.say(f"none of the {len(runs)} runs is done.")
+        return 0
+    if as_json:
+        print(json.dumps(findings.json(), indent=1))
+    else:
+        print(findings.markdown())
+        console.say(f"{folder / 'study.md'}, {folder / 'study.png'}")
+    return 0
+
+
+def _print_runs(runs: list[Planned], as_json: bool) -> None:
+    rows: list[dict[str, Any]] = [
+        {"arm": run.arm, "seed": run.seed, "steps": run.recipe.recipe.training.steps, "done": run.done is not None}
+        for run in runs
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    width = max(len(run.arm) for run in runs)
+    for row in rows:
+        mark = "  done" if row["done"] else ""
+        print(f"{row['arm']:<{width}}  seed {row['seed']}  {row['steps']:>7,} steps{mark}")
+
+
+def _report(declared: StudySettings, folder: Path) -> Findings | None:
+    """Writes what the runs that are done say; None where there is none."""
+    from bridgeflow import durable
+    from bridgeflow.study.picture import save_picture
+    from bridgeflow.study.report import Findings
+    from bridgeflow.study.runner import deciding, planned
+
+    done = [run.done for run in planned(declared, folder) if run.done is not None]
+    if not done:
+        return None
+    findings = Findings(declared, done, *deciding(declared, done))
+    durable.write_whole(folder / "study.md", findings.markdown())
+    durable.write_whole(folder / "study.json", json.dumps(findings.json(), indent=1))
+    save_picture(findings, folder / "study.png")
+    return findings

@@ -1,0 +1,79 @@
+"""What became of the runs of a study, kept in one file for each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bridgeflow import durable
+from bridgeflow.evaluation.uncertainty import Scores
+from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.study.settings import ScoringSettings
+
+
+@dataclass(frozen=True)
+class Point:
+    """A run, sampled in one way. figures: metric -> value; without: metric -> its value without each part of the
+    examples, see `uncertainty`."""
+
+    steps: int
+    guidance: float
+    evaluations: int
+    figures: dict[str, float | None]
+    without: dict[str, list[float | None]]
+
+    def scores(self) -> Scores:
+        """The figures as numbers."""
+        figures = {name: _number(value) for name, value in self.figures.items()}
+        return Scores(figures, {name: tuple(map(_number, own)) for name, own in self.without.items()})
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A run that was trained and scored. weights: those that are learned. seconds: of training."""
+
+    arm: str
+    seed: int
+    fingerprint: str
+    weights: int
+    steps: int
+    seconds: float
+    points: tuple[Point, ...]
+
+    def save(self, path: Path) -> None:
+        """Writes it, whole or not at all."""
+        durable.write_whole(path, json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def read(cls, path: Path) -> RunResult | None:
+        """What `save` wrote; None where there is nothing or something else."""
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            points = tuple(Point(**point) for point in found.pop("points"))
+            return cls(**found, points=points)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+
+
+def finite(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """Figures as JSON values."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def fingerprint(recipe: ResolvedRecipe, scoring: ScoringSettings, scales: tuple[float, ...]) -> str:
+    """Changes where the run or how it is scored would; how often it is saved and shown does not count."""
+    tree: dict[str, Any] = json.loads(json.dumps(recipe.tree(), default=str))
+    for key in ("checkpoint_every", "sample_every", "samples", "log_every", "keep", "evaluate", "workers"):
+        tree.get("training", {}).pop(key, None)
+    tree.pop("sampling", None)
+    described = json.dumps([tree, scoring.model_dump(mode="json"), scales], sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()[:16]
