@@ -12,20 +12,21 @@ Importing this imports nothing heavy: each name is loaded when it is first used.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bridgeflow.api import Run, datasets, load, modalities, networks, recipes, tasks, train
+    from bridgeflow.api import Run, load, train
     from bridgeflow.errors import BridgeflowError, UsageError
     from bridgeflow.inference import Pipeline
+    from bridgeflow.offered import datasets, modalities, networks, recipes, tasks
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Run": "api",
-    "datasets": "api",
+    "datasets": "offered",
     "load": "api",
-    "modalities": "api",
-    "networks": "api",
-    "recipes": "api",
-    "tasks": "api",
+    "modalities": "offered",
+    "networks": "offered",
+    "recipes": "offered",
+    "tasks": "offered",
     "train": "api",
     "BridgeflowError": "errors",
     "UsageError": "errors",
