@@ -1,5 +1,5 @@
-"""What is installed, as mappings from names, reached as `bridgeflow.modalities`, `bridgeflow.tasks` and so on. Importing
-it imports neither torch nor pydantic."""
+"""What is installed, as mappings from names: `bridgeflow.modalities`, `bridgeflow.tasks` and so on. Importing this
+imports neither torch nor pydantic."""
 
 from __future__ import annotations
 
