@@ -23,6 +23,7 @@ from bridgeflow.flow.losses import (
     kl_loss,
     logit_multiplier,
     masked_mean,
+    pooled,
     staged_flow_loss,
 )
 from bridgeflow.flow.path import Path
@@ -49,6 +50,10 @@ class BridgeSettings(Settings):
     """How the source becomes z0."""
     path: Path = Path()
     """The path between z0 and z1."""
+    prediction: Literal["velocity", "target"] = "velocity"
+    """What the network gives: `velocity` itself, as in the paper; or `target`, z1, from which the velocity follows, so
+    that the network need not know what of the source is to vanish (Li and He, arXiv 2511.13720, for noise as the
+    source). The loss is that of the velocity either way."""
     time: TimeSchedule = TimeSchedule()
     """Times in training and the solver's grid."""
     encoding: EncodingSettings = EncodingSettings()
@@ -202,13 +207,24 @@ class Bridge(nn.Module):
     def _velocities(self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor) -> list[Tensor]:
         """The velocity at each resolution of the network, the last at the latent's own."""
         if encoded.context is None or self.null_context is None:
-            return self.network.velocities(z, t, null)
-        return self.network.velocities(z, t, null, *self._context(encoded, self.null_context, null))
+            given = self.network.velocities(z, t, null)
+        else:
+            given = self.network.velocities(z, t, null, *self._context(encoded, self.null_context, null))
+        return [self._as_velocity(own, z, t) for own in given]
 
     def _velocity(self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor) -> Tensor:
         if encoded.context is None or self.null_context is None:
-            return self.network(z, t, null)
-        return self.network(z, t, null, *self._context(encoded, self.null_context, null))
+            given = self.network(z, t, null)
+        else:
+            given = self.network(z, t, null, *self._context(encoded, self.null_context, null))
+        return self._as_velocity(given, z, t)
+
+    def _as_velocity(self, given: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        """What the network gave, at its resolution, as a velocity."""
+        if self.settings.prediction == "velocity":
+            return given
+        coarse = z if given.shape == z.shape else pooled(z, z.shape[-1] // given.shape[-1])
+        return self.settings.path.velocity_towards(coarse, given.float(), t.to(z.device, torch.float32))
 
     def _context(self, encoded: Encoded, null_context: Tensor, null: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens to attend to, a learned one in front that null rows see alone, and which of them are real."""

@@ -7,11 +7,17 @@ once. A name that starts with a dot and holds `.part-` or `.gone-` is such a tem
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import zlib
 from pathlib import Path
 
+OWN = re.compile(
+    r"\.(\d{6}(-aside-\d+)?|train|held_out|codecs|source|target|[\w-]+\.(json|jsonl|yaml|safetensors|md|png))"
+    r"(\.safetensors|\.json)?\.(part|gone)-\d+"
+)
+"""Temporary names of what bridgeflow writes; a folder may hold somebody else's."""
 PIECE = 1 << 22
 """Bytes that are read at a time."""
 
@@ -68,9 +74,12 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what killed processes left under temporary names. No other process may be writing in the folder."""
+    """Removes what killed processes left under temporary names of files and folders that bridgeflow writes. No other
+    process may be writing in the folder."""
     for kind in ("part", "gone"):
         for path in folder.glob(f".*.{kind}-*"):
+            if not OWN.fullmatch(path.name):
+                continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:

@@ -17,7 +17,7 @@ from bridgeflow.console import Progress
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.encoding import encode
 from bridgeflow.errors import BridgeflowError
-from bridgeflow.evaluation.runner import read_pairs
+from bridgeflow.evaluation.examples import read_pairs
 from bridgeflow.familiarity import Familiarity
 from bridgeflow.loading import PRODUCTS, load_bridge
 from bridgeflow.recipe import ResolvedRecipe
@@ -91,9 +91,13 @@ def _learn_inputs(assembly: Assembly, recipe: ResolvedRecipe, console: Progress)
     if not familiarity.can_judge(assembly.source.latent):
         return None
     found = {}
-    for split, count in LOOKED_AT.items():
-        rows = open_rows(recipe, split, console)  # type: ignore[arg-type]
-        found[split] = list(_numbers(assembly, recipe, rows, count, console))
+    try:
+        for split, count in LOOKED_AT.items():
+            rows = open_rows(recipe, split, console)  # type: ignore[arg-type]
+            found[split] = list(_numbers(assembly, recipe, rows, count, console))
+    except BridgeflowError as error:
+        console.warn(f"the model will not know what is strange to it, because its data cannot be read: {error}")
+        return None
     if not all(found.values()):
         return None
     return Familiarity.fitted(assembly.source.latent.layout, found["train"], found["held_out"])
@@ -117,8 +121,12 @@ def _numbers(
 
 
 def _figures_of(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """The figures that were measured at the end of the run, where this is its last checkpoint."""
-    for folder in (checkpoint.folder, checkpoint.folder.parent.parent):
+    """The figures of an exported model, or those that were measured at the end of the run, where this is its last
+    checkpoint."""
+    places = [checkpoint.folder]
+    if checkpoint.step == int(checkpoint.meta.get("steps", -1)):
+        places.append(checkpoint.folder.parent.parent)
+    for folder in places:
         try:
             found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):

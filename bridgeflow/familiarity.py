@@ -120,6 +120,10 @@ class Familiarity:
             with safe_open(folder / NAME, "pt") as file:
                 facts = json.loads(file.metadata()["facts"])
                 tensors = {name: file.get_tensor(name).double() for name in TENSORS}
-            return cls(layout=str(facts["layout"]), limit=float(facts["limit"]), **tensors)
+            known = cls(layout=str(facts["layout"]), limit=float(facts["limit"]), **tensors)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             return None
+        count = known.centre.numel()
+        shapes = {name: tuple(getattr(known, name).shape) for name in TENSORS}
+        wanted = {name: (count, count) if name == "whitening" else (count,) for name in TENSORS}
+        return known if shapes == wanted else None

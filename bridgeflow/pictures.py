@@ -66,6 +66,19 @@ def comparison(
     return grid(shown, rows, pairs_across=2 if len(rows) > 4 else 1)
 
 
+def stacked(parts: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Pictures one below the other, each under its title."""
+    width = max(image.width for _, image in parts)
+    sheet = Image.new("RGB", (width, sum(image.height + LABEL for _, image in parts)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    top = 0
+    for title, image in parts:
+        draw.text((GAP, top + 1), title, fill="black", font=font)
+        sheet.paste(image, (0, top + LABEL))
+        top += image.height + LABEL
+    return sheet
+
+
 def save_gif(frames: Sequence[tuple[str, Image.Image]], path: Path, seconds: float = 3.0) -> None:
     """Writes labelled frames as a GIF that rests on its last frame."""
     pictures = []

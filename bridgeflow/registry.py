@@ -361,6 +361,12 @@ def shipped(recipe: str, *homes: str) -> Path | None:
     return next(iter(at_home or [folder for folder, _ in found]), None)
 
 
+def is_installed_model(folder: Path) -> bool:
+    """Whether a checkpoint lies in an installed package of recipes."""
+    place = folder.resolve()
+    return any(place.is_relative_to(Path(own).resolve()) for _, own in recipe_folders())
+
+
 def forget() -> None:
     """Looks at the installed distributions anew the next time."""
     importlib.invalidate_caches()

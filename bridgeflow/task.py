@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -19,6 +19,20 @@ class ModalityUse:
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Thorough:
+    """Figures that take longer than those of `Task.metrics`.
+
+    figures: given the numbers of some examples, their figures; it is called for many choices of examples, so what is
+    costly is prepared before. once: figures of all examples, without a confidence interval. notes: a sentence for each
+    figure that was left out, with the reason.
+    """
+
+    figures: Callable[[Sequence[int]], Mapping[str, float]]
+    once: Mapping[str, float] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 class Task:
@@ -76,6 +90,16 @@ class Task:
     ) -> dict[str, float]:
         """Figures of results against truths, averaged over the examples given."""
         return {}
+
+    def thorough(
+        self,
+        results: Sequence[Item],
+        truths: Sequence[Item],
+        sources: Sequence[Item],
+        rows: Sequence[Mapping[str, Any]],
+    ) -> Thorough | None:
+        """More figures of results against truths, for `bridgeflow eval`; a training's own scoring leaves them out."""
+        return None
 
     def baseline(
         self, truths: Sequence[Item], sources: Sequence[Item], examples: Iterable[Item]

@@ -39,6 +39,7 @@ from bridgeflow.durable import checksum, make_folder, part_of, remove_folder, re
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.randomness import seed_of
 from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.training.lock import FolderLock
 
 SHARD_BYTES = 32 * 2**20
 """About the size of a shard where nothing else is said."""
@@ -101,14 +102,24 @@ def write_cache(
 ) -> Written:
     """Encodes both sides of every row with the recipe's codecs, fitted first where they need it.
 
-    Raises UsageError where the folder holds a cache of other data or another recipe, or something else.
+    Raises UsageError where the folder holds a cache of other data or another recipe, or something else; BridgeflowError
+    where another command writes in it.
     """
+    processes = Processes(device)
+    if not processes.is_main:
+        return _write_cache(recipe, folder, options, processes, Progress(quiet=True))
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--output {str(folder)!r} is a file: a cache needs a folder.")
+    with FolderLock(folder, "the cache in", console.warn):
+        return _write_cache(recipe, folder, options, processes, console)
+
+
+def _write_cache(
+    recipe: ResolvedRecipe, folder: Path, options: CacheOptions, processes: Processes, console: Progress
+) -> Written:
     from bridgeflow.training.start import open_rows
 
     torch.manual_seed(seed_of(recipe.recipe.training.seed, "codecs"))
-    processes = Processes(device)
-    if not processes.is_main:
-        console = Progress(quiet=True)
     if recipe.recipe.data["name"] == "cache":
         raise UsageError("--data names a cache, which is encoded already: give the data that it was made from.")
     if processes.is_main:
@@ -147,8 +158,6 @@ def write_cache(
 
 
 def _check_folder(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--output {str(folder)!r} is a file: a cache needs a folder.")
     if folder.is_dir() and not index_path(folder).is_file():
         names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
         strange = [name for name in names if name != "codecs" and not name.endswith(".yaml")]
@@ -328,8 +337,12 @@ def _write_one(
 
 
 def _finish(folder: Path, index: Index, counts: dict[Split, int]) -> Index:
-    """Gathers what is noted of every shard into the index, which is then whole."""
+    """Gathers what is noted of every shard into the index, which is then whole. counts: shards that this process knows
+    of; another one may have read a stream further."""
     shards: dict[Split, tuple[Shard, ...]] = {}
+    counts = {
+        split: max([count, *(number + 1 for number in _present(folder, split))]) for split, count in counts.items()
+    }
     for split, count in counts.items():
         noted = [_note(folder, split, number) for number in range(count)]
         missing = [number for number, note in enumerate(noted) if note is None]

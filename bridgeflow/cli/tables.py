@@ -2,22 +2,54 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 
 def print_report(report: Any) -> None:
-    """A line for each metric, with the baseline beside it."""
+    """A line for each metric, with how sure it is and the baseline beside it."""
     names = list(report.figures)
     if not names:
         return
     width = max(len(name) for name in names)
-    heading = f"{'metric':<{width}}  {'result':>10}"
+    intervals = report.intervals()
+    heading = f"{'metric':<{width}}  {'result':>10}" + (f"  {'95 %':>9}" if intervals else "")
     if report.baseline_name:
         heading += f"  {report.baseline_name:>22}"
     print(f"{report.count} held-out examples, {report.evaluations} network evaluations each")
     print(heading)
     for name in names:
         line = f"{name:<{width}}  {report.figures[name]:>10.4f}"
+        if intervals:
+            low, high = intervals.get(name, (math.nan, math.nan))
+            line += f"  ±{(high - low) / 2:>8.4f}" if math.isfinite(low) else " " * 11
         if name in report.baseline:
             line += f"  {report.baseline[name]:>22.4f}"
         print(line)
+    for note in report.notes:
+        print(f"note: {note}")
+
+
+def print_comparison(reports: Sequence[Any], names: Sequence[str]) -> None:
+    """A line for each metric: the first checkpoint's figure, then the others' with their difference to it."""
+    first = reports[0]
+    width = max(len(name) for name in first.figures)
+    columns = [max(len(name), 10 if place == 0 else 28) for place, name in enumerate(names)]
+    print(
+        f"{first.count} held-out examples; network evaluations each: {', '.join(str(r.evaluations) for r in reports)}"
+    )
+    print("  ".join([" " * width, *(f"{name:>{column}}" for name, column in zip(names, columns, strict=True))]))
+    for metric, value in first.figures.items():
+        line = f"{metric:<{width}}  {value:>{columns[0]}.4f}"
+        for report, column in zip(reports[1:], columns[1:], strict=True):
+            own = report.figures.get(metric, math.nan)
+            text = f"{own:.4f}"
+            if metric in first.scores.figures and metric in report.scores.figures:
+                error = report.scores.error_beside(first.scores, metric)
+                text += f"  {own - value:+.4f} ±{1.96 * error:.4f}"
+            line += f"  {text:>{column}}"
+        print(line)
+    print("differences are to the first, with the 95 % interval of pairs of examples.")
+    for note in dict.fromkeys(note for report in reports for note in report.notes):
+        print(f"note: {note}")

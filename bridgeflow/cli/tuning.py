@@ -20,7 +20,7 @@ from bridgeflow.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from bridgeflow.evaluation.runner import Examples
+    from bridgeflow.evaluation.examples import Examples
     from bridgeflow.evaluation.tuning import Trial, Tuning
     from bridgeflow.training.checkpoint import Checkpoint
 
@@ -88,11 +88,13 @@ def tune_sampler(
     """
     find_task(task)
     from bridgeflow import recipe as recipes
+    from bridgeflow import registry
     from bridgeflow.cli.run import _find_checkpoint
     from bridgeflow.console import Progress
     from bridgeflow.errors import UsageError
     from bridgeflow.evaluation import tuning
-    from bridgeflow.evaluation.runner import NothingToScore, read_examples
+    from bridgeflow.evaluation.examples import read_examples
+    from bridgeflow.evaluation.runner import NothingToScore
     from bridgeflow.inference import Pipeline
     from bridgeflow.training.checkpoint import open_checkpoint
     from bridgeflow.training.start import open_rows
@@ -101,7 +103,12 @@ def tune_sampler(
     opened = open_checkpoint(_find_checkpoint(task, checkpoint))
     check_task(str(opened.meta["task"]), task, opened.folder)
     if undo:
-        return _undo(opened, console)
+        return _undo(opened, dry_run, console)
+    if not dry_run and registry.is_installed_model(opened.folder):
+        raise UsageError(
+            f"the model in {str(opened.folder)!r} is installed with its recipe and is not changed: copy it and name "
+            "the copy with --checkpoint, or look with --dry-run."
+        )
     if data is None:
         opened.check_plugins()
     pipeline = Pipeline.of(opened, device)
@@ -138,7 +145,7 @@ def tune_sampler(
             "value": found.chosen.value,
             "examples": found.examples,
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
-            "before": opened.meta.get("tuned", {}).get("before") or opened.sampling().model_dump(mode="json"),
+            "before": opened.tuned.get("before") or opened.sampling().model_dump(mode="json"),
         }
         opened.with_sampling(found.chosen.sampling, note)
         _save(found, opened.folder, console)
@@ -152,15 +159,25 @@ def tune_sampler(
     return 0
 
 
-def _undo(opened: Checkpoint, console: Any) -> int:
+def _undo(opened: Checkpoint, dry_run: bool, console: Any) -> int:
+    from pydantic import ValidationError
+
     from bridgeflow.errors import BridgeflowError
     from bridgeflow.evaluation.tuning import described
     from bridgeflow.recipe import SamplingSettings
 
-    before = opened.meta.get("tuned", {}).get("before")
+    before = opened.tuned.get("before")
     if before is None:
         raise BridgeflowError(f"the sampling of {str(opened.folder)!r} was not tuned: there is nothing to undo.")
-    sampling = SamplingSettings.model_validate(before)
+    try:
+        sampling = SamplingSettings.model_validate(before)
+    except ValidationError as error:
+        raise BridgeflowError(
+            f"what {str(opened.folder)!r} notes of its sampling from before does not fit: tune it again instead."
+        ) from error
+    if dry_run:
+        console.say(f"{opened.folder} would sample with {described(sampling)} again.")
+        return 0
     opened.with_sampling(sampling, None)
     console.say(f"{opened.folder} samples with {described(sampling)} again.")
     return 0

@@ -34,8 +34,8 @@ def path_of(value: str | Path, what: str) -> Path:
     """The path that a value is. Raises BridgeflowError for `Words`; `what` names what was expected, as 'a picture'."""
     if isinstance(value, Words):
         raise BridgeflowError(
-            f"the data hold the words {bounded(value, 60)!r} where {what} was expected: put the file itself into the "
-            "tar."
+            f"the data hold the words {bounded(value, 60)!r} where {what} was expected: store the file itself in the "
+            "data, or name it in a column of a folder's metadata that ends in _file_name."
         )
     return Path(value)
 

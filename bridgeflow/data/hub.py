@@ -8,9 +8,18 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from bridgeflow.data.hub_shards import IterableParts, ParquetFiles, RowPieces, cause, parquet_files
+from bridgeflow.data.hub_shards import (
+    IterableParts,
+    ParquetFiles,
+    RowPieces,
+    cause,
+    identity,
+    in_words,
+    media_columns,
+    parquet_files,
+)
 from bridgeflow.data.rows import DataSettings, Rows, Split, Stream
-from bridgeflow.data.shards import Part, Shards, ShardStream
+from bridgeflow.data.shards import Part, Shards, ShardStream, digest
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Progress
 
@@ -20,6 +29,7 @@ class HubRows:
 
     def __init__(self, dataset: Any, name: str) -> None:
         self.dataset = undecoded(dataset)
+        self.media = media_columns(dataset)
         self.columns = tuple(dataset.column_names)
         self.fingerprint = str(dataset._fingerprint)
         self.name = name
@@ -30,7 +40,7 @@ class HubRows:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
-            return self.dataset[index]
+            return in_words(self.dataset[index], self.media)
         except IndexError:
             raise
         except Exception as error:
@@ -112,7 +122,7 @@ class HubDataset(DataSettings):
             shards: Shards = RowPieces(undecoded(chosen), name)
             return self.stream(shards, chosen, name)
         files = self._parquet(self.train if apart or split == "train" else str(own))
-        shards = ParquetFiles(files) if files else IterableParts(undecoded(chosen), name)
+        shards = ParquetFiles(files, media_columns(chosen)) if files else IterableParts(undecoded(chosen), name)
         if apart:
             shards = Part(shards, self._held(shards), split == "held_out")
         return self.stream(shards, chosen, name)
@@ -126,7 +136,16 @@ class HubDataset(DataSettings):
         columns = tuple(dataset.column_names or ())
         if not columns:
             columns = _columns(shards, name)
-        return ShardStream(shards, columns, f"a stream of {name}", f"stream:{name}", self.shuffle_buffer)
+        given = [
+            self.path,
+            self.config,
+            self.train,
+            self.held_out,
+            self.held_out_rows,
+            getattr(dataset, "_fingerprint", ""),
+        ]
+        own = digest(*map(str, given), *map(identity, shards.names))
+        return ShardStream(shards, columns, f"a stream of {name}", own, self.shuffle_buffer)
 
     def _parquet(self, split: str) -> list[str]:
         """The Parquet files of a split, which can be begun in the middle; none where it is made of others."""

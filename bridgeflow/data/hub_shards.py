@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from bridgeflow.data.files import as_words
 from bridgeflow.data.shards import Lengths, digest
 from bridgeflow.errors import BridgeflowError
 
 ROWS_OF_A_PIECE = 1000
 """Rows side by side that count as one shard of a data set on the disk."""
 _READ_AT_ONCE = 64
+
+
+def media_columns(dataset: Any) -> frozenset[str]:
+    """Columns that the data set itself says are pictures or sounds, stored as {'path', 'bytes'}."""
+    import datasets
+
+    features = getattr(dataset, "features", None) or {}
+    kinds = datasets.Image | datasets.Audio
+    return frozenset(name for name, feature in features.items() if isinstance(feature, kinds))
+
+
+def in_words(row: Mapping[str, Any], media: frozenset[str]) -> dict[str, Any]:
+    """The row, whose strings are words and never paths of this machine, but in columns of pictures and sounds."""
+    return {name: value if name in media else as_words(value) for name, value in row.items()}
 
 
 class RowPieces:
@@ -22,6 +37,7 @@ class RowPieces:
 
     def __init__(self, dataset: Any, name: str) -> None:
         self.dataset = dataset
+        self.media = media_columns(dataset)
         self.name = name
         self.names = [f"{name}, from row {first}" for first in range(0, len(dataset), ROWS_OF_A_PIECE)]
 
@@ -40,7 +56,7 @@ class RowPieces:
     def load(self, token: int) -> dict[str, Any] | BridgeflowError:
         """The row of a number."""
         try:
-            return dict(self.dataset[token])
+            return in_words(dict(self.dataset[token]), self.media)
         except Exception as error:
             return BridgeflowError(f"row {token} of {self.name} cannot be read ({cause(error)}).")
 
@@ -50,15 +66,16 @@ class ParquetFiles:
 
     seekable = False
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], media: frozenset[str] = frozenset()) -> None:
         self.names = names
+        self.media = media
         self.lengths = Lengths(digest(*names))
         self._counts: dict[int, int] = {}
 
     def count(self, shard: int) -> int | None:
         """Rows as the file states them, or as they were found; None where the file cannot be opened."""
         if shard not in self._counts:
-            found = self.lengths.get(_identity(self.names[shard]))
+            found = self.lengths.get(identity(self.names[shard]))
             if found is not None:
                 return found
             import pyarrow.parquet
@@ -75,7 +92,7 @@ class ParquetFiles:
         """Keeps how many rows there are: fewer than the file states, where some of it is damaged."""
         if self.count(shard) != rows:
             self._counts[shard] = rows
-            self.lengths.keep(_identity(self.names[shard]), rows)
+            self.lengths.keep(identity(self.names[shard]), rows)
 
     def read(self, shard: int, start: int) -> Iterator[dict[str, Any] | BridgeflowError]:
         """Rows, a few at a time; one error for each row group that cannot be read."""
@@ -105,7 +122,7 @@ class ParquetFiles:
             for batch in file.iter_batches(_READ_AT_ONCE, row_groups=[group]):
                 for row in batch.to_pylist():
                     given += 1
-                    yield row
+                    yield in_words(row, self.media)
         except Exception as error:
             _stop_if_far(name, error)
             yield BridgeflowError(f"{name}, row group {group} cannot be read from its row {given} on ({cause(error)}).")
@@ -122,6 +139,7 @@ class IterableParts:
 
     def __init__(self, dataset: Any, name: str) -> None:
         self.dataset = dataset
+        self.media = media_columns(dataset)
         self.name = name
         self.parts = int(dataset.num_shards)
         self.names = [f"{name}, part {part}" for part in range(self.parts)]
@@ -139,7 +157,8 @@ class IterableParts:
         """Rows, and an error where a file cannot be read on. Raises BridgeflowError where it is the line that broke."""
         part = self.dataset if self.parts == 1 else self.dataset.shard(self.parts, shard)
         try:
-            yield from part.skip(start) if start else part
+            for row in part.skip(start) if start else part:
+                yield in_words(row, self.media)
         except Exception as error:
             name = self.names[shard] if self.parts > 1 else self.name
             if isinstance(error, OSError):
@@ -167,7 +186,7 @@ def cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
 
 
-def _identity(name: str) -> str:
+def identity(name: str) -> str:
     return f"{name}:{os.path.getsize(name)}" if os.path.isfile(name) else name
 
 

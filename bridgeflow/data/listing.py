@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bridgeflow.data.files import Listed, check_inside, folders_below, is_regular
+from bridgeflow.data.files import Listed, as_words, check_inside, folders_below, is_regular
 from bridgeflow.data.metadata import METADATA, MetadataFile, open_metadata
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.sentences import quoted
@@ -211,7 +211,7 @@ class Metadata(Listing):
                 row[_column_of(column)] = self._inside(value, file.path, where)
             else:
                 _check_value(value, column, where)
-                row[column] = value
+                row[column] = as_words(value)
         return row
 
     def _inside(self, value: Any, metadata: Path, where: str) -> Path:
@@ -319,8 +319,13 @@ def _check_value(value: Any, column: str, where: str) -> None:
         elif isinstance(part, list):
             waiting += [own for own in part if isinstance(own, str | dict | list)]
         elif isinstance(part, str) and len(part) < 4096 and ("." in part or "/" in part or part.startswith("~")):
-            path = os.path.expanduser(part)
-            if os.path.exists(path) and not os.path.isdir(path):
+            try:
+                path = os.path.expanduser(part)
+                leads = os.path.exists(path) and not os.path.isdir(path)
+            # No name of a file: words.
+            except ValueError:
+                leads = False
+            if leads:
                 raise BridgeflowError(
                     f"{where}the column {quoted(column)} holds {quoted(part)}, which is the path of a file: call the "
                     f"column {quoted(f'{column}_file_name')} to mean a file in the folder."

@@ -61,6 +61,14 @@ class _Forward:
             count -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def skip(self, count: int) -> int:
+        """Goes past as many bytes; how many there were."""
+        left = count
+        while left > 0 and (part := self.stream.read(min(left, 1 << 20))):
+            self.at += len(part)
+            left -= len(part)
+        return count - left
+
 
 def members(stream: IO[bytes], length: int | None = None) -> Iterator[Member]:
     """The files of a tar. With its length in bytes, a tar that can be sought in, only the headers are read; without,
@@ -82,7 +90,11 @@ def members(stream: IO[bytes], length: int | None = None) -> Iterator[Member]:
             return
         size = _size(header, start)
         kind = header[156:157]
-        size = int(pax["size"]) if kind in b"0\0" and pax.get("size", "").isdigit() else size
+        size = (
+            int(pax["size"])
+            if kind in b"0\0" and pax.get("size", "").isascii() and pax.get("size", "").isdigit()
+            else size
+        )
         padded = -(-size // BLOCK) * BLOCK
         name = long_name or pax.get("path") or _name(header)
         if kind in (b"L", b"x", b"g"):
@@ -106,10 +118,13 @@ def members(stream: IO[bytes], length: int | None = None) -> Iterator[Member]:
         else:
             if is_file and size > _LARGEST:
                 raise Damage(f"has a member {name!r} of {size:,} bytes", name)
-            data = forward.read(padded)
-            if len(data) < size:
+            if is_file:
+                data = forward.read(padded)
+                if len(data) < size:
+                    raise Damage(f"is cut short in its member {name!r}", name)
+                data = data[:size]
+            elif forward.skip(padded) < size:
                 raise Damage(f"is cut short in its member {name!r}", name)
-            data = data[:size]
         if is_file:
             yield Member(name, offset, size, data)
 
@@ -126,6 +141,8 @@ def _size(header: bytes, start: int) -> int:
         raise Damage(f"is no tar at byte {start:,}") from error
     if stated != sum(header) - sum(header[148:156]) + 8 * 32:
         raise Damage(f"is no tar at byte {start:,}")
+    if size < 0:
+        raise Damage(f"has a member of {size:,} bytes at byte {start:,}")
     return size
 
 
@@ -187,6 +204,8 @@ def samples(found: Iterator[Member]) -> Iterator[tuple[str, tuple[Member, ...]] 
                 own = []
             key = parts[0]
             own.append(member)
+            if sum(each.size for each in own) > _LARGEST:
+                raise Damage(f"has a sample {key!r} of more than {_LARGEST:,} bytes", member.name)
     except Damage as damage:
         if own and (stem(damage.member) or ("", ""))[0] != key:
             yield str(key), tuple(own)

@@ -42,10 +42,6 @@ class TarShards:
         self.lengths = Lengths(digest(*(os.path.abspath(name) for name in names)))
         self._tables: OrderedDict[int, list[Sample | BridgeflowError]] = OrderedDict()
 
-    def _identity(self, shard: int) -> str:
-        status = os.stat(self.names[shard])
-        return f"{os.path.abspath(self.names[shard])}:{status.st_size}:{status.st_mtime_ns}"
-
     def _table(self, shard: int) -> list[Sample | BridgeflowError]:
         """Every sample of a shard, and in place of what cannot be read, why."""
         if shard in self._tables:
@@ -57,7 +53,7 @@ class TarShards:
             with open(name, "rb") as stream:
                 for sample in samples(members(stream, os.fstat(stream.fileno()).st_size)):
                     table.append(_damaged(name, sample) if isinstance(sample, Damage) else (name, *sample))
-            self.lengths.keep(self._identity(shard), len(table))
+            self.lengths.keep(_identity(name), len(table))
         except OSError as error:
             table.append(BridgeflowError(f"{name} cannot be read ({error.strerror}): the shard is left out."))
         self._tables[shard] = table
@@ -67,11 +63,7 @@ class TarShards:
 
     def count(self, shard: int) -> int:
         """Samples of a shard, from its table of contents where it is not known from before."""
-        try:
-            identity = self._identity(shard)
-        except OSError:
-            return len(self._table(shard))
-        rows = self.lengths.get(identity)
+        rows = self.lengths.get(_identity(self.names[shard]))
         return len(self._table(shard)) if rows is None else rows
 
     def note(self, shard: int, rows: int) -> None:
@@ -102,15 +94,15 @@ class TarStreams:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
-        self.lengths = Lengths(digest(*names))
+        self.lengths = Lengths(digest(*map(_identity, names)))
 
     def count(self, shard: int) -> int | None:
         """As it was found when the shard was last read to its end."""
-        return self.lengths.get(self.names[shard])
+        return self.lengths.get(_identity(self.names[shard]))
 
     def note(self, shard: int, rows: int) -> None:
         """Keeps the number of samples found."""
-        self.lengths.keep(self.names[shard], rows)
+        self.lengths.keep(_identity(self.names[shard]), rows)
 
     def read(self, shard: int, start: int) -> Iterator[Sample | BridgeflowError]:
         """The samples with their bytes. Raises BridgeflowError where the line breaks, for what follows is not lost."""
@@ -140,6 +132,15 @@ class TarStreams:
             return row(name, ((member.name, member.data or b"") for member in own))
         except BridgeflowError as error:
             return error
+
+
+def _identity(name: str) -> str:
+    """The name of a file that is far away; of one on this machine, its place, size and time of writing."""
+    try:
+        status = os.stat(name)
+    except (OSError, ValueError):
+        return name
+    return f"{os.path.abspath(name)}:{status.st_size}:{status.st_mtime_ns}"
 
 
 def _contents(stream: IO[bytes], member: Member, name: str) -> bytes:
@@ -313,5 +314,6 @@ def _columns(shards: Shards) -> tuple[str, ...]:
 
 
 def _fingerprint(names: Sequence[str]) -> str:
-    sizes = [str(os.path.getsize(name)) if os.path.isfile(name) else "" for name in names]
-    return digest(*(os.path.basename(name) for name in names), *sizes)
+    stamps = [os.stat(name) if os.path.isfile(name) else None for name in names]
+    told = [f"{own.st_size}:{own.st_mtime_ns}" if own is not None else "" for own in stamps]
+    return digest(*(os.path.basename(name) for name in names), *told)

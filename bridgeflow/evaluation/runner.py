@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from PIL.Image import Image
 
-from bridgeflow.data.batches import in_order, named, read_pair
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.errors import BridgeflowError
+from bridgeflow.evaluation.examples import Examples, read_examples, read_pairs
+from bridgeflow.evaluation.scoring import judge
+from bridgeflow.evaluation.uncertainty import Scores, score
 from bridgeflow.inference import Pipeline
 from bridgeflow.modality import Item
 from bridgeflow.pictures import comparison
@@ -26,68 +29,47 @@ BASELINE_EXAMPLES = 512
 
 @dataclass
 class Report:
-    """figures: metric -> value. baseline: the same for a trivial method called baseline_name, where the task has
-    one. picture: source, truth and result of the first examples."""
+    """figures: metric -> value; scores: how sure those are that have an interval. baseline: the figures of a trivial
+    method called baseline_name, where the task has one. notes: on figures that were left out. seconds: for a result.
+    ranked: numbers of the examples, the worst first, where the task ranks them. picture: source, truth and result of
+    the first examples."""
 
     count: int
     evaluations: int
     figures: dict[str, float]
+    scores: Scores = field(default_factory=lambda: Scores({}, {}))
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    ranked: list[int] = field(default_factory=list)
     baseline_name: str | None = None
     baseline: dict[str, float] = field(default_factory=dict)
     picture: Image | None = None
     unreadable: list[str] = field(default_factory=list)
+    results: list[Item] = field(default_factory=list)
 
     def json(self) -> dict[str, Any]:
         """The figures as JSON values."""
         baseline = {"name": self.baseline_name, "figures": _finite(self.baseline)} if self.baseline_name else None
+        intervals = {name: _finite({"low": low, "high": high}) for name, (low, high) in self.intervals().items()}
         return {
             "examples": self.count,
             "network_evaluations": self.evaluations,
+            "seconds_each": round(self.seconds, 5),
             "figures": _finite(self.figures),
+            "intervals": intervals,
             "baseline": baseline,
+            "notes": self.notes,
             "unreadable": self.unreadable,
         }
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """The 95 % confidence interval of each figure that has one."""
+        found = {name: self.scores.interval(name) for name in self.figures if name in self.scores.figures}
+        return {name: own for name, own in found.items() if math.isfinite(own[0])}
 
 
 def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in figures.items()}
-
-
-@dataclass
-class Examples:
-    """Items of rows as a task pairs them."""
-
-    sources: list[Item] = field(default_factory=list)
-    truths: list[Item] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-
-
-def read_pairs(
-    rows: Rows | Stream, task: Task, renames: Mapping[str, str], count: int
-) -> Iterator[tuple[Item, Item, dict[str, Any]] | BridgeflowError]:
-    """(source item, target item, row) of the first `count` rows one by one; the error of one that cannot be read."""
-    for index, row in in_order(rows, count):
-        if isinstance(row, BridgeflowError):
-            yield row
-            continue
-        try:
-            yield (*read_pair(task, row, renames, index, seed_of("evaluation", index)), named(row, renames))
-        except BridgeflowError as error:
-            yield error
-
-
-def read_examples(rows: Rows | Stream, task: Task, renames: Mapping[str, str], count: int) -> Examples:
-    """The first `count` rows, read; those that cannot be read are named and passed over."""
-    examples = Examples()
-    for pair in read_pairs(rows, task, renames, count):
-        if isinstance(pair, BridgeflowError):
-            examples.unreadable.append(str(pair))
-            continue
-        examples.sources.append(pair[0])
-        examples.truths.append(pair[1])
-        examples.rows.append(pair[2])
-    return examples
 
 
 class NothingToScore(BridgeflowError):
@@ -101,41 +83,92 @@ def evaluate(
     count: int,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
+    thorough: bool = False,
 ) -> Report:
     """Figures of the pipeline on the first `count` held-out rows; the baseline learns from `training` rows.
 
-    Raises NothingToScore where there is no row to score on.
+    thorough: with confidence intervals, the task's `thorough` figures, and a picture of the worst and the best. Raises
+    NothingToScore where there is no row to score on.
     """
+    examples = read_held_out(pipeline, held_out, count)
+    return report_on(pipeline, examples, training, seed, on_progress, thorough)
+
+
+def read_held_out(pipeline: Pipeline, held_out: Rows | Stream, count: int) -> Examples:
+    """The first `count` held-out rows, read. Raises NothingToScore where there is none."""
     task = pipeline.assembly.task
-    renames = pipeline.assembly.recipe.recipe.columns
     if isinstance(held_out, Rows) and len(held_out) == 0:
         raise NothingToScore(f"{held_out.description}: nothing is held out to score on; raise data.held_out.")
-    examples = read_examples(held_out, task, renames, count)
+    examples = read_examples(held_out, task, pipeline.assembly.recipe.recipe.columns, count)
     if not examples.sources:
         raise NothingToScore(
             f"no held-out row of {held_out.description} can be read: check with bridgeflow data check."
         )
+    return examples
+
+
+def report_on(
+    pipeline: Pipeline,
+    examples: Examples,
+    training: Rows | Stream | None,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+    thorough: bool = False,
+) -> Report:
+    """Figures of the pipeline on examples, see `evaluate`."""
+    task = pipeline.assembly.task
     seeds = [seed_of(seed, index) for index in range(len(examples.sources))]
+    started = time.perf_counter()
     results = [own[0] for own in pipeline.carry(examples.sources, seeds=seeds, on_progress=on_progress)]
-    report = Report(
-        len(results),
-        pipeline.evaluations,
-        task.metrics(results, examples.truths, examples.sources, examples.rows),
-        unreadable=examples.unreadable,
-    )
-    pairs = read_pairs(training, task, renames, BASELINE_EXAMPLES) if training is not None else iter(())
+    seconds = (time.perf_counter() - started) / len(results)
+    columns = (examples.truths, examples.sources, examples.rows)
+    report = Report(len(results), pipeline.evaluations, {}, seconds=seconds, unreadable=examples.unreadable)
+    report.results = results
+    if thorough:
+        _judge(report, task, results, examples)
+    else:
+        report.figures = task.metrics(results, *columns)
+    pairs = read_pairs(training, task, pipeline.assembly.recipe.recipe.columns, BASELINE_EXAMPLES) if training else ()
     learned = (pair[1] for pair in pairs if not isinstance(pair, BridgeflowError))
     trivial = task.baseline(examples.truths, examples.sources, learned)
     if trivial is not None:
         report.baseline_name = trivial[0]
-        report.baseline = task.metrics(trivial[1], examples.truths, examples.sources, examples.rows)
-    source, target = pipeline.assembly.source, pipeline.assembly.target
-    report.picture = comparison(
-        source,
-        target,
-        examples.sources[:SHOWN],
-        examples.truths[:SHOWN],
-        results[:SHOWN],
+        report.baseline = dict(task.metrics(trivial[1], *columns))
+        more = task.thorough(trivial[1], *columns) if thorough else None
+        if more is not None:
+            report.baseline |= {**more.figures(range(len(results))), **more.once}
+    report.picture = picture_of(pipeline, examples, results, range(min(SHOWN, len(results))))
+    return report
+
+
+def picture_of(pipeline: Pipeline, examples: Examples, results: Sequence[Item], rows: Sequence[int]) -> Image:
+    """Source, truth and result of some examples."""
+    columns = ([own[i] for i in rows] for own in (examples.sources, examples.truths, results))
+    sources, truths, chosen = columns
+    return comparison(
+        pipeline.assembly.source,
+        pipeline.assembly.target,
+        sources,
+        truths,
+        chosen,
         ("source", "truth", "prediction"),
     )
-    return report
+
+
+def _judge(report: Report, task: Task, results: list[Item], examples: Examples) -> None:
+    """The figures with their errors, and which examples are worst and best."""
+    judged = judge(task, results, examples)
+    figures, without = dict(judged.scores.figures), dict(judged.scores.without)
+    more = task.thorough(results, examples.truths, examples.sources, examples.rows)
+    if more is not None:
+        extra = score(more.figures, len(results))
+        figures |= {**extra.figures, **more.once}
+        without |= extra.without
+        report.notes += more.notes
+    report.figures, report.scores = figures, Scores({name: figures[name] for name in without}, without)
+    headline = next(((name, way) for name, way in task.better.items() if name in judged.scores.figures), None)
+    if headline is not None:
+        name, way = headline
+        found = [own.get(name, math.nan) for own in judged.each]
+        values = [value if math.isfinite(value) else 0.0 for value in found]
+        report.ranked = sorted(range(len(values)), key=values.__getitem__, reverse=way == "lower")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bridgeflow.evaluation.runner import Examples
-from bridgeflow.evaluation.uncertainty import Scores, score
+from bridgeflow.evaluation.examples import Examples
+from bridgeflow.evaluation.uncertainty import Scores, score, score_of_each
 from bridgeflow.inference import Pipeline
 from bridgeflow.modality import Item
 from bridgeflow.recipe import SamplingSettings
@@ -36,11 +37,36 @@ def carry(pipeline: Pipeline, sampling: SamplingSettings, examples: Examples, se
     return Carried([own[0] for own in carried], pipeline.evaluations, seconds)
 
 
-def scores_of(task: Task, results: Sequence[Item], examples: Examples) -> Scores:
-    """The task's metrics of results of the first examples, and how sure they are."""
+@dataclass(frozen=True)
+class Judged:
+    """The task's metrics of results. each: those of every example by itself."""
+
+    scores: Scores
+    each: list[dict[str, float]]
+
+
+def judge(task: Task, results: Sequence[Item], examples: Examples) -> Judged:
+    """The task's metrics of results of the first examples, and how sure they are.
+
+    Where a figure of all is the mean of those of each, as it is for most metrics, nothing is computed twice.
+    """
+    columns = (results, examples.truths, examples.sources, examples.rows)
 
     def metrics(rows: Sequence[int]) -> Mapping[str, float]:
-        picked = ([column[i] for i in rows] for column in (results, examples.truths, examples.sources, examples.rows))
-        return task.metrics(*picked)
+        return task.metrics(*([column[i] for i in rows] for column in columns))
 
-    return score(metrics, len(results))
+    count = len(results)
+    each = [dict(metrics([index])) for index in range(count)]
+    figures = metrics(range(count))
+    means = score_of_each(each)
+    if means.figures.keys() == figures.keys() and all(
+        math.isclose(means.figures[name], value, rel_tol=1e-6, abs_tol=1e-9) or math.isnan(value)
+        for name, value in figures.items()
+    ):
+        return Judged(Scores(figures, means.without), each)
+    return Judged(score(metrics, count), each)
+
+
+def scores_of(task: Task, results: Sequence[Item], examples: Examples) -> Scores:
+    """The scores of `judge`."""
+    return judge(task, results, examples).scores

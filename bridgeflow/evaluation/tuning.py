@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from bridgeflow.encoding import encode
 from bridgeflow.errors import UsageError
-from bridgeflow.evaluation.runner import Examples
+from bridgeflow.evaluation.examples import Examples
 from bridgeflow.evaluation.scoring import carry, scores_of
 from bridgeflow.evaluation.uncertainty import Scores, score
 from bridgeflow.flow.solver import SolverSettings
@@ -231,7 +231,7 @@ def tune(
     sign = 1.0 if way == "lower" else -1.0
 
     def worse(trial: Trial) -> float:
-        return sign * trial.value if math.isfinite(trial.value) else math.inf
+        return math.inf if math.isnan(trial.value) else sign * trial.value
 
     # Which scales of guidance: the best value that each reaches at any length, on some of the examples.
     rough = min(count, max(LEAST, count // ROUGH_PART))
@@ -278,6 +278,8 @@ def tune(
 def _cheapest(trials: Sequence[Trial], worse: Callable[[Trial], float], tolerance: float) -> Trial:
     """The cheapest trial that is hardly worse than the best; of two that cost the same the better."""
     best = min(trials, key=worse)
+    if not math.isfinite(best.value):
+        return min(trials, key=lambda trial: (worse(trial), trial.cost))
 
     def is_enough(trial: Trial) -> bool:
         allowed = tolerance * abs(best.value)

@@ -57,3 +57,26 @@ def _error(without: Sequence[float]) -> float:
         return math.nan
     mean = math.fsum(values) / len(values)
     return math.sqrt((len(values) - 1) / len(values) * math.fsum((value - mean) ** 2 for value in values))
+
+
+def score_of_each(each: Sequence[Mapping[str, float]], groups: int = GROUPS) -> Scores:
+    """The figures of examples whose own figures are given, where a figure is their mean. An example without it, or with
+    NaN, does not count."""
+    names = list(dict.fromkeys(name for own in each for name in own))
+    figures = {name: _mean([own.get(name, math.nan) for own in each]) for name in names}
+    parts = min(groups, len(each))
+    if parts < 2:
+        return Scores(figures, {})
+    without = {
+        name: tuple(
+            _mean([own.get(name, math.nan) for index, own in enumerate(each) if index % parts != part])
+            for part in range(parts)
+        )
+        for name in names
+    }
+    return Scores(figures, without)
+
+
+def _mean(values: Sequence[float]) -> float:
+    counted = [value for value in values if not math.isnan(value)]
+    return math.fsum(counted) / len(counted) if counted else math.nan

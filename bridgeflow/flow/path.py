@@ -7,6 +7,9 @@ from torch import Tensor
 
 from bridgeflow.settings import Settings
 
+SHORTEST = 0.05
+"""Least part of the path by which a difference to the target is divided to give a velocity."""
+
 
 def expand(t: Tensor, like: Tensor) -> Tensor:
     """`t` of shape (B,) with trailing axes, so that it broadcasts over `like` (B, ...)."""
@@ -32,3 +35,9 @@ class Path(Settings):
         """The z1 that a velocity at (z_t, t) points to; shapes as in `interpolate`."""
         t = expand(t, z_t)
         return (1 - self.sigma_min) * z_t + (1 - (1 - self.sigma_min) * t) * velocity
+
+    def velocity_towards(self, z_t: Tensor, z1: Tensor, t: Tensor) -> Tensor:
+        """The velocity that leads from (z_t, t) to z1, the inverse of `target`; what is left of the path counts as
+        SHORTEST where it is shorter. Shapes as in `interpolate`."""
+        left = (1 - (1 - self.sigma_min) * expand(t, z_t)).clamp_min(SHORTEST)
+        return (z1 - (1 - self.sigma_min) * z_t) / left

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, Literal
 
+from bridgeflow.evaluation.uncertainty import Scores
 from bridgeflow.study.results import Point, RunResult
 from bridgeflow.study.settings import ClaimSettings, StudySettings
 
@@ -84,6 +85,7 @@ class Findings:
     def value(self, arm: str, steps: int | None) -> Value:
         """The figure of an arm."""
         values = [self.point(run, steps).scores().figures[self.metric] for run in self.runs[arm]]
+        values = [value for value in values if math.isfinite(value)]
         if not values:
             return Value(math.nan, math.nan, 0)
         return Value(fmean(values), stdev(values) if len(values) > 1 else math.nan, len(values))
@@ -94,10 +96,18 @@ class Findings:
         squares, freedom = 0.0, 0
         for runs in self.runs.values():
             values = [self.point(run, steps).scores().figures[self.metric] for run in runs]
+            values = [value for value in values if math.isfinite(value)]
             if len(values) > 1:
                 squares += (len(values) - 1) * stdev(values) ** 2
                 freedom += len(values) - 1
         return (math.sqrt(squares / freedom) if freedom else math.nan), freedom
+
+    def _mean(self, arm: str, steps: int | None) -> Scores:
+        """The figure of an arm and its jackknife, averaged over seeds: all are scored on the same examples, so more
+        seeds say nothing more about those."""
+        scores = [self.point(run, steps).scores() for run in self.runs[arm]]
+        columns = zip(*(own.without.get(self.metric, ()) for own in scores), strict=True)
+        return Scores({}, {self.metric: tuple(fmean(column) for column in columns)})
 
     def judged(self, claim: ClaimSettings) -> Judged:
         """A claim is decided where the difference is surer than 95 % by Student's t. Its standard error has two parts:
@@ -106,12 +116,7 @@ class Findings:
         if not better.seeds or not than.seeds:
             return Judged(claim, "undecided", better, than, math.nan, math.nan, "not trained yet")
         difference = self.sign * (better.mean - than.mean)
-        pairs = list(zip(self.runs[claim.better], self.runs[claim.than], strict=False))
-        errors = []
-        for pair in pairs:
-            a, b = (self.point(run, claim.steps).scores() for run in pair)
-            errors.append(a.error_beside(b, self.metric))
-        examples = math.sqrt(fmean(error**2 for error in errors) / len(errors))
+        examples = self._mean(claim.better, claim.steps).error_beside(self._mean(claim.than, claim.steps), self.metric)
         luck, freedom = self.luck(claim.steps)
         if freedom == 0:
             return Judged(claim, "undecided", better, than, difference, examples, "one seed says nothing of luck")

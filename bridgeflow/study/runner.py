@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bridgeflow.console import Progress
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.evaluation.runner import Examples, read_examples
+from bridgeflow.evaluation.examples import Examples, read_examples
 from bridgeflow.evaluation.scoring import carry, scores_of
 from bridgeflow.inference import Pipeline
 from bridgeflow.randomness import seed_of

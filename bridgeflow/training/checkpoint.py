@@ -30,6 +30,8 @@ from bridgeflow.training.tensor_file import StoredTensor, reason_of, write_state
 FORMAT = 1
 SEALED = ("step", "steps", "average_updates", "pairs_seen", "data", "order", "files", "checksums")
 """Facts of meta.json that a run goes on from; they carry a checksum of their own."""
+COUNTS = ("steps", "average_updates", "pairs_seen", "processes", "order")
+"""Facts of meta.json that are whole numbers."""
 
 
 class NotSaved(BridgeflowError):
@@ -100,6 +102,12 @@ class Checkpoint:
         except (KeyError, ValidationError) as error:
             raise _damaged(self.folder, "the sampling of meta.json does not fit") from error
 
+    @property
+    def tuned(self) -> dict[str, Any]:
+        """How its defaults of sampling were found, where they were tuned."""
+        note = self.meta.get("tuned")
+        return dict(note) if isinstance(note, dict) else {}
+
     def with_sampling(self, sampling: SamplingSettings, tuned: Mapping[str, Any] | None) -> Checkpoint:
         """The checkpoint with other defaults of sampling, written to its meta.json at once or not at all.
 
@@ -112,6 +120,10 @@ class Checkpoint:
             meta["tuned"] = dict(tuned)
         try:
             durable.write_whole(self.folder / "meta.json", json.dumps(meta, indent=1, ensure_ascii=False))
+        except FileNotFoundError as error:
+            raise BridgeflowError(
+                f"checkpoint {str(self.folder)!r} is gone, as training removes older ones: tune the run again."
+            ) from error
         except OSError as error:
             raise BridgeflowError(
                 f"the sampling of checkpoint {str(self.folder)!r} cannot be written ({error.strerror or error}): make "
@@ -167,10 +179,7 @@ def _open(folder: Path, thorough: bool) -> Checkpoint:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         version, files, checksums = meta.get("format"), meta.get("files", {}), meta.get("checksums", {})
         if version == FORMAT:
-            int(meta["step"])
-            mappings = (files, checksums, meta.get("sampling", {}), meta.get("data", {}), *meta.get("plugins", []))
-            if not all(isinstance(own, dict) for own in mappings):
-                raise TypeError("meta.json holds other values than a checkpoint's")
+            _check_meta(meta, files, checksums)
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise BridgeflowError(f"checkpoint {str(folder)!r} cannot be read ({error}): use another one.") from error
     if version != FORMAT:
@@ -193,6 +202,27 @@ def _open(folder: Path, thorough: bool) -> Checkpoint:
             if changed:
                 raise _damaged(folder, f"{name} has changed since it was written")
     return Checkpoint(folder, meta)
+
+
+def _check_meta(meta: Mapping[str, Any], files: Any, checksums: Any) -> None:
+    """Raises TypeError where a fact is no such value as a checkpoint's."""
+    notes = meta.get("plugins", [])
+    mappings = [files, checksums, *(meta.get(name, {}) for name in ("sampling", "data", "tuned", "exported")), *notes]
+    texts = [
+        meta["task"],
+        meta["recipe"],
+        *(note.get(key) for note in notes for key in ("kind", "name", "distribution")),
+    ]
+    needed = ("average_updates", "pairs_seen") if any(str(name).startswith("trainer/") for name in files) else ()
+    counts = [meta["step"], *(meta[name] for name in COUNTS if name in meta or name in needed)]
+    if any(Path(name).is_absolute() or ".." in Path(name).parts for name in (*files, *checksums)):
+        raise TypeError("meta.json names a file outside of the checkpoint")
+    if not all(isinstance(own, dict) for own in mappings):
+        raise TypeError("meta.json holds other values than a checkpoint's")
+    if not all(isinstance(own, str) for own in texts):
+        raise TypeError("meta.json lacks the name of a task, a recipe or a plugin")
+    if not all(isinstance(own, int) and not isinstance(own, bool) for own in counts):
+        raise TypeError("meta.json counts in other values than whole numbers")
 
 
 def _damaged(folder: Path, why: str) -> BridgeflowError:

@@ -14,7 +14,8 @@ from bridgeflow.assembly import Assembly
 from bridgeflow.bridge import Bridge
 from bridgeflow.console import Progress
 from bridgeflow.data.rows import Rows, Stream
-from bridgeflow.evaluation.runner import Examples, NothingToScore, Report, evaluate, read_examples
+from bridgeflow.evaluation.examples import Examples, read_examples
+from bridgeflow.evaluation.runner import NothingToScore, Report, evaluate
 from bridgeflow.inference import Pipeline
 from bridgeflow.pictures import comparison
 

@@ -31,7 +31,8 @@ from bridgeflow.data.batches import check_columns
 from bridgeflow.data.rows import Rows, Split, Stream
 from bridgeflow.data.shards import ShardStream
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.evaluation.runner import Report, read_pairs
+from bridgeflow.evaluation.examples import read_pairs
+from bridgeflow.evaluation.runner import Report
 from bridgeflow.modality import Item
 from bridgeflow.naming import plain
 from bridgeflow.randomness import seed_of
@@ -341,6 +342,11 @@ def _check_resumed(checkpoint: Checkpoint, rows: Rows | Stream, processes: int, 
         console.warn(
             "the data are not those that the run was trained on so far: rows come in another order, and some that "
             "were held out may be trained on."
+        )
+    if checkpoint.tuned:
+        console.warn(
+            "sampling was tuned for the weights so far; later checkpoints sample as the recipe says: call bridgeflow "
+            "tune-sampler again when training is done."
         )
     processes_before = int(checkpoint.meta.get("processes", processes))
     if isinstance(rows, ShardStream) and processes != processes_before:

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item
-from bridgeflow.task import ModalityUse, Task
+from bridgeflow.task import ModalityUse, Task, Thorough
+from bridgeflow_plugins.blocks.caption import blocks_scores
+from bridgeflow_plugins.text.captioning import CaptionScorer
 from bridgeflow_plugins.text.metrics import exact_match, token_f1
 from bridgeflow_tasks.captions import one_caption
 from bridgeflow_tasks.scenes import made_up_scene
@@ -27,6 +30,7 @@ class Caption(Task):
     }
     better = {"token_f1": "higher", "exact_match": "higher"}
     default_recipe = "caption/blocks"
+    default_model = "caption/blocks-full"
 
     def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
         """(picture, caption)."""
@@ -45,8 +49,28 @@ class Caption(Task):
         sources: Sequence[Item],
         rows: Sequence[Mapping[str, Any]],
     ) -> dict[str, float]:
-        """Share of captions that are right to the word, and the F1 of their words."""
-        return {"exact_match": exact_match(results, truths), "token_f1": token_f1(results, truths)}
+        """Share of captions that are right to the word, and the F1 of their words; on captions of the blocks world also
+        how much of what they name is right, see `blocks_scores`."""
+        figures = {"exact_match": exact_match(results, truths), "token_f1": token_f1(results, truths)}
+        return {**figures, **blocks_scores(results, truths)}
+
+    def thorough(
+        self,
+        results: Sequence[Item],
+        truths: Sequence[Item],
+        sources: Sequence[Item],
+        rows: Sequence[Mapping[str, Any]],
+    ) -> Thorough | None:
+        """BLEU, METEOR, ROUGE-L and CIDEr, against all captions of a row."""
+        references = [
+            [str(text) for text in row["text"]] if isinstance(row["text"], list | tuple) else [str(row["text"])]
+            for row in rows
+        ]
+        try:
+            scorer = CaptionScorer(results, references)
+        except BridgeflowError as error:
+            return Thorough(lambda chosen: {}, {}, [str(error)])
+        return Thorough(scorer.figures, scorer.once(), scorer.notes)
 
     def baseline(
         self, truths: Sequence[Item], sources: Sequence[Item], examples: Iterable[Item]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,6 +15,15 @@ from bridgeflow.task import ModalityUse, Task
 from bridgeflow_plugins.depth.geometry import check_aligned, resize_depth
 from bridgeflow_plugins.depth.metrics import align, depth_metrics
 from bridgeflow_tasks.scenes import made_up_scene
+
+
+class DepthOptions(Settings):
+    """How depth is scored."""
+
+    alignment: Literal["auto", "metric", "scale_and_shift"] = "auto"
+    """`metric` scores metres as they are. `scale_and_shift` first brings each map to the truth by the scale and shift
+    of least squares, as relative depth is scored (MiDaS, Marigold). `auto` is metric where the normalisation keeps
+    metres."""
 
 
 class DepthEstimation(Task):
@@ -33,8 +42,11 @@ class DepthEstimation(Task):
         "delta_1.05": "higher",
     }
     default_recipe = "depth/blocks"
+    default_model = "depth/blocks-full"
+    Options = DepthOptions
+    options: DepthOptions
 
-    def __init__(self, options: Settings, source: Modality, target: Modality) -> None:
+    def __init__(self, options: DepthOptions, source: Modality, target: Modality) -> None:
         super().__init__(options, source, target)
         for side, modality in (("source", source), ("target", target)):
             if getattr(modality.options, "resize", "stretch") != "stretch":
@@ -69,7 +81,8 @@ class DepthEstimation(Task):
         rows: Sequence[Mapping[str, Any]],
     ) -> dict[str, float]:
         """The field's depth metrics, and on data with object masks those of the foreground."""
-        metric = self.to_modality.options.normalisation.metric  # type: ignore[attr-defined]
+        keeps_metres = bool(self.to_modality.options.normalisation.metric)  # type: ignore[attr-defined]
+        metric = keeps_metres if self.options.alignment == "auto" else self.options.alignment == "metric"
         each: dict[str, list[float]] = {}
         for result, truth, row in zip(results, truths, rows, strict=True):
             fitted = resize_depth(result, truth.shape)

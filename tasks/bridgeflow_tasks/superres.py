@@ -12,8 +12,9 @@ from bridgeflow.data.item_cache import ItemCache
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Item, Modality
 from bridgeflow.settings import Settings
-from bridgeflow.task import ModalityUse, Task
-from bridgeflow_plugins.image_latent.metrics import psnr
+from bridgeflow.task import ModalityUse, Task, Thorough
+from bridgeflow_plugins.image_latent.distances import distances
+from bridgeflow_plugins.image_latent.metrics import psnr, psnr_y, ssim, ssim_y
 from bridgeflow_plugins.image_latent.pixels import to_images
 from bridgeflow_plugins.lowres import LowRes
 from bridgeflow_plugins.lowres.tiling import blend, tiles
@@ -38,7 +39,14 @@ class SuperResolution(Task):
     source = ModalityUse("lowres")
     target = ModalityUse("image_latent")
     columns = {"image": "a picture in full resolution; the low one is made from it"}
-    better = {"psnr": "higher"}
+    better = {
+        "psnr": "higher",
+        "psnr_y": "higher",
+        "ssim": "higher",
+        "ssim_y": "higher",
+        "fd_efflite0": "lower",
+        "kd_efflite0": "lower",
+    }
     default_recipe = "superres/blocks"
     Options = SuperResolutionOptions
 
@@ -97,8 +105,34 @@ class SuperResolution(Task):
         sources: Sequence[Item],
         rows: Sequence[Mapping[str, Any]],
     ) -> dict[str, float]:
-        """PSNR over RGB, in dB, averaged over pictures."""
-        return {"psnr": float(np.mean([psnr(a, b) for a, b in zip(results, truths, strict=True)]))}
+        """PSNR over RGB and over luma, in dB, averaged over pictures."""
+        pairs = list(zip(results, truths, strict=True))
+        return {name: float(np.mean([of(a, b) for a, b in pairs])) for name, of in (("psnr", psnr), ("psnr_y", psnr_y))}
+
+    def thorough(
+        self,
+        results: Sequence[Item],
+        truths: Sequence[Item],
+        sources: Sequence[Item],
+        rows: Sequence[Mapping[str, Any]],
+    ) -> Thorough | None:
+        """SSIM over RGB and over luma, and the distances between all results and all truths (see `distances`)."""
+        pairs = list(zip(results, truths, strict=True))
+        notes: list[str] = []
+        similar: dict[str, list[float]] = {}
+        if min(min(truth.shape[:2]) for truth in truths) >= 11:
+            similar = {
+                name: [of(result, truth) for result, truth in pairs]
+                for name, of in (("ssim", ssim), ("ssim_y", ssim_y))
+            }
+        else:
+            notes.append("structural similarity needs pictures of 11 pixels a side, so it is left out.")
+        once, more = distances(results, truths)
+
+        def figures(chosen: Sequence[int]) -> dict[str, float]:
+            return {name: float(np.mean([values[i] for i in chosen])) for name, values in similar.items()}
+
+        return Thorough(figures, once, [*notes, *more])
 
     def baseline(
         self, truths: Sequence[Item], sources: Sequence[Item], examples: Iterable[Item]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bridgeflow.modality import Item
-from bridgeflow.task import ModalityUse, Task
+from bridgeflow.task import ModalityUse, Task, Thorough
+from bridgeflow_plugins.image_latent.distances import distances
 from bridgeflow_tasks.captions import one_caption
 from bridgeflow_tasks.scenes import made_up_scene
 
@@ -28,6 +29,17 @@ class TextToImage(Task):
     def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
         """(caption, picture)."""
         return self.from_modality.read(one_caption(row["text"], rng)), self.to_modality.read(row["image"])
+
+    def thorough(
+        self,
+        results: Sequence[Item],
+        truths: Sequence[Item],
+        sources: Sequence[Item],
+        rows: Sequence[Mapping[str, Any]],
+    ) -> Thorough | None:
+        """The distances between all results and all pictures of the data (see `distances`)."""
+        once, notes = distances(results, truths)
+        return Thorough(lambda chosen: {}, once, notes)
 
     @classmethod
     def example(cls, rng: np.random.Generator) -> dict[str, Any]:

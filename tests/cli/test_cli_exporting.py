@@ -57,6 +57,35 @@ def test_an_exported_model_gives_the_results_of_its_run(bridgeflow: Call, model:
     assert again.code == 0, again.err
 
 
+def test_a_card_has_the_figures_of_its_own_checkpoint(bridgeflow: Call) -> None:
+    line = [own for own in TINY if not own.startswith("training.steps")]
+    assert (
+        bridgeflow("train", "--task", "depth", *line, "training.steps=4", "training.checkpoint_every=2", "-o", "r").code
+        == 0
+    )
+    assert bridgeflow("export", "r/checkpoints/000002", "-o", "early").code == 0
+    assert bridgeflow("export", "r", "-o", "last").code == 0
+    assert "## Figures" not in Path("early/README.md").read_text()
+    assert "## Figures" in Path("last/README.md").read_text()
+
+
+def test_a_model_whose_data_are_gone_can_be_given_away(bridgeflow: Call, photos: Path) -> None:
+    shutil.copytree(photos, "own")
+    small = [
+        "network.channels=[8,8]",
+        "network.blocks=1",
+        "training.steps=1",
+        "training.batch_size=2",
+        "options.overlap=1",
+    ]
+    line = ["--task", "superres", "--data", "folder:own", "source.size=16", "target.size=16", *small]
+    assert bridgeflow("train", *line, "training.evaluate=0", "training.precision=fp32", "-o", "r").code == 0
+    shutil.rmtree("own")
+    outcome = bridgeflow("export", "r", "-o", "m")
+    assert outcome.code == 0, outcome.err
+    assert "will not know what is strange to it, because its data cannot be read" in " ".join(outcome.err.split())
+
+
 def test_what_it_does_not_know_is_told_once(bridgeflow: Call, model: Path) -> None:
     for name in ("scene", "other"):
         Image.fromarray(render_scene(1, "held_out", 0, 64)["image"]).save(f"{name}.png")
@@ -82,6 +111,9 @@ def test_an_installed_model_is_found(bridgeflow: Call, model: Path, install: Ins
     listed = bridgeflow("recipes", "list")
     assert "depth/own\n" in listed.out or "depth/own " in listed.out
     assert "depth/own/recipe" not in listed.out
+    tuned = bridgeflow("tune-sampler", "--task", "depth", "--checkpoint", "depth/own", "--count", "16")
+    assert tuned.code == 2
+    assert "is installed with its recipe and is not changed: copy it" in " ".join(tuned.err.split())
     ran = bridgeflow("run", "--task", "depth", "--checkpoint", "depth/own", "scene.png", "-o", "own.png")
     assert ran.code == 0, ran.err
     assert package.load("depth/own").sampling == Pipeline.open(model).sampling

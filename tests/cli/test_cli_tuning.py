@@ -52,10 +52,15 @@ def test_the_choice_becomes_the_default_and_goes_back(bridgeflow: Call, run: Pat
     assert found["chosen"]["cost"] == 1
     scored = json.loads(bridgeflow("eval", "--task", "depth", "--count", "2", "--json").out)
     assert scored["network_evaluations"] == 1
-    assert bridgeflow("train", "--task", "depth", "--resume", "training.steps=4").code == 0
+    further = bridgeflow("train", "--task", "depth", "--resume", "training.steps=4")
+    assert further.code == 0
+    assert "sampling was tuned for the weights so far" in " ".join(further.err.split())
     # A second tuning keeps what was there before the first.
     assert bridgeflow(*TUNE, "--tolerance", "0", "--checkpoint", str(run)).code == 0
     assert json.loads((run / "meta.json").read_text())["tuned"]["before"] == before["sampling"]
+    tried = bridgeflow("tune-sampler", "--task", "depth", "--undo", "--dry-run", "--checkpoint", str(run))
+    assert "would sample with euler, 2 steps again" in tried.err
+    assert "tuned" in json.loads((run / "meta.json").read_text())
     undone = bridgeflow("tune-sampler", "--task", "depth", "--undo", "--checkpoint", str(run))
     assert undone.code == 0
     assert "samples with euler, 2 steps again" in undone.err
@@ -82,6 +87,9 @@ def test_what_cannot_be_is_one_sentence(bridgeflow: Call, run: Path, monkeypatch
         assert part in " ".join(outcome.err.split()), (line, outcome.err)
         assert outcome.code == code, (line, outcome.err)
     assert (run / "meta.json").read_bytes() == before
+
+
+def test_few_rows_are_told(bridgeflow: Call) -> None:
     few = bridgeflow("train", "--task", "depth", *TINY, "data.held_out=9", "-o", "runs/few")
     assert few.code == 0
     outcome = bridgeflow(*TUNE, "--checkpoint", "runs/few")

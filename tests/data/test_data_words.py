@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from pathlib import Path
@@ -13,13 +14,17 @@ from PIL import Image
 from streaming_tars import write_tar
 
 from bridgeflow.data.files import Words, as_words
+from bridgeflow.data.folder import Folder
+from bridgeflow.data.hub import HubDataset
+from bridgeflow.data.rows import Stream
+from bridgeflow.data.tar import Damage, members
 from bridgeflow.data.webdataset import WebDataset
 from bridgeflow.errors import BridgeflowError
 from bridgeflow_plugins.depth import Depth
 from bridgeflow_plugins.image_latent import ImageLatent
 from bridgeflow_plugins.text import Text
 
-NAMED = r"the data hold the words '.*' where {} was expected: put the file itself into the tar"
+NAMED = r"the data hold the words '.*' where {} was expected: store the file itself in the data"
 
 
 @pytest.fixture
@@ -56,3 +61,91 @@ def test_words_are_strings_for_everything_else() -> None:
     assert type(words["nested"]["own"]) is Words
     assert type(pickle.loads(pickle.dumps(words["captions"][1]))) is Words
     assert json.dumps(words) == '{"captions": ["a", "b"], "number": 3, "nested": {"own": "c"}}'
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_of_the_datasets_library_open_no_file(secrets: Path, tmp_path: Path, streaming: bool) -> None:
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    fields = {"image": str(secrets / "picture.png"), "text": str(secrets / "letter.txt")}
+    (folder / "train.jsonl").write_text("\n".join([json.dumps(fields)] * 30))
+    rows = HubDataset(path=str(folder), streaming=streaming, held_out_rows=2).open("train")
+    row = next(iter(rows.rows_from(0, 0))) if isinstance(rows, Stream) else rows[0]
+    with pytest.raises(BridgeflowError, match=NAMED.format("a picture")):
+        ImageLatent(ImageLatent.Options()).read(row["image"])
+    assert Text(Text.Options()).read(row["text"]) == str(secrets / "letter.txt")
+
+
+def test_a_name_that_begins_with_a_tilde_lies_in_the_folder(
+    secrets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    line = {"file_name": "~/picture.png", "text": "~\\ud800.x"}
+    (folder / "metadata.jsonl").write_text(json.dumps(line) + "\n")
+    monkeypatch.setenv("HOME", str(secrets))
+    monkeypatch.chdir(folder)
+    row = Folder(path=".", held_out=0).open("train")[0]
+    with pytest.raises(BridgeflowError, match=r"~/picture\.png does not exist"):
+        ImageLatent(ImageLatent.Options()).read(row["image"])
+
+
+def test_a_word_that_is_the_name_of_a_file_beside_is_a_word(
+    secrets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "a.png")
+    (secrets / "secret").write_bytes((secrets / "picture.png").read_bytes())
+    (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "picture": "secret"}) + "\n")
+    monkeypatch.chdir(secrets)
+    row = Folder(path=str(folder), held_out=0).open("train")[0]
+    with pytest.raises(BridgeflowError, match=NAMED.format("a picture")):
+        ImageLatent(ImageLatent.Options()).read(row["picture"])
+
+
+def test_sizes_that_cannot_be_end_a_tar(tmp_path: Path) -> None:
+    def header(name: bytes, size: bytes, kind: bytes) -> bytes:
+        own = bytearray(512)
+        own[: len(name)] = name
+        own[124:136] = size.ljust(12, b"\0")
+        own[156:157] = kind
+        own[148:156] = b" " * 8
+        own[148:156] = b"%06o\0 " % sum(own)
+        return bytes(own)
+
+    negative = header(b"x.txt", b"-1000", b"0") + b"\0" * 1024
+    with pytest.raises(Damage, match=r"has a member of -512 bytes"):
+        list(members(io.BytesIO(negative), len(negative)))
+    record = "14 size=\u00b2\n".encode()
+    odd = header(b"p", b"%011o" % len(record), b"x") + record.ljust(512, b"\0") + header(b"x.txt", b"1", b"0")
+    odd += b"a".ljust(512, b"\0") + b"\0" * 1024
+    assert [member.size for member in members(io.BytesIO(odd), len(odd))] == [1]
+    # A folder of many bytes is passed over without being held.
+    large = header(b"folder/", b"%011o" % (64 << 20), b"5")
+
+    class Zeros(io.RawIOBase):
+        left = 64 << 20
+        most = 0
+
+        def read(self, count: int = -1) -> bytes:
+            self.most = max(self.most, count)
+            part = min(count, self.left)
+            self.left -= part
+            return bytes(part)
+
+    body = Zeros()
+
+    class Joined:
+        def __init__(self) -> None:
+            self.parts = [io.BytesIO(large), body, io.BytesIO(b"\0" * 1024)]
+
+        def read(self, count: int) -> bytes:
+            for part in self.parts:
+                found = part.read(count)
+                if found:
+                    return found
+            return b""
+
+    assert list(members(Joined())) == []  # type: ignore[arg-type]
+    assert body.most <= 1 << 20

@@ -14,7 +14,7 @@ from bridgeflow import recipe as recipes
 from bridgeflow.assembly import assemble
 from bridgeflow.errors import UsageError
 from bridgeflow.evaluation import tuning
-from bridgeflow.evaluation.runner import Examples
+from bridgeflow.evaluation.examples import Examples
 from bridgeflow.evaluation.tuning_picture import save_picture
 from bridgeflow.inference import Pipeline
 from bridgeflow.recipe import ResolvedRecipe, SamplingSettings

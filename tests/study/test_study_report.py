@@ -83,6 +83,33 @@ def test_verdicts_are_wrong_no_more_often_than_they_say() -> None:
     assert told / 150 < 0.15
 
 
+def test_more_seeds_say_no_more_about_the_examples() -> None:
+    """Two arms that are equal, but for what one finds easier by chance in the examples at hand, with every seed."""
+    declared = StudySettings.model_validate({**DECLARED, "seeds": list(range(8))})
+    told = 0
+    for trial in range(100):
+        draws = np.random.default_rng(trial)
+        easier = 0.02 * draws.normal(size=400)
+        without = [float(np.delete(easier, range(part, 400, 20)).mean()) for part in range(20)]
+        runs = []
+        for seed in range(8):
+            luck = 1e-4 * draws.normal()
+            for arm, gap, parts in (("good", float(easier.mean()), without), ("poor", 0.0, [0.0] * 20)):
+                figures = {"score": 0.5 + gap + luck}
+                point = Point(4, 1.0, 4, figures, {"score": [0.5 + part + luck for part in parts]})
+                runs.append(RunResult(arm, seed, "f", 1, 1, 1.0, (point,)))
+        told += Findings(declared, runs, "score", "higher").judged(declared.claims[0]).verdict != "undecided"
+    assert told <= 12
+
+
+def test_a_figure_that_is_no_number_is_left_out() -> None:
+    own = findings(0.2, 0.005)
+    points = tuple(Point(steps, 1.0, steps, {"score": None}, {"score": [None] * 20}) for steps in (1, 4))
+    own.runs["good"].append(RunResult("good", 9, "f", 1, 1, 1.0, points))
+    assert own.value("good", 4).seeds == 3
+    assert "| good |" in own.markdown()
+
+
 def test_the_tables_and_the_figure(tmp_path: Path) -> None:
     own = findings(0.2, 0.005)
     page = own.markdown()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bridgeflow_plugins.blocks import Mention, parse_caption
-from bridgeflow_plugins.blocks.caption import write_caption
+from bridgeflow_plugins.blocks.caption import blocks_scores, write_caption
 from bridgeflow_plugins.blocks.scene import draw_scene
 
 
@@ -52,3 +52,36 @@ def test_case_and_spaces_are_forgiven():
 )
 def test_anything_else_is_no_caption(text):
     assert parse_caption(text) is None
+
+
+def test_scores_of_captions_by_hand() -> None:
+    truths = [
+        "a small red cube",
+        "a small red cube left of a large blue sphere",
+        "a small red cube behind a large blue sphere and left of a small grey cone",
+    ]
+    assert all(parse_caption(truth) for truth in truths)
+    results = [
+        "a small red cube",
+        "a large red cube behind a large blue sphere",
+        "a small red cube left of a large blue cylinder",
+    ]
+    own = blocks_scores(results, truths)
+    assert own == pytest.approx(
+        {
+            "exact_match_1": 1.0,
+            "exact_match_2": 0.0,
+            "exact_match_3": 0.0,
+            "count": 2 / 3,
+            "size": (1 + 1 / 2 + 2 / 3) / 3,
+            "colour": (1 + 1 + 2 / 3) / 3,
+            "shape": (1 + 1 + 1 / 3) / 3,
+            "relation": (0 + 0) / 2,
+        }
+    )
+    assert set(blocks_scores(truths, truths).values()) == {1.0}
+    assert blocks_scores(["nonsense"], truths[:1]) == pytest.approx(
+        {"exact_match_1": 0.0, "count": 0.0, "size": 0.0, "colour": 0.0, "shape": 0.0}
+    )
+    assert blocks_scores(["a dog"], ["a dog"]) == {}
+    assert blocks_scores([], []) == {}

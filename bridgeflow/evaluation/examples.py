@@ -1,0 +1,51 @@
+"""Held-out pairs, as a task reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bridgeflow.data.batches import in_order, named, read_pair
+from bridgeflow.data.rows import Rows, Stream
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.modality import Item
+from bridgeflow.randomness import seed_of
+from bridgeflow.task import Task
+
+
+@dataclass
+class Examples:
+    """Items of rows as a task pairs them."""
+
+    sources: list[Item] = field(default_factory=list)
+    truths: list[Item] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+
+def read_pairs(
+    rows: Rows | Stream, task: Task, renames: Mapping[str, str], count: int
+) -> Iterator[tuple[Item, Item, dict[str, Any]] | BridgeflowError]:
+    """(source item, target item, row) of the first `count` rows one by one; the error of one that cannot be read."""
+    for index, row in in_order(rows, count):
+        if isinstance(row, BridgeflowError):
+            yield row
+            continue
+        try:
+            yield (*read_pair(task, row, renames, index, seed_of("evaluation", index)), named(row, renames))
+        except BridgeflowError as error:
+            yield error
+
+
+def read_examples(rows: Rows | Stream, task: Task, renames: Mapping[str, str], count: int) -> Examples:
+    """The first `count` rows, read; those that cannot be read are named and passed over."""
+    examples = Examples()
+    for pair in read_pairs(rows, task, renames, count):
+        if isinstance(pair, BridgeflowError):
+            examples.unreadable.append(str(pair))
+            continue
+        examples.sources.append(pair[0])
+        examples.truths.append(pair[1])
+        examples.rows.append(pair[2])
+    return examples
