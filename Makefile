@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test docs lint types bench stress fuzz train-blocks clean help
+.PHONY: demo test docs lint types bench stress fuzz train-blocks train-judge clean help
 
 help:
 	@echo "make demo   train depth on the embedded blocks scenes for about two minutes, score it, draw a picture"
@@ -12,6 +12,7 @@ help:
 	@echo "make bench  speed of rendering, networks, attention and sampling, as ratios of one run"
 	@echo "make stress kill training, caching and fitting sixty times with SIGKILL; nothing may be lost"
 	@echo "make train-blocks  the models that are installed with bridgeflow, trained anew into build/models (hours)"
+	@echo "make train-judge  the judge of blocks pictures, trained anew (ten minutes)"
 	@echo "make fuzz   hostile recipes, overrides, metadata and pictures, drawn anew; only sentences may come of them"
 
 # Installed anew when pyproject.toml changes; nothing is done otherwise.
@@ -56,6 +57,10 @@ train-blocks: $(READY)
 	  rm -rf build/models/$$task/blocks-full; \
 	  $(BIN)/bridgeflow export $$run -o build/models/$$task/blocks-full || exit; \
 	done
+
+# Trains the judge of blocks pictures anew, over the one in the tree.
+train-judge: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m bridgeflow_plugins.blocks.judge_training
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist build site

@@ -397,3 +397,16 @@ def test_a_learned_source_is_taken_at_its_mean_when_asked() -> None:
     torch.testing.assert_close(mean.z0, mean.mu, rtol=0, atol=0)
     assert not torch.allclose(bridge.encode(source, generator(1)).z0, mean.z0, atol=0.1)
     assert not mean.z0.requires_grad
+
+
+def test_a_network_that_predicts_the_target_gives_its_velocity() -> None:
+    """A constant prediction is where every flow ends, and its loss is that of the velocity."""
+    settings = BridgeSettings(prediction="target", null_rate=0.0, path=Path(sigma_min=0.0))
+    bridge = Bridge(settings, FixedVelocitySettings(value=0.7), GRID, GRID)
+    source = Latent(torch.randn(4, *GRID.shape, generator=generator(1)))
+    z1 = bridge.sample(bridge.encode(source), Euler(), 8)
+    torch.testing.assert_close(z1, torch.full_like(z1, 0.7))
+    exact = bridge(source, Latent(torch.full((4, *GRID.shape), 0.7)), generator(2))
+    assert float(exact.total) == pytest.approx(0.0, abs=1e-8)
+    plain = Bridge(settings.model_copy(update={"prediction": "velocity"}), FixedVelocitySettings(value=0.7), GRID, GRID)
+    assert float(plain(source, Latent(torch.full((4, *GRID.shape), 0.7)), generator(2)).total) > 0.1

@@ -258,6 +258,6 @@ def test_extends_stays_within_its_distribution(install: Install) -> None:
 
 def test_recipe_names_are_those_of_the_task() -> None:
     assert layers.recipe_names("depth") == [
-        f"depth/{name}" for name in ("blocks", "folder", "kitti", "nyuv2", "zero-shot")
+        f"depth/{name}" for name in ("blocks", "blocks-full", "folder", "kitti", "nyuv2", "zero-shot")
     ]
     assert {"t2i/blocks", "depth/blocks"} <= set(layers.recipe_names())

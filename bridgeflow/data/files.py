@@ -31,13 +31,14 @@ def as_words(value: Any) -> Any:
 
 
 def path_of(value: str | Path, what: str) -> Path:
-    """The path that a value is. Raises BridgeflowError for `Words`; `what` names what was expected, as 'a picture'."""
+    """The path that a value is. A ~ means the home folder in a str, which a person gave, and never in a Path, which may
+    come from data. Raises BridgeflowError for `Words`; `what` names what was expected, as 'a picture'."""
     if isinstance(value, Words):
         raise BridgeflowError(
             f"the data hold the words {bounded(value, 60)!r} where {what} was expected: store the file itself in the "
             "data, or name it in a column of a folder's metadata that ends in _file_name."
         )
-    return Path(value)
+    return Path(value) if isinstance(value, Path) else Path(value).expanduser()
 
 
 def is_regular(path: str | Path) -> bool:

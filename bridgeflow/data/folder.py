@@ -67,8 +67,7 @@ class Folder(DataSettings):
 
     def open(self, split: Split, progress: Progress | None = None) -> Rows:
         """Raises BridgeflowError where there is no folder, no picture or a metadata file that cannot be read."""
-        # Absolute, so that no name in it can begin with a ~.
-        root = Path(os.path.abspath(os.path.expanduser(self.path)))
+        root = Path(os.path.expanduser(self.path))
         if not _is_folder(root):
             raise BridgeflowError(f"there is no folder {self.path!r}: give one that holds pictures, as folder:PATH.")
         own = [root / name for name in HELD_OUT_FOLDERS if (root / name).is_dir()]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
 
 from bridgeflow.modality import Item
 from bridgeflow.task import ModalityUse, Task, Thorough
+from bridgeflow_plugins.blocks.caption import parse_caption
+from bridgeflow_plugins.blocks.judge_scores import picture_scores
 from bridgeflow_plugins.image_latent.distances import distances
 from bridgeflow_tasks.captions import one_caption
 from bridgeflow_tasks.scenes import made_up_scene
@@ -24,11 +27,23 @@ class TextToImage(Task):
         "image": "a picture",
         "text": "a caption, or a list of captions of which one is drawn each time",
     }
+    better = {"object_accuracy": "higher", "all_correct": "higher"}
     default_recipe = "t2i/blocks"
 
     def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
         """(caption, picture)."""
         return self.from_modality.read(one_caption(row["text"], rng)), self.to_modality.read(row["image"])
+
+    def metrics(
+        self,
+        results: Sequence[Item],
+        truths: Sequence[Item],
+        sources: Sequence[Item],
+        rows: Sequence[Mapping[str, Any]],
+    ) -> dict[str, float]:
+        """What the judge of the blocks world sees of the captions in the pictures, see `blocks.judge_scores`; nothing
+        for other captions."""
+        return picture_scores(results, sources)
 
     def thorough(
         self,
@@ -40,6 +55,16 @@ class TextToImage(Task):
         """The distances between all results and all pictures of the data (see `distances`)."""
         once, notes = distances(results, truths)
         return Thorough(lambda chosen: {}, once, notes)
+
+    def baseline(
+        self, truths: Sequence[Item], sources: Sequence[Item], examples: Iterable[Item]
+    ) -> tuple[str, list[Item]] | None:
+        """Pictures of the training data, whatever the caption: what chance gets right. None for captions that the
+        judge does not know."""
+        pictures = list(islice(examples, len(truths)))
+        if not pictures or any(parse_caption(caption) is None for caption in sources):
+            return None
+        return "pictures of other captions", list(islice(cycle(pictures), len(truths)))
 
     @classmethod
     def example(cls, rng: np.random.Generator) -> dict[str, Any]:

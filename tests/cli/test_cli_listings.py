@@ -54,7 +54,10 @@ def test_help_and_lists_answer_in_under_three_tenths_of_a_second(arguments: list
 def test_tasks_list_tells_recipes_and_origin(bridgeflow: Call) -> None:
     found = {row["task"]: row for row in json.loads(bridgeflow("tasks", "list", "--json").out)}
     assert set(found) == {"caption", "depth", "superres", "t2i"}
-    assert found["depth"]["recipes"] == "depth/blocks, depth/folder, depth/kitti, depth/nyuv2, depth/zero-shot"
+    assert (
+        found["depth"]["recipes"]
+        == "depth/blocks, depth/blocks-full, depth/folder, depth/kitti, depth/nyuv2, depth/zero-shot"
+    )
     assert found["depth"]["distribution"].startswith("bridgeflow ")
     lines = bridgeflow("tasks", "list").out.splitlines()
     assert lines[0].split() == ["task", "recipes", "distribution"]

@@ -64,3 +64,13 @@ def test_times_broadcast_over_the_axes_behind_the_batch() -> None:
 def test_the_share_of_the_source_lies_below_one(sigma: float) -> None:
     with pytest.raises(ValidationError, match="sigma_min"):
         Path(sigma_min=sigma)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 1e-5, 0.1])
+def test_a_velocity_towards_a_target_is_the_inverse_of_the_target(sigma: float) -> None:
+    path = Path(sigma_min=sigma)
+    z0, z1, t = torch.randn(5, 3, 4), torch.randn(5, 3, 4), torch.tensor([0.0, 0.3, 0.6, 0.9, 1.0])
+    z_t, velocity = path.interpolate(z0, z1, t), path.velocity(z0, z1)
+    found = path.velocity_towards(z_t, path.target(z_t, velocity, t), t)
+    torch.testing.assert_close(found[:4], velocity[:4], rtol=1e-4, atol=1e-5)
+    assert found.isfinite().all()

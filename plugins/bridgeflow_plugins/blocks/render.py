@@ -28,7 +28,7 @@ from bridgeflow_plugins.blocks.solids import Array, Body, Vector, first_hit, hul
 RENDERER_VERSION = 1
 """Raised whenever the same scene number would give other pixels or words."""
 
-_PIGMENTS: dict[str, tuple[float, float, float]] = {
+PIGMENTS: dict[str, tuple[float, float, float]] = {
     "red": (0.86, 0.10, 0.12),
     "green": (0.13, 0.62, 0.16),
     "blue": (0.12, 0.26, 0.90),
@@ -80,7 +80,7 @@ def render(scene: Scene, resolution: int) -> tuple[NDArray[np.uint8], Array, NDA
     _paint_floor(frame, bodies)
     for number, (body, solid) in enumerate(zip(bodies, scene.solids, strict=True), start=1):
         others = [other for other in bodies if other is not body]
-        _paint_solid(frame, body, _PIGMENTS[solid.colour], number, others)
+        _paint_solid(frame, body, PIGMENTS[solid.colour], number, others)
     planes = frame.colour
     rows = planes[:, 0::2] + planes[:, 1::2]
     linear = (rows[:, :, 0::2] + rows[:, :, 1::2]) * np.float32(0.25)

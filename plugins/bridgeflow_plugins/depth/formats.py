@@ -64,7 +64,7 @@ def read_depth(value: Any, png_scale: float = 0.001) -> NDArray[np.float32]:
         value = data if data is not None else path
     if isinstance(value, (str, Path)):
         name = str(value)
-        path = path_of(value, "a depth file").expanduser()
+        path = path_of(value, "a depth file")
         return _clean(_decode(_contents(path), name, path), name, png_scale)
     if isinstance(value, (bytes, bytearray, memoryview)):
         return _clean(_decode(bytes(value), name, None), name, png_scale)

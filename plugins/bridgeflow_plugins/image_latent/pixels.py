@@ -82,7 +82,7 @@ def open_image(value: Any) -> Pixels:
             raise BridgeflowError("a picture was given as a mapping with neither 'path' nor 'bytes': give one of them.")
         value = value["path"]
     if isinstance(value, str | Path):
-        return _decode(path_of(value, "a picture").expanduser(), str(value))
+        return _decode(path_of(value, "a picture"), str(value))
     if isinstance(value, bytes | bytearray | memoryview):
         return _decode(value, _name(None))
     if isinstance(value, Image.Image):

@@ -1,0 +1,93 @@
+"""`bridgeflow eval`: intervals, several checkpoints, pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+Call = Callable[..., Any]
+
+TINY = [
+    "network.channels=[8,8]", "network.blocks=1", "network.attention=[]", "training.precision=fp32", "data.size=64",
+    "data.held_out=40", "training.steps=3", "training.batch_size=2", "training.evaluate=0", "training.samples=1",
+    "source.size=16", "target.size=16",
+]  # fmt: skip
+
+
+@pytest.fixture
+def runs(bridgeflow: Call) -> tuple[str, str]:
+    for name, seed in (("one", 0), ("two", 1)):
+        made = bridgeflow("train", "--task", "depth", *TINY, f"training.seed={seed}", "-o", f"runs/{name}")
+        assert made.code == 0, made.err
+    return "runs/one", "runs/two"
+
+
+def test_figures_have_intervals_and_a_picture_of_the_extremes(bridgeflow: Call, runs: tuple[str, str]) -> None:
+    line = ["eval", "--task", "depth", "--checkpoint", runs[0], "--count", "24", "--picture", "all.png"]
+    told = bridgeflow(*line, "--json")
+    assert told.code == 0, told.err
+    found = json.loads(told.out)
+    low, high = found["intervals"]["abs_rel"]["low"], found["intervals"]["abs_rel"]["high"]
+    assert low < found["figures"]["abs_rel"] < high
+    assert found["network_evaluations"] == 2
+    assert found["seconds_each"] > 0
+    quick = json.loads(bridgeflow(*line[:-2], "--quick", "--json").out)
+    assert quick["figures"] == found["figures"]
+    assert quick["intervals"] == {}
+    with Image.open("all.png") as whole:
+        tall = whole.height
+    assert bridgeflow(*line[:-1], "quick.png", "--quick").code == 0
+    with Image.open("quick.png") as first:
+        assert tall > 2.5 * first.height
+    shown = bridgeflow(*line)
+    assert "95 %" in shown.out
+    assert "±" in shown.out
+    other = json.loads(bridgeflow(*line[:-2], "--steps", "1", "--solver", "midpoint", "--json").out)
+    assert other["network_evaluations"] == 2
+    assert other["figures"] != found["figures"]
+
+
+def test_several_are_scored_on_the_same(bridgeflow: Call, runs: tuple[str, str]) -> None:
+    line = ["eval", "--task", "depth", "--count", "16"]
+    both = [option for run in (runs[0], runs[1]) for option in ("--compare", run)]
+    told = json.loads(bridgeflow(*line, *both, "--json").out)
+    assert [own["checkpoint"] for own in told] == list(runs)
+    alone = json.loads(bridgeflow(*line, "--checkpoint", runs[1], "--json").out)
+    assert told[1]["figures"] == alone["figures"]
+    shown = bridgeflow(*line, *both, "--picture", "both.png")
+    assert shown.code == 0, shown.err
+    assert "differences are to the first" in shown.out
+    assert Path("both.png").is_file()
+    # A checkpoint differs from itself by nothing, for sure.
+    same = bridgeflow(*line, "--compare", runs[0], "--compare", runs[0])
+    assert "+0.0000 ±0.0000" in same.out
+
+
+def test_relative_depth_is_aligned_where_asked(bridgeflow: Call) -> None:
+    line = ["train", "--task", "depth", *TINY, "options.alignment=scale_and_shift", "-o", "runs/aligned"]
+    assert bridgeflow(*line).code == 0
+    aligned = json.loads(bridgeflow("eval", "--task", "depth", "--checkpoint", "runs/aligned", "--quick", "--json").out)
+    assert bridgeflow("train", "--task", "depth", *TINY, "-o", "runs/metric").code == 0
+    metric = json.loads(bridgeflow("eval", "--task", "depth", "--checkpoint", "runs/metric", "--quick", "--json").out)
+    assert aligned["figures"]["rmse"] < metric["figures"]["rmse"]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (["--compare", "runs/one"], "--compare needs two checkpoints or more: repeat it for each."),
+        (["--compare", "a", "--compare", "b", "--checkpoint", "c"], "leave --checkpoint out."),
+        (["--compare", "a", "--compare", "b", "--quick"], "leave --quick out."),
+        (["--compare", "a", "--compare", "b"], "there is no folder 'a'"),
+        (["--picture", "grid.bmp"], "--picture 'grid.bmp' must end in .png, .jpg or .webp."),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(bridgeflow: Call, line: list[str], told: str) -> None:
+    outcome = bridgeflow("eval", "--task", "depth", *line)
+    assert outcome.code in (1, 2)
+    assert told in " ".join(outcome.err.split())

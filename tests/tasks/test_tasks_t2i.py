@@ -1,0 +1,74 @@
+"""What text to image says of its results on the blocks world, and what it leaves out elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bridgeflow import recipe as recipes
+from bridgeflow.assembly import assemble
+from bridgeflow.evaluation.examples import Examples
+from bridgeflow.evaluation.scoring import judge
+from bridgeflow.task import Task
+from bridgeflow_plugins.blocks import render_scene
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return assemble(recipes.load("t2i/blocks")).task
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, Any]]:
+    return [render_scene(21, "held_out", index) for index in range(60)]
+
+
+@pytest.fixture(scope="module")
+def examples(task: Task, rows: list[dict[str, Any]]) -> Examples:
+    found = Examples(rows=rows)
+    for row in rows:
+        caption, picture = task.pair(row, np.random.default_rng(0))
+        found.sources.append(caption)
+        found.truths.append(picture)
+    return found
+
+
+def test_real_pictures_show_what_their_captions_name(task: Task, examples: Examples) -> None:
+    figures = task.metrics(examples.truths, examples.truths, examples.sources, examples.rows)
+    assert figures["object_accuracy"] >= 0.95
+    assert figures["all_correct"] >= 0.9
+    assert next(name for name in task.better if name in figures) == "object_accuracy"
+
+
+def test_blank_pictures_show_nothing(task: Task, examples: Examples) -> None:
+    blank = [np.full((64, 64, 3), 128, np.uint8)] * len(examples.rows)
+    figures = task.metrics(blank, examples.truths, examples.sources, examples.rows)
+    assert set(figures.values()) == {0.0}
+
+
+def test_the_baseline_is_what_chance_gets_right(task: Task, examples: Examples) -> None:
+    training = [render_scene(21, "train", index)["image"] for index in range(40)]
+    name, pictures = task.baseline(examples.truths, examples.sources, iter(training)) or ("", [])
+    assert name == "pictures of other captions"
+    assert len(pictures) == 60
+    assert pictures[41] is pictures[1]
+    figures = task.metrics(pictures, examples.truths, examples.sources, examples.rows)
+    assert figures["object_accuracy"] < 0.2
+    assert figures["all_correct"] < 0.05
+
+
+def test_every_score_has_an_interval(task: Task, examples: Examples) -> None:
+    judged = judge(task, examples.truths, examples)
+    for name in ("object_accuracy", "position", "one_object"):
+        low, high = judged.scores.interval(name)
+        assert 0.7 < low <= judged.scores.figures[name] <= high
+    assert "one_object" not in judged.each[[len(row["text"].split()) > 4 for row in examples.rows].index(True)]
+
+
+def test_captions_of_another_world_have_neither_scores_nor_baseline(task: Task, examples: Examples) -> None:
+    captions = ["a dog on a beach", *examples.sources[1:]]
+    assert task.metrics(examples.truths, examples.truths, captions, examples.rows) == {}
+    assert task.baseline(examples.truths, captions, iter(examples.truths)) is None
+    assert task.baseline(examples.truths, examples.sources, iter([])) is None
