@@ -127,10 +127,10 @@ def test_maps_that_tell_the_truth_cost_nothing() -> None:
     assert wrong["colour"] < 1e-4
 
 
-def test_two_trainings_are_alike_and_learn(scenes: Scenes, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_trainings_are_alike(scenes: Scenes, capsys: pytest.CaptureFixture[str]) -> None:
     blobs = blob_scenes(13, 20)
-    one, other = train(scenes, blobs, 3, seed=5), train(scenes, blobs, 3, seed=5)
-    third = train(scenes, blobs, 3, seed=6)
+    one, other = train(scenes, blobs, 2, seed=5), train(scenes, blobs, 2, seed=5)
+    third = train(scenes, blobs, 2, seed=6)
     assert torch.equal(one.head.weight, other.head.weight)
     assert not torch.equal(one.head.weight, third.head.weight)
-    assert "3/3" in capsys.readouterr().err
+    assert "2/2" in capsys.readouterr().err
