@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test docs lint types bench stress fuzz train-blocks train-judge clean help
+.PHONY: demo test docs lint types bench stress fuzz train-blocks train-judge data-photos train-photos clean help
 
 help:
 	@echo "make demo   train depth on the embedded blocks scenes for about two minutes, score it, draw a picture"
@@ -12,6 +12,8 @@ help:
 	@echo "make bench  speed of rendering, networks, attention and sampling, as ratios of one run"
 	@echo "make stress kill training, caching and fitting sixty times with SIGKILL; nothing may be lost"
 	@echo "make train-blocks  the models that are installed with bridgeflow, trained anew into build/models (hours)"
+	@echo "make data-photos  forty photographs from packages of Debian into data/photos (half a minute)"
+	@echo "make train-photos  the installed model that enlarges photographs, trained anew into build/models (an hour and a half)"
 	@echo "make train-judge  the judge of blocks pictures, trained anew (ten minutes)"
 	@echo "make fuzz   hostile recipes, overrides, metadata and pictures, drawn anew; only sentences may come of them"
 
@@ -49,14 +51,27 @@ stress: $(READY)
 fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz --cases 4000
 
-# Trains the models that are installed with bridgeflow anew; an interrupted one goes on where it stopped.
-train-blocks: $(READY)
-	@for task in depth superres caption t2i; do \
-	  run=runs/$$task-blocks-full; resume=; test ! -d $$run/checkpoints || resume=--resume; \
-	  test -f $$run/evaluation.json || $(BIN)/bridgeflow train --task $$task $${resume:---recipe $$task/blocks-full} $$resume -o $$run || exit; \
-	  rm -rf build/models/$$task/blocks-full; \
-	  $(BIN)/bridgeflow export $$run -o build/models/$$task/blocks-full || exit; \
+# Trains models from their recipes and exports them; an interrupted training goes on where it stopped.
+define train-models
+	@for recipe in $(1); do \
+	  task=$${recipe%/*}; run=runs/$$task-$${recipe#*/}; resume=; test ! -d $$run/checkpoints || resume=--resume; \
+	  test -f $$run/evaluation.json || $(BIN)/bridgeflow train --task $$task $${resume:---recipe $$recipe} $$resume -o $$run || exit; \
+	  rm -rf build/models/$$recipe; \
+	  $(BIN)/bridgeflow export $$run -o build/models/$$recipe || exit; \
 	done
+endef
+
+# The models that are installed with bridgeflow and know the blocks world.
+train-blocks: $(READY)
+	$(call train-models,depth/blocks-full superres/blocks-full caption/blocks-full t2i/blocks-full)
+
+# The model that is installed with bridgeflow and enlarges photographs.
+train-photos: data-photos
+	$(call train-models,superres/photos)
+
+# Photographs from packages of Debian, nothing of which is installed.
+data-photos: $(READY)
+	$(BIN)/python -m bridgeflow_plugins.lowres.photographs data/photos
 
 # Trains the judge of blocks pictures anew, over the one in the tree.
 train-judge: $(READY)

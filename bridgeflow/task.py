@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from bridgeflow.errors import BridgeflowError
+from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import API_VERSION, Item, Modality
 from bridgeflow.settings import Settings
 
@@ -50,6 +50,9 @@ class Task:
     better: ClassVar[Mapping[str, Literal["higher", "lower"]]] = {}
     """Metrics by which results are ranked, and which way is better. The first that `metrics` gives for the data at
     hand stands for all of them, as where sampling is tuned."""
+    judges: ClassVar[Mapping[str, str]] = {}
+    """Networks whose weights `bridgeflow eval --weights NAME=PLACE` takes, each with the figure that `thorough` makes
+    by it; `self.weights` holds the places that were given."""
     default_recipe: ClassVar[str] = ""
     """Recipe that `train` takes when none is named, as `task/recipe`."""
     default_model: ClassVar[str] = ""
@@ -62,6 +65,16 @@ class Task:
         self.options = options
         self.from_modality = source
         self.to_modality = target
+        self.weights: dict[str, str] = {}
+
+    def judge_by(self, weights: Mapping[str, str]) -> None:
+        """Names the weights (name to place) that `thorough` judges by. Raises UsageError where the task has no such
+        judge."""
+        for name in weights:
+            if name not in self.judges:
+                has = f"it has {', '.join(self.judges)}" if self.judges else "it has none"
+                raise UsageError(f"this task has no judge {name!r} that takes weights: {has}.")
+        self.weights = dict(weights)
 
     def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
         """(source item, target item) of one row. `rng` drives whatever is random (a crop, a choice of captions)."""

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 @click.option("--guidance", type=float, metavar="SCALE", help="Scale of the guidance; 1 is none.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of whatever is drawn.")
 @click.option("--quick", is_flag=True, help="Leave out intervals and whatever takes long.")
+@click.option("--weights", multiple=True, metavar="NAME=PLACE", help="Weights of a judge, such as lpips=alexnet.pth.")
 @click.option("--picture", metavar="FILE", help="Write a grid of source, truth and prediction, worst and best apart.")
 @device_option
 @json_option
@@ -56,6 +57,7 @@ def evaluate(
     guidance: float | None,
     seed: int,
     quick: bool,
+    weights: tuple[str, ...],
     picture: str | None,
     device: str | None,
     as_json: bool,
@@ -74,6 +76,9 @@ def evaluate(
         raise click.UsageError("--compare needs two checkpoints or more: repeat it for each.")
     if compare and quick:
         raise click.UsageError("--compare tells how sure a difference is, so it takes its time: leave --quick out.")
+    judges = _parse_weights(weights)
+    if judges and quick:
+        raise click.UsageError("--weights name judges that take their time: leave --quick out.")
     from bridgeflow.cli.tables import print_comparison, print_report
     from bridgeflow.console import Progress
     from bridgeflow.evaluation import runner
@@ -86,6 +91,7 @@ def evaluate(
     for name in names:
         pipeline = _opened(task, name, data, columns, device)
         _sample_with(pipeline, steps, solver, guidance)
+        pipeline.assembly.task.judge_by(judges)
         recipe = pipeline.assembly.recipe
         if examples is None or (data is None and not compare):
             examples = runner.read_held_out(pipeline, open_rows(recipe, "held_out", console), count)
@@ -117,6 +123,16 @@ def evaluate(
     else:
         print_report(scored[0][1])
     return 0
+
+
+def _parse_weights(given: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for one in given:
+        name, equals, place = one.partition("=")
+        if not (name and equals and place):
+            raise click.UsageError(f"--weights {one!r} should be NAME=PLACE, such as lpips=alexnet.pth.")
+        found[name] = place
+    return found
 
 
 def _opened(task: str, name: str | None, data: str | None, columns: tuple[str, ...], device: str | None) -> Pipeline:

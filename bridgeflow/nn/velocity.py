@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -30,6 +31,9 @@ class VelocityNet(nn.Module, ABC):
         context: (B, M, D) tokens to attend to, with context_mask bool (B, M); only where the network was
         built with a context. r: (B,) in [0, 1], a second time, only where built with `second_time`.
         Returns the velocity, (B, *shape)."""
+
+    any_size: ClassVar[bool] = False
+    """Whether grids of other sizes than the network was built for are taken too."""
 
     stage_weights: tuple[float, ...] = (1.0,)
     """Weight of the flow loss at each resolution that `velocities` gives."""

@@ -15,7 +15,8 @@ from bridgeflow.settings import Settings
 from bridgeflow.task import ModalityUse, Task, Thorough
 from bridgeflow_plugins.image_latent.distances import distances
 from bridgeflow_plugins.image_latent.metrics import psnr, psnr_y, ssim, ssim_y
-from bridgeflow_plugins.image_latent.pixels import to_images
+from bridgeflow_plugins.image_latent.perceptual import INCEPTION, LPIPS, fid, lpips
+from bridgeflow_plugins.image_latent.pixels import Pixels, fit_image, to_images
 from bridgeflow_plugins.lowres import LowRes
 from bridgeflow_plugins.lowres.tiling import blend, tiles
 from bridgeflow_tasks.scenes import made_up_scene
@@ -28,8 +29,31 @@ class SuperResolutionOptions(Settings):
     """Low-resolution pixels that neighbouring tiles share when a picture is larger than the model."""
     most_pixels: int = Field(default=500_000, ge=1)
     """Largest low-resolution picture, in pixels, that `run` takes on."""
+    turns: bool = False
+    """Whether cuts to train on are mirrored and turned by quarters, one of eight ways at random: for photographs,
+    of which there are few. Turns need a square size."""
+    zoom: float = Field(default=1.0, ge=1)
+    """Greatest factor by which a part of a picture is made smaller before it becomes a cut to train on, drawn anew each
+    time (its logarithm is uniform): few pictures then show the world at many scales. 1 leaves pictures as they are."""
     cache_mb: int = Field(default=1024, ge=0)
     """Memory for decoded pictures, from which training cuts anew in every epoch."""
+
+
+def turned(image: Pixels, way: int) -> Pixels:
+    """The picture in one of the eight ways of a square: turned by `way % 4` quarters, mirrored first from 4 on."""
+    return np.ascontiguousarray(np.rot90(image[:, ::-1] if way >= 4 else image, way % 4))
+
+
+def zoomed_cut(image: Pixels, size: tuple[int, int], zoom: float, rng: np.random.Generator) -> Pixels:
+    """A cut of `size` (height, width) from anywhere in a picture, made smaller by 1 to `zoom` as far as the picture
+    reaches; a copy, so that it does not keep the picture in memory."""
+    sides = (image.shape[0], image.shape[1])
+    most = min(zoom, *(length / side for length, side in zip(sides, size, strict=True)))
+    scale = most ** rng.random() if most > 1 else 1.0
+    height, width = (min(round(side * scale), length) for side, length in zip(size, sides, strict=True))
+    top, left = int(rng.integers(sides[0] - height + 1)), int(rng.integers(sides[1] - width + 1))
+    cut = image[top : top + height, left : left + width]
+    return cut.copy() if (height, width) == size else fit_image(cut, size, "stretch")
 
 
 class SuperResolution(Task):
@@ -44,9 +68,12 @@ class SuperResolution(Task):
         "psnr_y": "higher",
         "ssim": "higher",
         "ssim_y": "higher",
+        "lpips": "lower",
+        "fid": "lower",
         "fd_efflite0": "lower",
         "kd_efflite0": "lower",
     }
+    judges = {"lpips": LPIPS, "inception": INCEPTION}
     default_recipe = "superres/blocks"
     Options = SuperResolutionOptions
 
@@ -54,11 +81,17 @@ class SuperResolution(Task):
         super().__init__(options, source, target)
         if not isinstance(source, LowRes):
             raise TypeError(f"the source of super-resolution is a LowRes, not a {type(source).__name__}")
-        smallest = min(source.low_size)
+        smallest = min(*source.low_size, *source.tile_size)
         if 2 * options.overlap > smallest:
             raise UsageError(
                 f"options.overlap={options.overlap} does not suit tiles of {smallest} pixels: "
                 f"choose at most {smallest // 2}."
+            )
+        height, width = source.options.height_and_width
+        if options.turns and height != width:
+            raise UsageError(
+                f"options.turns=true turns cuts by quarters, which {width}x{height} does not suit: make source.size "
+                "and target.size square."
             )
         self.lowres = source
         self.cut = options
@@ -73,10 +106,9 @@ class SuperResolution(Task):
                 f"a picture of {image.shape[1]}x{image.shape[0]} is smaller than the cuts to train on "
                 f"({width}x{height}): use larger pictures or set source.size and target.size."
             )
-        top = int(rng.integers(image.shape[0] - height + 1))
-        left = int(rng.integers(image.shape[1] - width + 1))
-        # A copy, so that the cut does not keep the whole picture in memory.
-        cut = image[top : top + height, left : left + width].copy()
+        cut = zoomed_cut(image, (height, width), self.cut.zoom, rng)
+        if self.cut.turns:
+            cut = turned(cut, int(rng.integers(8)))
         return self.lowres.degrade(cut), cut
 
     @classmethod
@@ -91,11 +123,11 @@ class SuperResolution(Task):
                 f"the picture has {item.shape[1]}x{item.shape[0]} pixels, more than the {self.cut.most_pixels:,} that "
                 "are enlarged at once: give a smaller one."
             )
-        return [tile.image for tile in tiles(item, self.lowres.low_size, self.cut.overlap)]
+        return [tile.image for tile in tiles(item, self.lowres.tile_size, self.cut.overlap)]
 
     def join(self, results: Sequence[Item], item: Item) -> Item:
         """The tiles blended without seams, `factor` times the picture's size."""
-        places = [tile.place for tile in tiles(item, self.lowres.low_size, self.cut.overlap)]
+        places = [tile.place for tile in tiles(item, self.lowres.tile_size, self.cut.overlap)]
         return blend(results, places, item.shape[:2], self.lowres.options.factor)
 
     def metrics(
@@ -116,7 +148,8 @@ class SuperResolution(Task):
         sources: Sequence[Item],
         rows: Sequence[Mapping[str, Any]],
     ) -> Thorough | None:
-        """SSIM over RGB and over luma, and the distances between all results and all truths (see `distances`)."""
+        """SSIM over RGB and over luma, the distances between all results and all truths (see `distances`), and LPIPS
+        and FID where their weights are given."""
         pairs = list(zip(results, truths, strict=True))
         notes: list[str] = []
         similar: dict[str, list[float]] = {}
@@ -127,7 +160,12 @@ class SuperResolution(Task):
             }
         else:
             notes.append("structural similarity needs pictures of 11 pixels a side, so it is left out.")
+        if "lpips" in self.weights:
+            similar["lpips"] = lpips(results, truths, self.weights["lpips"])
         once, more = distances(results, truths)
+        if "inception" in self.weights:
+            found, noted = fid(results, truths, self.weights["inception"])
+            once, more = {**once, **found}, [*more, *noted]
 
         def figures(chosen: Sequence[int]) -> dict[str, float]:
             return {name: float(np.mean([values[i] for i in chosen])) for name, values in similar.items()}

@@ -13,6 +13,7 @@ from bridgeflow.task import ModalityUse, Task, Thorough
 from bridgeflow_plugins.blocks.caption import parse_caption
 from bridgeflow_plugins.blocks.judge_scores import picture_scores
 from bridgeflow_plugins.image_latent.distances import distances
+from bridgeflow_plugins.image_latent.perceptual import CLIP, INCEPTION, clip_scores, fid
 from bridgeflow_tasks.captions import one_caption
 from bridgeflow_tasks.scenes import made_up_scene
 
@@ -27,7 +28,8 @@ class TextToImage(Task):
         "image": "a picture",
         "text": "a caption, or a list of captions of which one is drawn each time",
     }
-    better = {"object_accuracy": "higher", "all_correct": "higher"}
+    better = {"object_accuracy": "higher", "all_correct": "higher", "clip_score": "higher"}
+    judges = {"clip": CLIP, "inception": INCEPTION}
     default_recipe = "t2i/blocks"
 
     def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
@@ -52,9 +54,18 @@ class TextToImage(Task):
         sources: Sequence[Item],
         rows: Sequence[Mapping[str, Any]],
     ) -> Thorough | None:
-        """The distances between all results and all pictures of the data (see `distances`)."""
+        """The distances between all results and all pictures of the data (see `distances`), and the CLIP score and FID
+        where their weights are given."""
         once, notes = distances(results, truths)
-        return Thorough(lambda chosen: {}, once, notes)
+        if "inception" in self.weights:
+            found, more = fid(results, truths, self.weights["inception"])
+            once, notes = {**once, **found}, [*notes, *more]
+        scores = clip_scores(results, sources, self.weights["clip"]) if "clip" in self.weights else []
+
+        def figures(chosen: Sequence[int]) -> dict[str, float]:
+            return {"clip_score": float(np.mean([scores[i] for i in chosen]))} if scores else {}
+
+        return Thorough(figures, once, notes)
 
     def baseline(
         self, truths: Sequence[Item], sources: Sequence[Item], examples: Iterable[Item]

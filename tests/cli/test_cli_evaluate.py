@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torchvision
 from PIL import Image
 
 Call = Callable[..., Any]
@@ -84,6 +86,8 @@ def test_relative_depth_is_aligned_where_asked(bridgeflow: Call) -> None:
         (["--compare", "a", "--compare", "b", "--checkpoint", "c"], "leave --checkpoint out."),
         (["--compare", "a", "--compare", "b", "--quick"], "leave --quick out."),
         (["--compare", "a", "--compare", "b"], "there is no folder 'a'"),
+        (["--weights", "lpips"], "--weights 'lpips' should be NAME=PLACE, such as lpips=alexnet.pth."),
+        (["--weights", "lpips=a.pth", "--quick"], "leave --quick out."),
         (["--picture", "grid.bmp"], "--picture 'grid.bmp' must end in .png, .jpg or .webp."),
     ],
 )
@@ -91,3 +95,20 @@ def test_what_cannot_be_is_one_sentence(bridgeflow: Call, line: list[str], told:
     outcome = bridgeflow("eval", "--task", "depth", *line)
     assert outcome.code in (1, 2)
     assert told in " ".join(outcome.err.split())
+
+
+def test_judges_take_weights_that_are_named(bridgeflow: Call, runs: tuple[str, str], tmp_path: Path) -> None:
+    line = ["eval", "--task", "depth", "--checkpoint", runs[0], "--weights", "lpips=a.pth"]
+    assert "this task has no judge 'lpips' that takes weights: it has none." in bridgeflow(*line).err
+    tiny = ["network.channels=[8,8]", "network.blocks=1", "training.precision=fp32", "data.size=32", "data.held_out=8"]
+    brief = ["training.steps=2", "training.batch_size=2", "training.evaluate=0", "training.samples=1"]
+    assert bridgeflow("train", "--task", "superres", *tiny, *brief, "-o", "runs/large").code == 0
+    line = ["eval", "--task", "superres", "--checkpoint", "runs/large", "--count", "4", "--json", "--weights"]
+    assert "it has lpips, inception." in bridgeflow(*line, "clip=a").err
+    assert "there is no file of weights 'absent.pth'" in bridgeflow(*line, "lpips=absent.pth").err
+    torch.manual_seed(0)
+    torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), tmp_path / "squeeze.pth")
+    told = json.loads(bridgeflow(*line, f"lpips={tmp_path / 'squeeze.pth'}").out)
+    assert told["figures"]["lpips"] > 0
+    assert told["intervals"]["lpips"]["low"] < told["figures"]["lpips"] < told["intervals"]["lpips"]["high"]
+    assert told["baseline"]["figures"]["lpips"] != told["figures"]["lpips"]

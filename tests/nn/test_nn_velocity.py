@@ -25,6 +25,7 @@ CASES: dict[str, tuple[NetworkSettings, LatentSpec]] = {
     "dit_sequence": (DiTSettings(**SMALL_DIT), LatentSpec((5, 7), "sequence")),
     "unet": (UNetSettings(**SMALL_UNET), LatentSpec((3, 8, 12), "grid")),
     "unet_patch": (UNetSettings(**SMALL_UNET, patch=2), LatentSpec((2, 8, 8), "grid")),
+    "unet_plain": (UNetSettings(**SMALL_UNET, norm="none"), LatentSpec((3, 8, 8), "grid")),
     "unet_attention": (UNetSettings(**SMALL_UNET, attention=(0, 1)), LatentSpec((2, 4, 8), "grid")),
 }
 WITH_CONTEXT = [name for name in CASES if name not in ("unet_patch", "dit_volume")]
@@ -147,6 +148,23 @@ def test_a_unet_takes_every_multiple_of_its_levels(size: tuple[int, int]) -> Non
     network, _ = build("unet_patch")
     z, t, null = states(LatentSpec((2, *size), "grid"))
     assert network(z, t, null).shape == z.shape
+
+
+def test_a_unet_refuses_states_that_its_levels_do_not_divide() -> None:
+    network, _ = build("unet_patch")
+    z, t, null = states(LatentSpec((2, 8, 6), "grid"))
+    with pytest.raises(UsageError, match="grids of multiples of 4, not 8x6"):
+        network(z, t, null)
+
+
+def test_a_unet_without_normalisation_sees_surroundings_alone() -> None:
+    """A change far away moves a cell where the whole grid is normalised, and not where nothing is."""
+    for norm, moves in (("none", False), ("group", True)):
+        network, _ = build("unet", channels=(16,), norm=norm)
+        z, t, null = states(LatentSpec((3, 4, 64), "grid"), rows=1)
+        other = z.clone()
+        other[..., -1] += 3
+        assert bool(differ(network(z, t, null)[..., :8], network(other, t, null)[..., :8])) == moves
 
 
 def test_a_unet_refuses_what_does_not_fit() -> None:

@@ -9,9 +9,10 @@ from PIL import Image
 from bridgeflow import layers, registry
 from bridgeflow import recipe as recipes
 from bridgeflow.assembly import Assembly, assemble
-from bridgeflow.errors import BridgeflowError
+from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.task import Task
 from bridgeflow_plugins.blocks import render_scene
+from bridgeflow_tasks.superres import turned, zoomed_cut
 
 TASKS = ("caption", "depth", "superres", "t2i")
 
@@ -96,6 +97,48 @@ def test_superres_source_is_the_same_cut_made_small() -> None:
         places.add(left)
         assert abs(low[8, 8, 0] - (left + 8 * 4 + 1.5)) <= 1
     assert len(places) > 3, "each draw cuts elsewhere"
+
+
+def test_superres_cuts_show_a_picture_at_many_scales() -> None:
+    ramp = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (120, 200, 3))
+    slopes = []
+    for seed in range(40):
+        cut = zoomed_cut(ramp, (32, 32), 3.0, np.random.default_rng(seed))
+        assert cut.shape == (32, 32, 3)
+        slopes.append((int(cut[16, 26, 0]) - int(cut[16, 6, 0])) / 20)
+    assert min(slopes) < 1.1
+    assert 2.6 < max(slopes) <= 3.1
+    assert 1.5 < np.median(slopes) < 2, "the logarithm of the scale is uniform"
+    same = zoomed_cut(ramp, (32, 32), 1.0, rng())
+    assert int(same[0, 31, 0]) - int(same[0, 0, 0]) == 31
+    assert not np.shares_memory(same, ramp)
+    # No further than the picture reaches: 120 rows, made 1.2 times smaller at most.
+    wide = [zoomed_cut(ramp, (100, 100), 9.0, np.random.default_rng(seed)) for seed in range(20)]
+    assert all(cut.shape == (100, 100, 3) for cut in wide)
+    assert max(int(cut[0, 90, 0]) - int(cut[0, 10, 0]) for cut in wide) <= 1.2 * 80 + 1
+
+
+def test_superres_turns_cuts_all_eight_ways() -> None:
+    corner = np.zeros((4, 4, 3), np.uint8)
+    corner[0, 1] = 255
+    ways = {turned(corner, way).tobytes() for way in range(8)}
+    assert len(ways) == 8
+    assert np.array_equal(turned(corner, 0), corner)
+    task = assembled("superres/blocks", "options.turns=true").task
+    ramp = np.broadcast_to(np.arange(64, dtype=np.uint8)[None, :, None], (64, 64, 3))
+    drawn = {task.pair({"image": ramp}, np.random.default_rng(seed))[1].tobytes() for seed in range(30)}
+    assert len(drawn) == 4, "a ramp looks the same upside down"
+    with pytest.raises(UsageError, match=r"64x32 does not suit: make source\.size and target\.size square"):
+        assembled("superres/blocks", "options.turns=true", "source.size=[32,64]", "target.size=[32,64]")
+
+
+def test_superres_cuts_large_tiles_where_the_source_names_them() -> None:
+    task = assembled("superres/blocks", "source.tile=40").task
+    picture = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    pieces = task.split(picture)
+    assert [piece.shape for piece in pieces] == [(40, 40, 3)] * 4
+    whole = task.join([piece.repeat(4, 0).repeat(4, 1) for piece in pieces], picture)
+    assert np.array_equal(whole, picture.repeat(4, 0).repeat(4, 1))
 
 
 def test_superres_baseline_is_bicubic_and_psnr_is_right(scene: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ compare with one another only, and never with FID or KID, which are those of Inc
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import util
@@ -116,9 +117,12 @@ def distances(results: Sequence[Pixels], truths: Sequence[Pixels]) -> tuple[dict
         notes.append(f"a Frechet distance of {count} examples says more of their number: raise --count to {FEWEST}.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        kernel: Any = KernelInceptionDistance(
-            feature=_AsTheyAre(), subsets=SUBSETS, subset_size=min(100, count), normalize=False
-        )
+        with warnings.catch_warnings():
+            # It warns of the memory that its features take, which are few here.
+            warnings.simplefilter("ignore", UserWarning)
+            kernel: Any = KernelInceptionDistance(
+                feature=_AsTheyAre(), subsets=SUBSETS, subset_size=min(100, count), normalize=False
+            )
         figures["kd_efflite0"] = 1000 * _compared(kernel, real, own)
     return figures, notes
 

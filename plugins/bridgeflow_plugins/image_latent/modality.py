@@ -120,8 +120,9 @@ class ImageLatent(Modality):
 
     @torch.no_grad()
     def decode(self, latent: Tensor) -> list[Pixels]:
-        """Pictures, uint8 (H, W, 3), of latents (B, *shape)."""
-        if latent.shape[1:] != self.latent.shape:
+        """Pictures, uint8 (H, W, 3), of latents (B, C, h, w); h and w may be others than the model's, since every
+        codec works alike at all places."""
+        if latent.ndim != 4 or latent.shape[1] != self.codec.channels:
             expected = ", ".join(map(str, self.latent.shape))
             raise BridgeflowError(
                 f"the codec {self.options.codec.name!r} decodes latents of shape (B, {expected}), not "

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from bridgeflow.errors import UsageError
@@ -20,6 +20,9 @@ class LowResOptions(ImageOptions):
 
     factor: int = Field(4, ge=1)
     """How many times smaller each side of the low-resolution picture is than the target's."""
+    tile: PositiveInt | None = None
+    """Low-resolution pixels of a side of the square tiles that `run` cuts pictures into; the model's own size where it
+    is not set. Larger ones save the overlaps, for networks that take any size (unet)."""
 
 
 class LowRes(ImageLatent):
@@ -42,12 +45,23 @@ class LowRes(ImageLatent):
                 f"size {height}x{width} does not suit the factor {options.factor}: "
                 f"height and width have to be multiples of it, such as {near}."
             )
+        if options.tile is not None and options.tile * options.factor % self.codec.multiple:
+            raise UsageError(
+                f"source.tile={options.tile} gives tiles of {options.tile * options.factor} pixels, and the codec "
+                f"{options.codec.name!r} takes multiples of {self.codec.multiple}: choose another."
+            )
 
     @property
     def low_size(self) -> tuple[int, int]:
         """(height, width) of the low-resolution picture that becomes one latent."""
         height, width = self.options.height_and_width
         return height // self.options.factor, width // self.options.factor
+
+    @property
+    def tile_size(self) -> tuple[int, int]:
+        """(height, width) of the low-resolution tiles that a picture is cut into."""
+        tile = self.options.tile
+        return self.low_size if tile is None else (tile, tile)
 
     @property
     def round_trip(self) -> float | None:  # type: ignore[override]
@@ -59,11 +73,14 @@ class LowRes(ImageLatent):
         return degrade(image, self.options.factor)
 
     def collate(self, items: Sequence[Pixels]) -> dict[str, Tensor]:
-        """`pixels`: float32 (B, 3, H, W) in [-1, 1], the items enlarged by `factor` to the target's size.
+        """`pixels`: float32 (B, 3, H, W) in [-1, 1], the items enlarged by `factor`.
 
-        An item that is not of `low_size` is fitted to it first.
+        Items that are all of `tile_size` are taken as they are; else what is not of `low_size` is fitted to it first,
+        and H, W are the target's size.
         """
-        fitted = [fit_image(item, self.low_size, self.options.resize) for item in items]
+        are_tiles = all(item.shape[:2] == self.tile_size for item in items)
+        size = self.tile_size if are_tiles else self.low_size
+        fitted = [fit_image(item, size, self.options.resize) for item in items]
         with torch.no_grad():
             return {"pixels": enlarge(to_tensor(fitted), self.options.factor)}
 

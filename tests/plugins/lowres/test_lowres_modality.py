@@ -111,6 +111,23 @@ def test_items_of_another_size_are_fitted_first() -> None:
     assert stretch[0, 0, 16, 2] < -0.8 < 0.7 < stretch[0, 0, 16, -2]
 
 
+def test_tiles_are_taken_at_their_own_size() -> None:
+    source = lowres(size=32, factor=4, tile=20)
+    assert (source.low_size, source.tile_size) == ((8, 8), (20, 20))
+    assert (lowres(size=(32, 48)).tile_size, source.latent.shape) == ((8, 12), (3, 32, 32))
+    tile = picture(20, 20)
+    assert torch.equal(source.collate([tile, tile])["pixels"][1:], enlarge(to_tensor([tile]), 4))
+    assert source.collate([picture(8, 8)])["pixels"].shape == (1, 3, 32, 32)
+    assert source.collate([tile, picture(8, 8)])["pixels"].shape == (2, 3, 32, 32)
+
+
+def test_a_tile_that_the_codec_does_not_take_is_refused() -> None:
+    codec = {"name": "pca", "patch": 8, "components": 20}
+    assert lowres(size=32, tile=10, codec=codec).tile_size == (10, 10)
+    with pytest.raises(UsageError, match=r"source\.tile=9 gives tiles of 36 pixels.*'pca' takes multiples of 8"):
+        lowres(size=32, tile=9, codec=codec)
+
+
 def test_source_and_target_show_the_same_picture() -> None:
     coarse = np.random.default_rng(2).integers(40, 216, (8, 8, 3), dtype=np.uint8)
     smooth = np.asarray(Image.fromarray(coarse).resize((32, 32), Image.Resampling.BICUBIC))

@@ -1,0 +1,164 @@
+"""LPIPS, FID and the CLIP score by weights that are named, against independent computations on random networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+import torchvision
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import Tensor
+from torch.nn import functional as F
+
+from bridgeflow.errors import BridgeflowError
+from bridgeflow_plugins.image_latent import perceptual
+from bridgeflow_plugins.image_latent.perceptual import clip_scores, fid, lpips
+
+# Where LPIPS looks (Zhang et al. 2018): the outputs of these ReLUs among torchvision's features.
+LAYERS = {"alexnet": (1, 4, 7, 9, 11), "vgg16": (3, 8, 15, 22, 29), "squeezenet1_1": (1, 4, 7, 9, 10, 11, 12)}
+SHORT = {"alexnet": "alex", "vgg16": "vgg", "squeezenet1_1": "squeeze"}
+
+
+def pictures(count: int, seed: int, size: int = 64) -> list[np.ndarray]:
+    random = np.random.default_rng(seed)
+    return [random.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(count)]
+
+
+def by_hand(name: str, network: torch.nn.Module, a: np.ndarray, b: np.ndarray) -> float:
+    """Equation 1 of arXiv 1801.03924, with the linear layers of version 0.1."""
+    from torchmetrics.functional.image import lpips as module
+
+    heads = torch.load(Path(module.__file__).parent / "lpips_models" / f"{SHORT[name]}.pth", "cpu", weights_only=True)
+    shift, scale = (torch.tensor(own)[:, None, None] for own in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)))
+    levels: list[list[Tensor]] = []
+    for picture in (a, b):
+        x = ((torch.from_numpy(picture.copy()).permute(2, 0, 1) / 127.5 - 1 - shift) / scale)[None]
+        found = []
+        for index, layer in enumerate(network.features):
+            x = layer(x)
+            if index in LAYERS[name]:
+                found.append(x / x.square().sum(1, keepdim=True).add(1e-8).sqrt())
+        levels.append(found)
+    total = 0.0
+    for index, (own, other) in enumerate(zip(*levels, strict=True)):
+        weights = heads[f"lin{index}.model.1.weight"]
+        total += float(((own - other).square() * weights).sum(1).mean())
+    return total
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@torch.no_grad()
+def test_lpips_is_the_papers_on_the_weights_given(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = getattr(torchvision.models, name)(weights=None).eval()
+    place = tmp_path / "weights.pth"
+    torch.save(network.state_dict(), place)
+    own, truths = pictures(2, 0), pictures(2, 1)
+    found = lpips([*own, truths[0]], [*truths, truths[0]], str(place))
+    expected = [by_hand(name, network, a, b) for a, b in zip(own, truths, strict=True)]
+    assert found[:2] == pytest.approx(expected, rel=1e-4)
+    assert found[2] == pytest.approx(0, abs=1e-6)
+    assert min(expected) > 1e-3
+
+
+def test_other_files_are_no_weights(tmp_path: Path) -> None:
+    one = pictures(1, 0)
+    with pytest.raises(BridgeflowError, match=r"there is no file of weights '.*absent\.pth'"):
+        lpips(one, one, str(tmp_path / "absent.pth"))
+    words = tmp_path / "words.pth"
+    words.write_text("no weights")
+    with pytest.raises(BridgeflowError, match="holds no weights that can be read"):
+        lpips(one, one, str(words))
+    other = tmp_path / "other.pth"
+    torch.save({"features.0.weight": torch.zeros(3, 3)}, other)
+    with pytest.raises(BridgeflowError, match="none of the networks of LPIPS: give torchvision's weights"):
+        lpips(one, one, str(other))
+    harm = tmp_path / "harm.pth"
+    torch.save({"a": Path.cwd}, harm)
+    with pytest.raises(BridgeflowError, match="holds no weights that can be read"):
+        fid(one * 300, one * 300, str(harm))
+
+
+@pytest.mark.filterwarnings("ignore:Matrix is singular")
+@torch.no_grad()
+def test_fid_is_the_formula_on_the_features_of_inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    monkeypatch.setattr(perceptual, "FEWEST", 8)
+    torch.manual_seed(0)
+    place, empty = tmp_path / "inception.pth", tmp_path / "empty.pth"
+    torch.save({}, empty)
+    with monkeypatch.context() as patched:
+        patched.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+        network = FeatureExtractorInceptionV3("inception", ["2048"], str(empty))
+    torch.save(network.state_dict(), place)
+    own, truths = pictures(10, 0, 32), [*pictures(6, 1, 32), *pictures(4, 2, 40)]
+    found, notes = fid(own, truths, str(place))
+    features = [
+        torch.cat([network(torch.from_numpy(p.copy()).permute(2, 0, 1)[None])[0] for p in group]).double().numpy()
+        for group in (truths, own)
+    ]
+    (mean_a, mean_b), (cov_a, cov_b) = ([f(x) for x in features] for f in (lambda x: x.mean(0), lambda x: np.cov(x.T)))
+    root = scipy.linalg.sqrtm(cov_a @ cov_b).real
+    expected = float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root))
+    assert found["fid"] == pytest.approx(expected, rel=0.02)
+    assert notes == []
+    assert fid(own[:7], truths[:7], str(place)) == ({}, ["FID needs 8 examples to say something: raise --count."])
+    with pytest.raises(BridgeflowError, match="no Inception network as torch-fidelity has it"):
+        fid(own, truths, str(empty))
+
+
+def save_clip(folder: Path) -> transformers.CLIPModel:
+    words = ["<pad>", "<unk>", "<s>", "</s>", "a", "red", "blue", "cube"]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends: Any = [("<s>", 2), ("</s>", 3)]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = {
+        **sizes,
+        "vocab_size": len(words),
+        "max_position_embeddings": 8,
+        "eos_token_id": 3,
+        "bos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    vision = {**sizes, "image_size": 16, "patch_size": 4}
+    torch.manual_seed(0)
+    model = transformers.CLIPModel(
+        transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
+    ).eval()
+    model.save_pretrained(folder)
+    side = {"height": 16, "width": 16}
+    image = transformers.CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=side)
+    transformers.CLIPProcessor(image_processor=image, tokenizer=fast).save_pretrained(folder)
+    return model
+
+
+@torch.no_grad()
+def test_the_clip_score_is_the_cosine_of_both_projections(tmp_path: Path) -> None:
+    model = save_clip(tmp_path)
+    own = pictures(3, 0, 16)
+    captions = ["a red cube", "blue", "a red cube " * 6]
+    found = clip_scores(own, captions, str(tmp_path))
+    numbers = {"a": 4, "red": 5, "blue": 6, "cube": 7}
+    mean, std = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
+    for picture, caption, score in zip(own, captions, found, strict=True):
+        pixels = (torch.from_numpy(picture / 255).float() - torch.tensor(mean)) / torch.tensor(std)
+        tokens = torch.tensor([[2, *[numbers[word] for word in caption.split()][:6], 3]])
+        seen = model.visual_projection(model.vision_model(pixels.permute(2, 0, 1)[None]).pooler_output)
+        said = model.text_projection(model.text_model(tokens).pooler_output)
+        assert score == pytest.approx(100 * float(F.cosine_similarity(seen, said)), abs=0.05)
+
+
+def test_what_is_no_clip_is_told(tmp_path: Path) -> None:
+    with pytest.raises(BridgeflowError, match="a CLIP cannot be loaded from"):
+        clip_scores(pictures(1, 0), ["a"], str(tmp_path))
