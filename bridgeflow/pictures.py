@@ -1,4 +1,4 @@
-"""Pictures for people: grids of source, truth and result, and the flow as a GIF."""
+"""Pictures for people: grids of source, truth and result, and the flow as a strip or a GIF."""
 
 from __future__ import annotations
 
@@ -77,6 +77,14 @@ def stacked(parts: Sequence[tuple[str, Image.Image]]) -> Image.Image:
         sheet.paste(image, (0, top + LABEL))
         top += image.height + LABEL
     return sheet
+
+
+def strip(frames: Sequence[tuple[str, Image.Image]], most: int = 9) -> Image.Image:
+    """Labelled frames side by side, with the first and the last and at most `most` of them, evenly chosen."""
+    last = len(frames) - 1
+    count = min(most, len(frames))
+    chosen = [frames[round(place * last / max(1, count - 1))] for place in range(count)]
+    return grid([label for label, _ in chosen], [[frame for _, frame in chosen]])
 
 
 def save_gif(frames: Sequence[tuple[str, Image.Image]], path: Path, seconds: float = 3.0) -> None:

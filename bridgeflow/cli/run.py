@@ -84,7 +84,7 @@ class _Wish:
 @click.option("--minus", multiple=True, metavar="INPUT", help="Take this from each input's latent; may be repeated.")
 @click.option("--interpolate", metavar="INPUT", help="Go from each input to this one in --frames results.")
 @click.option("--frames", type=click.IntRange(2, 500), help=f"Results of an interpolation, {FRAMES} by default.")
-@click.option("--trajectory", metavar="FILE.gif", help="Draw the flow from source to target.")
+@click.option("--trajectory", metavar="FILE", help="Draw the flow from source to target: .gif moves, .png is a strip.")
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16"]),
@@ -161,8 +161,8 @@ def _check_options(
     samples: int, terms: tuple[str, ...], interpolate: str | None, frames: int | None, trajectory: str | None
 ) -> None:
     """Raises UsageError where options do not go together."""
-    if trajectory is not None and not trajectory.lower().endswith(".gif"):
-        raise click.UsageError(f"--trajectory {trajectory!r} must end in .gif.")
+    if trajectory is not None and not trajectory.lower().endswith((".gif", ".png")):
+        raise click.UsageError(f"--trajectory {trajectory!r} must end in .gif or .png.")
     if interpolate is None:
         if frames is not None:
             raise click.UsageError("--frames counts the frames of --interpolate: give both.")
@@ -321,11 +321,15 @@ def _set_sampling(pipeline: Pipeline, steps: int | None, solver: str | None, gui
 
 
 def _draw_trajectory(pipeline: Pipeline, item: Any, wish: _Wish, path: Path, console: Any) -> None:
-    from bridgeflow.pictures import save_gif
+    from bridgeflow.pictures import save_gif, strip
 
     preview = pipeline.assembly.target.preview
     frames = [("source", pipeline.assembly.source.preview(item))]
     flow = pipeline.trajectory(item, wish.seed, wish.plus, wish.minus)
     frames += [(f"t = {t:.2f}", preview(state)) for t, state in flow]
-    save_gif(frames, path)
+    if path.suffix.lower() == ".gif":
+        save_gif(frames, path)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        strip(frames).save(path)
     console.say(f"the flow is drawn in {path}")

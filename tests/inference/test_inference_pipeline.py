@@ -10,6 +10,7 @@ from PIL import Image
 from bridgeflow.cli.main import invoke
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.inference import Pipeline
+from bridgeflow.pictures import CELL, GAP, LABEL, strip
 
 
 def photo(path: Path, size: tuple[int, int] = (50, 37), mode: str = "RGB") -> Path:
@@ -120,7 +121,22 @@ def test_trajectory_shows_every_step(home: Path, tmp_path: Path, capsys: pytest.
     assert invoke(command) == 0
     with Image.open(flow) as gif:
         assert gif.n_frames == 1 + 6  # type: ignore[attr-defined]
+    strip = tmp_path / "strips" / "flow.png"
+    assert invoke([*command[:-1], str(strip)]) == 0
+    with Image.open(strip) as sheet:
+        cell = CELL + GAP
+        assert sheet.size == (7 * cell + 2 * GAP, LABEL + cell + GAP)
+        cells = [sheet.crop((GAP + i * cell, LABEL, i * cell + cell, LABEL + CELL)).tobytes() for i in range(7)]
+    assert len(set(cells)) == 7
     capsys.readouterr()
+
+
+def test_a_strip_shows_both_ends_of_a_long_flow() -> None:
+    frames = [(f"{i}", Image.new("RGB", (4, 4), (i, 0, 0))) for i in range(26)]
+    sheet = strip(frames, most=6)
+    shown = [sheet.getpixel((2 * GAP + i * (CELL + GAP), LABEL + 4)) for i in range(6)]
+    assert shown == [(i, 0, 0) for i in (0, 5, 10, 15, 20, 25)]
+    assert strip(frames[:1]).width == CELL + 3 * GAP
 
 
 @pytest.mark.parametrize("solver", ["euler", "midpoint", "heun", "ab2", "dopri5"])
