@@ -136,6 +136,9 @@ class Modality(nn.Module, ABC):
     """Column of a data set that usually holds its items, such as 'image'."""
     fit_options: ClassVar[Mapping[str, Any]] = {}
     """Options under which there is a codec to fit; `bridgeflow fit` starts from them."""
+    any_size: ClassVar[bool] = False
+    """Whether `encode` may give grids of other sizes than `latent` says, where `collate` was given other items. A
+    bridge carries them where its network takes any size."""
     round_trip: ClassVar[float | None] = None
     """Greatest root mean square difference, in the latent's own units, between the latent of an item and what comes of
     decoding and encoding it again; None for a modality that is only ever a source. A property where it depends on the

@@ -27,6 +27,7 @@ class Cache(DataSettings):
 
     summary: ClassVar[str] = "cache:DIR, latents that bridgeflow cache made"
     at_hand: ClassVar[bool] = True
+    checked_by: ClassVar[str] = "bridgeflow cache verify"
     path: str
     """The folder."""
     original: str | None = None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bridgeflow.data.rows import EncodedRows, Order, OrderedRows, Rows, Stream
+from bridgeflow.data.rows import NOTHING_LEFT, EncodedRows, Order, OrderedRows, Rows, Stream
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Item, Latent
 from bridgeflow.randomness import generator, seed_of
@@ -223,7 +223,7 @@ def batches(
     """
     if isinstance(rows, Rows):
         if len(rows) == 0:
-            raise BridgeflowError(f"{rows.description}: nothing to train on.")
+            raise BridgeflowError(f"{rows.description}: {NOTHING_LEFT}")
         encoded = isinstance(rows, EncodedRows)
         loader: DataLoader[Any] = DataLoader(
             Latents(rows, seed) if isinstance(rows, EncodedRows) else Pairs(rows, task, renames, seed),

@@ -12,6 +12,8 @@ from bridgeflow.settings import Settings
 
 Split = Literal["train", "held_out"]
 
+NOTHING_LEFT = "nothing to train on; give data with rows, or hold fewer out (data.held_out, data.held_out_rows)."
+
 
 @runtime_checkable
 class Rows(Protocol):
@@ -77,6 +79,8 @@ class DataSettings(Settings, ABC):
     summary: ClassVar[str] = ""
     at_hand: ClassVar[bool] = False
     """True where opening it only looks at what lies on the disk: nothing is fetched or made."""
+    checked_by: ClassVar[str] = "bridgeflow data check"
+    """The command that tells what cannot be read of it."""
     knowledge: ClassVar[str] = ""
     """What a model that was trained on these data knows, and what it does not: a sentence for its card and for whoever
     gives it something else."""

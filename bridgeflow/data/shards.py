@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from bridgeflow.data.rows import NOTHING_LEFT
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.randomness import generator
 
@@ -236,7 +237,7 @@ class ShardStream:
                 first = False
             empty = empty + 1 if first and not skip else 0
             if empty > 1:
-                raise BridgeflowError(f"{self.description}: nothing to train on.")
+                raise BridgeflowError(f"{self.description}: {NOTHING_LEFT}")
             epoch, skip = epoch + 1, 0
 
     # -- the order ---------------------------------------------------------------------------------------
@@ -270,7 +271,7 @@ class ShardStream:
             if own > skip:
                 break
             if own == 0 and total == 0:
-                raise BridgeflowError(f"{self.description}: nothing to train on.")
+                raise BridgeflowError(f"{self.description}: {NOTHING_LEFT}")
             if parts == world:
                 # Every epoch is as long as this one.
                 return (skip // own, skip % own) if own else (0, 0)

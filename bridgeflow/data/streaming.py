@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from torch.utils.data import DataLoader, Dataset
 
 from bridgeflow.data.batches import MOST_TRIES, Batch, Pair, collated, read_pair, unreadable
-from bridgeflow.data.rows import Stream
+from bridgeflow.data.rows import NOTHING_LEFT, Stream
 from bridgeflow.data.shards import Entry, ShardStream
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item
@@ -186,7 +186,7 @@ def _every_nth(rows: Stream, batch_size: int, start: int, rank: int, world: int)
                 first = False
             position += 1
         if position == begun:
-            raise BridgeflowError(f"{rows.description}: nothing to train on.")
+            raise BridgeflowError(f"{rows.description}: {NOTHING_LEFT}")
         epoch += 1
 
 

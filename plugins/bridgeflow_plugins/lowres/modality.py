@@ -34,6 +34,7 @@ class LowRes(ImageLatent):
 
     summary = "low-resolution pictures, enlarged and encoded like the target"
     Options = LowResOptions
+    any_size = True
     options: LowResOptions
 
     def __init__(self, options: LowResOptions) -> None:
