@@ -16,6 +16,7 @@ from bridgeflow import durable
 from bridgeflow.bridge import Bridge
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Item, Modality, Progress
+from bridgeflow.nn.source import DirectSource
 from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.task import Task
 
@@ -65,6 +66,16 @@ class Assembly:
                 f"recipe {self.recipe.name!r}: encoding.tower.name=timm looks at pixels, and the target "
                 f"{self.recipe.task.target.name!r} shows none: set encoding.tower.name=tokens."
             )
+        pieces = self.source.piece_latent
+        if pieces != self.source.latent:
+            starts_there = isinstance(bridge.source_encoder, DirectSource)
+            if not starts_there or not bridge.network.takes(pieces.shape):
+                raise UsageError(
+                    f"recipe {self.recipe.name!r}: the source {self.recipe.task.source.name!r} runs on pieces of "
+                    f"{pieces}, larger than the {self.source.latent} of training, which this network does not take: "
+                    "leave their size at that of training (source.tile=null), or choose network.name=unet and a size "
+                    "that its levels divide."
+                )
         return bridge
 
     def sketch_bridge(self) -> Bridge:

@@ -15,7 +15,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bridgeflow import collective
-from bridgeflow.errors import UsageError
 from bridgeflow.flow.coupling import PairedCoupling, draw_null_rows
 from bridgeflow.flow.guidance import Guidance, NoGuidance
 from bridgeflow.flow.losses import (
@@ -244,15 +243,8 @@ class Bridge(nn.Module):
 
     @torch.no_grad()
     def encode(self, source: Latent, generator: Randomness = None, sample: bool = True) -> Encoded:
-        """z0 of a batch, as sampling starts from it. Raises UsageError where it has another size than the network
-        takes."""
-        encoded = self.source_encoder(source, generator, sample)
-        if encoded.z0.shape[1:] != self.target_spec.shape and not self.network.any_size:
-            raise UsageError(
-                f"the network takes latents of {self.target_spec.shape}, not {tuple(encoded.z0.shape[1:])}: choose the "
-                "sizes that it was trained with, or train one that takes any size (network.name=unet)."
-            )
-        return encoded
+        """z0 of a batch, as sampling starts from it."""
+        return self.source_encoder(source, generator, sample)
 
     @torch.no_grad()
     def sample(

@@ -29,10 +29,7 @@ def encode(modality: Modality, batch: dict[str, Tensor], device: torch.device, o
     """
     batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
     latent = modality.encode(batch)
-    expected = modality.latent.shape
-    if modality.any_size and latent.mean.ndim == 1 + len(expected):
-        expected = (expected[0], *latent.mean.shape[2:])
-    if latent.mean.shape[1:] != expected:
+    if latent.mean.shape[1:] not in (modality.latent.shape, modality.piece_latent.shape):
         raise BridgeflowError(
             f"the modality {type(modality).__name__} declares a latent {modality.latent}, but its `encode` gave "
             f"{tuple(latent.mean.shape)} with the batch in front: mend `encode` or `latent`, and try it with "

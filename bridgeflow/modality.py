@@ -136,9 +136,6 @@ class Modality(nn.Module, ABC):
     """Column of a data set that usually holds its items, such as 'image'."""
     fit_options: ClassVar[Mapping[str, Any]] = {}
     """Options under which there is a codec to fit; `bridgeflow fit` starts from them."""
-    any_size: ClassVar[bool] = False
-    """Whether `encode` may give grids of other sizes than `latent` says, where `collate` was given other items. A
-    bridge carries them where its network takes any size."""
     round_trip: ClassVar[float | None] = None
     """Greatest root mean square difference, in the latent's own units, between the latent of an item and what comes of
     decoding and encoding it again; None for a modality that is only ever a source. A property where it depends on the
@@ -154,6 +151,12 @@ class Modality(nn.Module, ABC):
     @abstractmethod
     def latent(self) -> LatentSpec:
         """Shape and layout of what `encode` makes. Known without reading data, but for a codec that needs fitting."""
+
+    @property
+    def piece_latent(self) -> LatentSpec:
+        """What `encode` makes of the pieces that a task cuts large items into when it runs; `latent`, unless those are
+        larger than what it trains on. Then the flow starts from them directly, and the network takes any size."""
+        return self.latent
 
     @abstractmethod
     def read(self, value: Any) -> Item:

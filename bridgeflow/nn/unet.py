@@ -132,11 +132,9 @@ class Level(nn.Module):
 class UNet(VelocityNet, Recomputing):
     """The U-Net that `UNetSettings` describes. It takes any H, W that divide by its levels."""
 
-    any_size = True
-
     def __init__(self, settings: UNetSettings, channels: int, context_width: int | None) -> None:
         super().__init__()
-        self.multiple = settings.multiple
+        self.channels, self.multiple = channels, settings.multiple
         widths = settings.channels
         condition = 4 * widths[0]
         last = len(widths) - 1
@@ -185,6 +183,10 @@ class UNet(VelocityNet, Recomputing):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Every size that divides by the levels."""
+        return len(shape) == 3 and shape[0] == self.channels and not any(size % self.multiple for size in shape[1:])
+
     def forward(
         self,
         z: Tensor,
@@ -195,11 +197,6 @@ class UNet(VelocityNet, Recomputing):
         r: Tensor | None = None,
     ) -> Tensor:
         """See `VelocityNet.forward`."""
-        if any(size % self.multiple for size in z.shape[2:]):
-            raise UsageError(
-                f"network 'unet' with these levels takes grids of multiples of {self.multiple}, not "
-                f"{z.shape[2]}x{z.shape[3]}: choose other sizes."
-            )
         condition = F.silu(self.conditioning(t, null, r))
         x = self.stem(F.pixel_unshuffle(z, self.patch))
         skips = [x]

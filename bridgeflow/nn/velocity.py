@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -32,8 +31,9 @@ class VelocityNet(nn.Module, ABC):
         built with a context. r: (B,) in [0, 1], a second time, only where built with `second_time`.
         Returns the velocity, (B, *shape)."""
 
-    any_size: ClassVar[bool] = False
-    """Whether grids of other sizes than the network was built for are taken too."""
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether states (B, *shape) of another size than the network was built for are taken."""
+        return False
 
     stage_weights: tuple[float, ...] = (1.0,)
     """Weight of the flow loss at each resolution that `velocities` gives."""

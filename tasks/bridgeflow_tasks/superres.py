@@ -81,7 +81,7 @@ class SuperResolution(Task):
         super().__init__(options, source, target)
         if not isinstance(source, LowRes):
             raise TypeError(f"the source of super-resolution is a LowRes, not a {type(source).__name__}")
-        smallest = min(*source.low_size, *source.tile_size)
+        smallest = min(source.tile_size)
         if 2 * options.overlap > smallest:
             raise UsageError(
                 f"options.overlap={options.overlap} does not suit tiles of {smallest} pixels: "

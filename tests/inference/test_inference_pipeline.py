@@ -7,10 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bridgeflow import recipe as recipes
+from bridgeflow.assembly import assemble
 from bridgeflow.cli.main import invoke
-from bridgeflow.errors import BridgeflowError
+from bridgeflow.console import Progress
+from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.inference import Pipeline
 from bridgeflow.pictures import CELL, GAP, LABEL, strip
+from bridgeflow.training.start import train
+from bridgeflow_plugins.image_latent.pixels import to_images, to_tensor
+from bridgeflow_plugins.lowres.resampling import enlarge
 
 
 def photo(path: Path, size: tuple[int, int] = (50, 37), mode: str = "RGB") -> Path:
@@ -47,6 +53,38 @@ def test_tiles_of_superres_depend_on_nothing_but_their_pixels(home: Path) -> Non
     alone = pipeline.carry([small])[0][0]
     beside = pipeline.carry([rng.integers(0, 255, (20, 30, 3), dtype=np.uint8), small])[1][0]
     assert np.abs(alone.astype(int) - beside.astype(int)).max() <= 1
+
+
+def test_large_tiles_give_what_the_whole_picture_gives(home: Path, tmp_path: Path) -> None:
+    """Without statistics of a whole grid, a pixel depends on its surroundings alone: 12 pixels with this network."""
+    tiny = ["network.channels=[8]", "network.blocks=1", "network.patch=4", "network.norm=none", "options.overlap=4"]
+    brief = ["data.size=32", "data.held_out=8", "training.batch_size=4", "training.precision=fp32", "training.steps=12"]
+    # Samples are drawn and rows are scored in tiles, too.
+    seen = ["training.sample_every=6", "training.evaluate=2", "training.samples=2", "source.size=32", "target.size=32"]
+    whole = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+    found = []
+    for tile in (24, 40):
+        recipe = recipes.load("superres/blocks", [*tiny, *brief, *seen, f"source.tile={tile}"])
+        run = train(recipe, str(tmp_path / f"run{tile}"), device="cpu", console=Progress(quiet=True))
+        pipeline = Pipeline.open(run.folder, "cpu")
+        assert len(pipeline.assembly.task.split(whole)) == {24: 2, 40: 1}[tile]
+        found.append(pipeline.carry([whole])[0][0].astype(int))
+    small, large = found
+    assert small.shape == large.shape == (96, 160, 3)
+    inside = np.s_[:32, :32]
+    assert np.abs(small[inside] - large[inside]).max() <= 1
+    bicubic = to_images(enlarge(to_tensor([whole]), 4))[0]
+    assert np.abs(large - bicubic).max() > 2, "the network has to do something for this to say anything"
+
+
+@pytest.mark.parametrize(
+    "wrong", [["network={name: dit, width: 32, depth: 1, patch: 8}", "source.tile=20"], ["source.tile=17"]]
+)
+def test_tiles_need_a_network_that_takes_them(wrong: list[str]) -> None:
+    """Told before anything is trained."""
+    recipe = recipes.load("superres/blocks", wrong)
+    with pytest.raises(UsageError, match=r"runs on pieces of grid 3x(80x80|68x68), larger than the grid 3x64x64"):
+        assemble(recipe).build_bridge()
 
 
 def test_caption_prints_one_line_for_one_file_and_names_many(

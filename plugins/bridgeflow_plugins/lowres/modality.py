@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from bridgeflow.errors import UsageError
+from bridgeflow.modality import LatentSpec
 from bridgeflow_plugins.image_latent.modality import ImageLatent, ImageOptions, draw_picture
 from bridgeflow_plugins.image_latent.pixels import Pixels, fit_image, to_tensor
 from bridgeflow_plugins.lowres.resampling import degrade, enlarge
@@ -34,7 +35,6 @@ class LowRes(ImageLatent):
 
     summary = "low-resolution pictures, enlarged and encoded like the target"
     Options = LowResOptions
-    any_size = True
     options: LowResOptions
 
     def __init__(self, options: LowResOptions) -> None:
@@ -63,6 +63,12 @@ class LowRes(ImageLatent):
         """(height, width) of the low-resolution tiles that a picture is cut into."""
         tile = self.options.tile
         return self.low_size if tile is None else (tile, tile)
+
+    @property
+    def piece_latent(self) -> LatentSpec:
+        """That of a tile."""
+        height, width = (side * self.options.factor // self.codec.multiple for side in self.tile_size)
+        return LatentSpec((self.codec.channels, height, width), "grid")
 
     @property
     def round_trip(self) -> float | None:  # type: ignore[override]
