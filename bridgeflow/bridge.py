@@ -212,7 +212,9 @@ class Bridge(nn.Module):
             given = self.network.velocities(z, t, null, *self._context(encoded, self.null_context, null))
         return [self._as_velocity(own, z, t) for own in given]
 
-    def _velocity(self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor) -> Tensor:
+    def velocity(self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor) -> Tensor:
+        """The velocity (B, *shape) at states z (B, *shape) and times t (B,) of flows that began at `encoded`; under the
+        null indicator where null (B,) is True. B may be a multiple of the rows that were encoded."""
         if encoded.context is None or self.null_context is None:
             given = self.network(z, t, null)
         else:
@@ -270,7 +272,7 @@ class Bridge(nn.Module):
                 on_step(t)
             # The lead of the published grid belongs to its own sampler: other solvers are told the state's time.
             told = time.network_time(t, steps) if isinstance(solver, Euler) else t
-            return guide(lambda z, t, null: self._velocity(encoded, z, t, null), z, told)
+            return guide(lambda z, t, null: self.velocity(encoded, z, t, null), z, told)
 
         return solver.integrate(velocity, encoded.z0, time.solver_grid(steps), observer)
 

@@ -99,6 +99,26 @@ class Pipeline:
         pipeline.knowledge = str(checkpoint.meta.get("exported", {}).get("knowledge", ""))
         return pipeline
 
+    def guide_by(self, weaker: Path) -> None:
+        """Guides away from a weaker checkpoint of the same run, such as an early one, by the scale of the guidance:
+        autoguidance (Karras et al., arXiv 2406.02507). Runs of their own have source codes of their own, which say
+        nothing to one another; only where nothing is learned about the source may they be mixed.
+
+        Raises UsageError for a checkpoint of another kind.
+        """
+        checkpoint = open_checkpoint(weaker)
+        if checkpoint.recipe(with_data=False).tree()["task"] != self.assembly.recipe.tree()["task"]:
+            raise UsageError(
+                f"the weaker checkpoint {str(weaker)!r} belongs to another task: give an early one of its run."
+            )
+        try:
+            self.stages.weak = load_bridge(self.assembly, checkpoint, self.stages.precision).eval()
+        except BridgeflowError as error:
+            raise UsageError(
+                f"the checkpoint {str(weaker)!r} is no weaker model of this one ({str(error).rstrip('.')}): give an "
+                "early checkpoint of the same run."
+            ) from error
+
     @property
     def bridge(self) -> Bridge:
         """The bridge, which is loaded where it is not there."""
@@ -152,7 +172,8 @@ class Pipeline:
             raise UsageError(f"solver {solver!r} is none: one of {', '.join(SOLVERS)} is expected.")
         if guidance is not None and not (_is_number(guidance) and math.isfinite(guidance)):
             raise UsageError(f"guidance {guidance!r} is not a number: 1 is none, 2 to 7 are usual.")
-        if guidance is not None and guidance != 1 and self.assembly.recipe.recipe.null_rate == 0:
+        has_null_rows = self.assembly.recipe.recipe.null_rate > 0 or self.stages.weak is not None
+        if guidance is not None and guidance != 1 and not has_null_rows:
             raise UsageError("guidance needs a model trained with null_rate above 0; this one was trained without.")
         method = {**({"method": solver} if solver else {}), **({"steps": steps} if steps else {})}
         guide = {} if guidance is None else {"kind": "none" if guidance == 1 else "indicator", "scale": guidance}

@@ -16,8 +16,10 @@ from bridgeflow.bridge import Bridge
 from bridgeflow.encoding import encode
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.familiarity import Familiarity
+from bridgeflow.flow.guidance import IndicatorVelocity
 from bridgeflow.flow.solver import SolverSettings
 from bridgeflow.modality import Item, Latent, Modality, Progress
+from bridgeflow.nn.encoded import Encoded
 from bridgeflow.randomness import generator
 from bridgeflow.recipe import SamplingSettings
 
@@ -96,6 +98,8 @@ class Stages:
         self.watch = watch
         self.evaluations = 0
         self.familiarity: Familiarity | None = None
+        self.weak: Bridge | None = None
+        """A weaker model that sampling is guided away from."""
         self.strange: set[int] = set()
         """Numbers of the items of the last call that are far from what the model knows."""
         self._bridge: Bridge | None = bridge if isinstance(bridge, Bridge) else None
@@ -182,11 +186,12 @@ class Stages:
                 )
                 for latent, rows in batch.terms
             ]
+            encoded = mix(terms, [job.mixture for job in batch.jobs])
             z1 = bridge.sample(
-                mix(terms, [job.mixture for job in batch.jobs]),
+                encoded,
                 solver,
                 sampling.solver.steps,
-                sampling.guidance.build(),
+                sampling.guidance.build(self._weak_velocity(encoded)),
                 (lambda t, z: states.append((t, self._wait(z.float())))) if whole_flow else None,
                 steps.begin,
                 sampling.grid,
@@ -194,6 +199,12 @@ class Stages:
         steps.end()
         self.evaluations = solver.evaluations
         return _Sampled(batch.jobs, states if whole_flow else [(1.0, self._wait(z1.float()))])
+
+    def _weak_velocity(self, encoded: Encoded) -> IndicatorVelocity | None:
+        if self.weak is None:
+            return None
+        weak = self._place(self.weak)
+        return lambda z, t, null: weak.velocity(encoded, z, t, null)
 
     @torch.no_grad()
     def _decode(self, batch: _Sampled, place: int, count: int) -> Done:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 @click.option("--steps", type=click.IntRange(min=1), help="Solver steps; the checkpoint's by default.")
 @click.option("--solver", type=click.Choice(["euler", "midpoint", "heun", "ab2", "dopri5"]), help="Solver.")
 @click.option("--guidance", type=float, metavar="SCALE", help="Scale of the guidance; 1 is none.")
+@click.option("--weak", metavar="DIR", help="Guide away from this weaker checkpoint of the same run, by --guidance.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of whatever is drawn.")
 @click.option("--quick", is_flag=True, help="Leave out intervals and whatever takes long.")
 @click.option("--weights", multiple=True, metavar="NAME=PLACE", help="Weights of a judge, such as lpips=alexnet.pth.")
@@ -55,6 +56,7 @@ def evaluate(
     steps: int | None,
     solver: str | None,
     guidance: float | None,
+    weak: str | None,
     seed: int,
     quick: bool,
     weights: tuple[str, ...],
@@ -74,6 +76,8 @@ def evaluate(
         raise click.UsageError("--compare names every checkpoint that is scored: leave --checkpoint out.")
     if len(compare) == 1:
         raise click.UsageError("--compare needs two checkpoints or more: repeat it for each.")
+    if compare and weak is not None:
+        raise click.UsageError("--weak guides one checkpoint by another of its run: leave --compare out.")
     if compare and quick:
         raise click.UsageError("--compare tells how sure a difference is, so it takes its time: leave --quick out.")
     judges = _parse_weights(weights)
@@ -90,7 +94,7 @@ def evaluate(
     scored: list[tuple[Pipeline, Report]] = []
     for name in names:
         pipeline = _opened(task, name, data, columns, device)
-        _sample_with(pipeline, steps, solver, guidance)
+        _sample_with(pipeline, steps, solver, guidance, weak)
         pipeline.assembly.task.judge_by(judges)
         recipe = pipeline.assembly.recipe
         if examples is None or (data is None and not compare):
@@ -153,10 +157,12 @@ def _opened(task: str, name: str | None, data: str | None, columns: tuple[str, .
     return pipeline
 
 
-def _sample_with(pipeline: Pipeline, steps: int | None, solver: str | None, guidance: float | None) -> None:
+def _sample_with(
+    pipeline: Pipeline, steps: int | None, solver: str | None, guidance: float | None, weak: str | None
+) -> None:
     from bridgeflow.cli.run import _set_sampling
 
-    _set_sampling(pipeline, steps, solver, guidance)
+    _set_sampling(pipeline, steps, solver, guidance, weak)
 
 
 def _picture(scored: list[tuple[Pipeline, Report]], names: list[Any], examples: Examples) -> Any:

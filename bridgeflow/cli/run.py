@@ -80,6 +80,7 @@ class _Wish:
 @click.option("--steps", type=click.IntRange(min=1), help="Solver steps; the checkpoint's by default.")
 @click.option("--solver", type=click.Choice(["euler", "midpoint", "heun", "ab2", "dopri5"]), help="Solver.")
 @click.option("--guidance", type=float, metavar="SCALE", help="Scale of the guidance; 1 is none.")
+@click.option("--weak", metavar="DIR", help="Guide away from this weaker checkpoint of the same run, by --guidance.")
 @click.option("--plus", multiple=True, metavar="INPUT", help="Add this to each input's latent; may be repeated.")
 @click.option("--minus", multiple=True, metavar="INPUT", help="Take this from each input's latent; may be repeated.")
 @click.option("--interpolate", metavar="INPUT", help="Go from each input to this one in --frames results.")
@@ -105,6 +106,7 @@ def run(
     steps: int | None,
     solver: str | None,
     guidance: float | None,
+    weak: str | None,
     plus: tuple[str, ...],
     minus: tuple[str, ...],
     interpolate: str | None,
@@ -132,7 +134,7 @@ def run(
     pipeline = api.open_pipeline(open_checkpoint(folder), console.warn, device, precision, low_memory, _shown(console))
     check_task(pipeline.assembly.recipe.recipe.task, task, folder)
     console.say(f"using {folder}")
-    _set_sampling(pipeline, steps, solver, guidance)
+    _set_sampling(pipeline, steps, solver, guidance, weak)
     source, target = pipeline.assembly.source, pipeline.assembly.target
     entries = expand(given, source)
     wish = _Wish(
@@ -313,7 +315,13 @@ def _find_task(task: str, checkpoint: str | None) -> None:
         raise
 
 
-def _set_sampling(pipeline: Pipeline, steps: int | None, solver: str | None, guidance: float | None) -> None:
+def _set_sampling(
+    pipeline: Pipeline, steps: int | None, solver: str | None, guidance: float | None, weak: str | None = None
+) -> None:
+    if weak is not None:
+        if guidance is None:
+            raise UsageError("--weak needs --guidance SCALE, such as 2: how far to go from the weaker checkpoint.")
+        pipeline.guide_by(Path(weak))
     try:
         pipeline.sampling = pipeline.adjusted(steps, solver, guidance)
     except UsageError as error:

@@ -69,11 +69,14 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def fingerprint(recipe: ResolvedRecipe, scoring: ScoringSettings, scales: tuple[float, ...]) -> str:
+def fingerprint(
+    recipe: ResolvedRecipe, scoring: ScoringSettings, scales: tuple[float, ...], weak_step: int | None = None
+) -> str:
     """Changes where the run or how it is scored would; how often it is saved and shown does not count."""
     tree: dict[str, Any] = json.loads(json.dumps(recipe.tree(), default=str))
     for key in ("checkpoint_every", "sample_every", "samples", "log_every", "keep", "evaluate", "workers"):
         tree.get("training", {}).pop(key, None)
     tree.pop("sampling", None)
-    described = json.dumps([tree, scoring.model_dump(mode="json"), scales], sort_keys=True)
+    parts = [tree, scoring.model_dump(mode="json"), scales, *([] if weak_step is None else [weak_step])]
+    described = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()[:16]

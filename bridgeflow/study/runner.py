@@ -44,7 +44,7 @@ def planned(study: StudySettings, folder: Path) -> list[Planned]:
     for arm, seed in study.runs():
         recipe = study.resolved(arm, seed)
         scales = study.scales(arm, recipe)
-        own = fingerprint(recipe, study.scoring, scales)
+        own = fingerprint(recipe, study.scoring, scales, study.arms[arm].weak_step)
         found = RunResult.read(folder / "results" / f"{_name(arm, seed)}.json")
         runs.append(Planned(arm, seed, recipe, scales, own, found if found and found.fingerprint == own else None))
     return runs
@@ -86,6 +86,9 @@ def _carry_out(study: StudySettings, run: Planned, folder: Path, console: Progre
             raise Interrupted(f"the study was stopped by {done.outcome.interrupted}: the same command goes on with it.")
     checkpoint = open_checkpoint(place)
     pipeline = Pipeline.of(checkpoint, device)
+    weak_step = study.arms[run.arm].weak_step
+    if weak_step is not None:
+        pipeline.guide_by(place / "checkpoints" / f"{weak_step:06d}")
     examples = _examples(study, run.recipe, pipeline, console)
     points = tuple(_points(study, run, pipeline, examples, console))
     weights = sum(own.numel() for own in pipeline.bridge.parameters() if own.requires_grad)

@@ -31,6 +31,8 @@ class ArmSettings(Settings):
     """Other seeds than the study's."""
     guidance: tuple[float, ...] | None = None
     """Other scales of guidance than the study's."""
+    weak_step: int | None = Field(default=None, ge=1)
+    """Step of the run at which its weights are put aside, to guide away from when it is scored (autoguidance)."""
 
 
 class ClaimSettings(Settings):
@@ -115,14 +117,23 @@ class StudySettings(Settings):
         name = own.recipe or self.recipe
         tree = layers.merge(layers.merge(layers.read(name), self.change), own.change)
         tree = layers.merge(tree, {"training": {"seed": seed}})
+        if own.weak_step is not None:
+            # The step is one that is saved, and it stays.
+            tree = layers.merge(tree, {"training": {"checkpoint_every": own.weak_step, "keep": 10_000}})
         try:
-            return recipes.resolve(tree, name)
+            resolved = recipes.resolve(tree, name)
         except UsageError as error:
             raise UsageError(f"arm {arm!r} of the study: {error}") from error
+        if own.weak_step is not None and own.weak_step >= resolved.recipe.training.steps:
+            raise UsageError(
+                f"arm {arm!r} of the study: weak_step={own.weak_step} is no step before the last of "
+                f"{resolved.recipe.training.steps}: choose an earlier one."
+            )
+        return resolved
 
     def scales(self, arm: str, recipe: ResolvedRecipe) -> tuple[float, ...]:
         """Scales of guidance that an arm is scored with."""
-        if recipe.recipe.null_rate == 0:
+        if recipe.recipe.null_rate == 0 and self.arms[arm].weak_step is None:
             return (1.0,)
         return self.arms[arm].guidance or self.scoring.guidance
 

@@ -63,6 +63,22 @@ def test_it_is_trained_told_and_not_done_twice(bridgeflow: Call, declared: Path)
     assert [row["done"] for row in json.loads(listed.out)] == [True, False, True, False]
 
 
+def test_an_arm_is_guided_by_its_own_early_weights(bridgeflow: Call, declared: Path) -> None:
+    arms = STUDY.partition("arms:")[0] + "seeds: [0]\narms:\n  plain: {}\n  auto: {weak_step: 1, guidance: [1, 3]}\n"
+    declared.write_text(arms)
+    told = bridgeflow("study", str(declared), "--json")
+    assert told.code == 0, told.err
+    plain, auto = (
+        json.loads(Path(f"studies/widths/results/{arm}-seed0.json").read_text())["points"] for arm in ("plain", "auto")
+    )
+    assert [(point["steps"], point["guidance"]) for point in auto] == [(1, 1.0), (1, 3.0), (2, 1.0), (2, 3.0)]
+    assert auto[0]["figures"] == plain[0]["figures"], "the same weights without guidance"
+    assert auto[1]["figures"] != auto[0]["figures"]
+    declared.write_text(arms.replace("weak_step: 1", "weak_step: 3"))
+    outcome = bridgeflow("study", str(declared), "--dry-run")
+    assert "arm 'auto' of the study: weak_step=3 is no step before the last of 3" in outcome.err
+
+
 def test_what_cannot_be_is_one_sentence(bridgeflow: Call, declared: Path) -> None:
     declared.write_text(STUDY)
     for text, code, part in (

@@ -32,6 +32,17 @@ def test_guidance_leads_away_from_the_null_velocity(scale: float) -> None:
     torch.testing.assert_close(guided, scale * (2 * Z + 0.25) + (1 - scale) * -Z)
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.0, 3.5])
+def test_autoguidance_leads_away_from_the_weaker_velocity(scale: float) -> None:
+    strong, weak = KnownVelocity(), KnownVelocity()
+    settings = GuidanceSettings(scale=scale, interval=(0.0, 0.5))
+    guidance = settings.build(lambda z, t, null: weak(3 * z, t, null))
+    torch.testing.assert_close(guidance(strong, Z, 0.25), scale * (2 * Z + 0.25) + (1 - scale) * (6 * Z + 0.25))
+    # Neither is asked for the null velocity, and the weaker one only where it counts.
+    assert [null.tolist() for _, _, null in strong.calls + weak.calls] == [[False] * 3] * (1 if scale == 1 else 2)
+    torch.testing.assert_close(guidance(strong, Z, 0.75), 2 * Z + 0.75)
+
+
 def test_both_indicators_go_through_the_network_at_once() -> None:
     velocity = KnownVelocity()
     IndicatorGuidance(3.0)(velocity, Z, 0.25)

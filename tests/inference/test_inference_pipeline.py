@@ -192,6 +192,38 @@ def test_guidance_is_refused_where_it_was_not_trained(
     assert "trained with null_rate above 0" in capsys.readouterr().err
 
 
+def test_a_weaker_checkpoint_of_the_run_guides(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """v = 2 v_late - v_early at the source, where one step from t = 0 shows it."""
+    overrides = ["data.size=64", "data.held_out=8", "training.batch_size=4", "training.precision=fp32"]
+    length = ["training.steps=8", "training.checkpoint_every=4", "training.evaluate=0", "training.sample_every=0"]
+    tiny = ["network.channels=[8,8]", "network.blocks=1", "network.attention=[]"]
+    recipe = recipes.load("depth/blocks", [*overrides, *length, *tiny])
+    run = train(recipe, str(tmp_path / "run"), device="cpu", console=Progress(quiet=True))
+    early, late = (run.folder / "checkpoints" / name for name in ("000004", "000008"))
+    image = np.asarray(Image.open(photo(tmp_path / "in.png", (64, 64))))
+
+    def end(folder: Path, weak: Path | None = None) -> np.ndarray:
+        pipeline = Pipeline.open(folder, "cpu")
+        if weak is not None:
+            pipeline.guide_by(weak)
+        pipeline.sampling = pipeline.adjusted(steps=1, guidance=2.0 if weak is not None else None)
+        found = pipeline.assembly.target.collate([pipeline.trajectory(image)[-1][1]])["depth"]
+        return np.log(np.asarray(found, dtype=np.float64))
+
+    guided, own, other = end(late, early), end(late), end(early)
+    # Log depth is what the flow carries.
+    assert np.abs(guided - (2 * own - other)).max() < 1e-3
+    assert np.abs(own - other).max() > 1e-2
+    line = ["run", "--task", "depth", str(tmp_path / "in.png"), "--checkpoint", str(late), "--weak", str(early)]
+    assert invoke(line) == 2
+    assert "--weak needs --guidance SCALE" in capsys.readouterr().err
+    assert invoke([*line, "--guidance", "2", "-o", str(tmp_path / "o")]) == 0
+    assert invoke([*line[:-1], str(home / "runs/caption-blocks-01"), "--guidance", "2"]) == 2
+    assert "belongs to another task" in capsys.readouterr().err
+    assert invoke([*line[:-1], str(home / "runs/depth-blocks-01"), "--guidance", "2"]) == 2
+    assert "is no weaker model of this one" in capsys.readouterr().err
+
+
 def test_a_result_does_not_depend_on_its_neighbours(home: Path) -> None:
     pipeline = Pipeline.open(home / "runs/t2i-blocks-01", "cpu")
     read = pipeline.assembly.source.read
