@@ -70,7 +70,7 @@ def recipes() -> None:
 @click.option("--task", metavar="NAME", help="Recipes of one task.")
 @json_option
 def list_recipes(task: str | None, as_json: bool) -> None:
-    """Every recipe, with a line on what it is for."""
+    """Every recipe: whether a model is installed with it, and a line on what it is for."""
     from bridgeflow import registry
     from bridgeflow.naming import plain
 
@@ -79,7 +79,12 @@ def list_recipes(task: str | None, as_json: bool) -> None:
             raise registry.unknown("task", task, {plugin.name for plugin in registry.installed("task")})
         task = plain(task)
     rows = [
-        {"recipe": name, "about": _about(file), "distribution": f"{plugin.distribution} {plugin.version}"}
+        {
+            "recipe": name,
+            "model": "installed" if (file.with_suffix("") / "meta.json").is_file() else "",
+            "about": _about(file),
+            "distribution": f"{plugin.distribution} {plugin.version}",
+        }
         for name, file, plugin in registry.recipe_files()
         if task is None or name.startswith(f"{task}/")
     ]

@@ -111,6 +111,9 @@ def test_an_installed_model_is_found(bridgeflow: Call, model: Path, install: Ins
     listed = bridgeflow("recipes", "list")
     assert "depth/own\n" in listed.out or "depth/own " in listed.out
     assert "depth/own/recipe" not in listed.out
+    rows = json.loads(bridgeflow("recipes", "list", "--json").out)
+    assert {row["recipe"]: row["model"] for row in rows}["depth/own"] == "installed"
+    assert {row["recipe"]: row["model"] for row in rows}["depth/kitti"] == ""
     tuned = bridgeflow("tune-sampler", "--task", "depth", "--checkpoint", "depth/own", "--count", "16")
     assert tuned.code == 2
     assert "is installed with its recipe and is not changed: copy it" in " ".join(tuned.err.split())
