@@ -11,7 +11,7 @@ import hashlib
 import json
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -157,6 +157,10 @@ class Modality(nn.Module, ABC):
         """What `encode` makes of the pieces that a task cuts large items into when it runs; `latent`, unless those are
         larger than what it trains on. Then the flow starts from them directly, and the network takes any size."""
         return self.latent
+
+    def batch_key(self, item: Item) -> Hashable:
+        """Pieces of items go into one batch where this is the same; by default all do."""
+        return None
 
     @abstractmethod
     def read(self, value: Any) -> Item:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TypeVar
 
 import torch
@@ -124,8 +125,7 @@ class Stages:
         whole_flow: all states that the solver passes through, instead of the end alone.
         """
         self.strange = set()
-        size = sampling.batch_size
-        batches = [jobs[start : start + size] for jobs in groups for start in range(0, len(jobs), size)]
+        batches = [batch for jobs in groups for batch in self._batches(jobs, sampling.batch_size)]
         count = len(batches)
         encoded = self._stage(
             (self._encode(jobs, place, count) for place, jobs in enumerate(batches)),
@@ -139,6 +139,13 @@ class Stages:
             (self._decode(batch, place, count) for place, batch in enumerate(sampled)),
             lambda: self._free(self.assembly.target),
         )
+
+    def _batches(self, jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
+        """The jobs in their order, `size` at most together, of pieces that go into one batch."""
+        key = self.assembly.source.batch_key
+        for _, alike in groupby(jobs, lambda job: [key(piece.value) for piece in job.terms]):
+            chosen = list(alike)
+            yield from (chosen[start : start + size] for start in range(0, len(chosen), size))
 
     def _stage(self, results: Iterable[_T], free: Callable[[], None]) -> Iterable[_T]:
         """The results of a stage, each as it is asked for; or all of them, and then what made them is freed."""

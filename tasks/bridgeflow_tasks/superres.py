@@ -75,13 +75,14 @@ class SuperResolution(Task):
     }
     judges = {"lpips": LPIPS, "inception": INCEPTION}
     default_recipe = "superres/blocks"
+    default_model = "superres/photos"
     Options = SuperResolutionOptions
 
     def __init__(self, options: SuperResolutionOptions, source: Modality, target: Modality) -> None:
         super().__init__(options, source, target)
         if not isinstance(source, LowRes):
             raise TypeError(f"the source of super-resolution is a LowRes, not a {type(source).__name__}")
-        smallest = min(source.tile_size)
+        smallest = min(*source.low_size, *source.tile_size)
         if 2 * options.overlap > smallest:
             raise UsageError(
                 f"options.overlap={options.overlap} does not suit tiles of {smallest} pixels: "
@@ -123,11 +124,11 @@ class SuperResolution(Task):
                 f"the picture has {item.shape[1]}x{item.shape[0]} pixels, more than the {self.cut.most_pixels:,} that "
                 "are enlarged at once: give a smaller one."
             )
-        return [tile.image for tile in tiles(item, self.lowres.tile_size, self.cut.overlap)]
+        return [tile.image for tile in tiles(item, self.lowres.tile_for(item), self.cut.overlap)]
 
     def join(self, results: Sequence[Item], item: Item) -> Item:
         """The tiles blended without seams, `factor` times the picture's size."""
-        places = [tile.place for tile in tiles(item, self.lowres.tile_size, self.cut.overlap)]
+        places = [tile.place for tile in tiles(item, self.lowres.tile_for(item), self.cut.overlap)]
         return blend(results, places, item.shape[:2], self.lowres.options.factor)
 
     def metrics(

@@ -85,7 +85,7 @@ FAILED = [
     ),
     (f"train --task superres --data folder:empty {FP32}", "the folder 'empty' holds no pictures (.bmp, "),
     ("data check --task depth --data folder:nowhere", "there is no folder 'nowhere': "),
-    ("run --task depth x.png", "there is no checkpoint of task 'depth' under 'runs': train one with bridgeflow train"),
+    ("run --task t2i words", "there is no checkpoint of task 't2i' under 'runs': train one with bridgeflow train"),
     ("run --task depth x.png --checkpoint nowhere", "there is no folder 'nowhere': --checkpoint takes a run"),
     ("run --task depth x.png --checkpoint empty", "'empty' holds no checkpoint: "),
     ("eval --task depth --checkpoint nowhere", "there is no folder 'nowhere': --checkpoint takes a run"),

@@ -73,6 +73,13 @@ def test_large_tiles_give_what_the_whole_picture_gives(home: Path, tmp_path: Pat
     assert small.shape == large.shape == (96, 160, 3)
     inside = np.s_[:32, :32]
     assert np.abs(small[inside] - large[inside]).max() <= 1
+    # What fits into the model's own size is not padded to a tile, and does not mix with tiles in a batch.
+    tiny_one = whole[:6, :8]
+    assert [piece.shape for piece in pipeline.assembly.task.split(tiny_one)] == [(8, 8, 3)]
+    alone = pipeline.carry([tiny_one])[0][0]
+    mixed = [own[0] for own in pipeline.carry([tiny_one, whole, tiny_one])]
+    assert all(np.abs(own.astype(int) - alone).max() <= 1 for own in (mixed[0], mixed[2]))
+    assert np.abs(mixed[1].astype(int) - large).max() <= 1
     bicubic = to_images(enlarge(to_tensor([whole]), 4))[0]
     assert np.abs(large - bicubic).max() > 2, "the network has to do something for this to say anything"
 

@@ -64,6 +64,16 @@ class LowRes(ImageLatent):
         tile = self.options.tile
         return self.low_size if tile is None else (tile, tile)
 
+    def batch_key(self, item: Pixels) -> bool:
+        """Tiles and pictures of the model's own size do not mix."""
+        return item.shape[:2] == self.tile_size
+
+    def tile_for(self, item: Pixels) -> tuple[int, int]:
+        """(height, width) of the tiles that a picture is cut into: the model's own size where the picture fits into
+        that, so that nothing is computed for the padding of a larger one."""
+        fits = all(side <= own for side, own in zip(item.shape, self.low_size, strict=False))
+        return self.low_size if fits else self.tile_size
+
     @property
     def piece_latent(self) -> LatentSpec:
         """That of a tile."""
