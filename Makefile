@@ -11,7 +11,7 @@ help:
 	@echo "make docs   the documentation as a site, in site/"
 	@echo "make bench  speed of rendering, networks, attention and sampling, as ratios of one run"
 	@echo "make stress kill training, caching and fitting sixty times with SIGKILL; nothing may be lost"
-	@echo "make train-blocks  the models that are installed with bridgeflow, trained anew into build/models (hours)"
+	@echo "make train-blocks  models of the blocks world, trained from their recipes into build/models (hours)"
 	@echo "make data-photos  forty photographs from packages of Debian into data/photos (half a minute)"
 	@echo "make train-photos  the installed model that enlarges photographs, trained anew into build/models (an hour and a half)"
 	@echo "make train-judge  the judge of blocks pictures, trained anew (ten minutes)"
@@ -61,9 +61,9 @@ define train-models
 	done
 endef
 
-# The models that are installed with bridgeflow and know the blocks world.
+# Models of the blocks world, from their recipes.
 train-blocks: $(READY)
-	$(call train-models,depth/blocks-full superres/blocks-full caption/blocks-full t2i/blocks-full)
+	$(call train-models,depth/blocks-full superres/blocks-full caption/blocks-full)
 
 # The model that is installed with bridgeflow and enlarges photographs.
 train-photos: data-photos
