@@ -63,7 +63,8 @@ def test_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
         for file in package.rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     }
-    assert {Path(name).suffix for name in tree} == {".py", ".yaml", ".typed", ".template", ".safetensors"}
+    code, models = {".py", ".yaml", ".typed", ".template"}, {".safetensors", ".json", ".md"}
+    assert {Path(name).suffix for name in tree} == code | models
     held = contents(wheel)
     information = {name for name in held if name.startswith(f"bridgeflow-{PROJECT['project']['version']}.dist-info/")}
     assert held.keys() - information == tree.keys()

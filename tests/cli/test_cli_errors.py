@@ -65,7 +65,7 @@ WRONG_USAGE = [
     ("run --task depth", "nothing to run on: "),
     ("run --task depth x.png --steps 0", "Invalid value for '--steps': 0 is not in the range x>=1."),
     ("run --task depth x.png --solver eulr", "Invalid value for '--solver': 'eulr' is not one of 'euler', "),
-    ("run --task depth x.png --trajectory flow.png", "--trajectory 'flow.png' must end in .gif."),
+    ("run --task depth x.png --trajectory flow.mp4", "--trajectory 'flow.mp4' must end in .gif or .png."),
     ("eval --task depth --picture grid.txt", "--picture 'grid.txt' must end in .png, .jpg or .webp."),
     ("fit depht --data blocks", "no modality 'depht'. Did you mean 'depth'?"),
     ("fit depth --data blocks", "modality 'depth' has nothing to fit with these options: use it as it is."),

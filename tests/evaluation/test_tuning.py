@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -31,6 +32,7 @@ class Known:
         self.assembly = assemble(resolved(null_rate=null_rate))
         self.sampling = SamplingSettings()
         self.evaluations = 0
+        self.stages = SimpleNamespace(weak=None)
         self.floor, self.best_scale, self.rates = floor, best_scale, rates
         self.tried: list[SamplingSettings] = []
 

@@ -45,8 +45,9 @@ class AutoencoderCodec(Settings):
     """Occurrences that a word needs to enter the vocabulary; rarer ones become `<unk>` and decode to it."""
     vocabulary_size: int = Field(8192, ge=3)
     """Most words of the vocabulary, the frequent ones first, `<pad>` and `<unk>` included."""
-    noise: float = Field(0.2, ge=0)
-    """Standard deviation of the noise on the latent (of variance 1) while fitting: errors to forgive."""
+    noise: float = Field(0.05, ge=0)
+    """Standard deviation of the noise on the latent (of variance 1) while fitting: errors to forgive. A code that
+    survives much can be read off states halfway, and then the smallest times alone teach a source encoder."""
     steps: int = Field(300, ge=1)
     """Optimiser steps of fitting: 300 suit captions of few words, a vocabulary of thousands needs many more."""
     batch_size: int = Field(64, ge=1)
