@@ -242,6 +242,7 @@ class Stages:
         if self._load is not None:
             self._bridge = None
         self._leave(self._bridge)
+        self._leave(self.weak)
 
     def _leave(self, module: nn.Module | None) -> None:
         """Clears the device of a module, or of one that is gone."""

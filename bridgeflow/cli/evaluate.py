@@ -17,6 +17,7 @@ from bridgeflow.cli.options import (
     parse_columns,
     task_option,
 )
+from bridgeflow.errors import BridgeflowError
 
 if TYPE_CHECKING:
     from bridgeflow.evaluation.examples import Examples
@@ -97,12 +98,19 @@ def evaluate(
         _sample_with(pipeline, steps, solver, guidance, weak)
         pipeline.assembly.task.judge_by(judges)
         recipe = pipeline.assembly.recipe
+        try:
+            training = open_rows(recipe, "train", console)
+            held_out = open_rows(recipe, "held_out", console)
+        except BridgeflowError as error:
+            if data is not None:
+                raise
+            raise BridgeflowError(_without_data(task, name, error)) from error
         if examples is None or (data is None and not compare):
-            examples = runner.read_held_out(pipeline, open_rows(recipe, "held_out", console), count)
+            examples = runner.read_held_out(pipeline, held_out, count)
         report = runner.report_on(
             pipeline,
             examples,
-            open_rows(recipe, "train", console),
+            training,
             seed,
             lambda done, total: console(done, total, "scoring held-out examples"),
             thorough=not quick,
@@ -137,6 +145,20 @@ def _parse_weights(given: tuple[str, ...]) -> dict[str, str]:
             raise click.UsageError(f"--weights {one!r} should be NAME=PLACE, such as lpips=alexnet.pth.")
         found[name] = place
     return found
+
+
+def _without_data(task: str, name: str | None, error: BridgeflowError) -> str:
+    """What to do where the data of a checkpoint cannot be opened, which for an installed model its card tells."""
+    from bridgeflow import registry
+    from bridgeflow.cli.run import _find_checkpoint
+
+    folder = _find_checkpoint(task, name)
+    if not registry.is_installed_model(folder):
+        return str(error)
+    return (
+        f"the data of the installed model {folder.parent.name}/{folder.name} are not here "
+        f"({str(error).partition(':')[0]}): fetch them as {folder / 'README.md'} tells, or give others with --data."
+    )
 
 
 def _opened(task: str, name: str | None, data: str | None, columns: tuple[str, ...], device: str | None) -> Pipeline:

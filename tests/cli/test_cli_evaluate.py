@@ -97,6 +97,19 @@ def test_what_cannot_be_is_one_sentence(bridgeflow: Call, line: list[str], told:
     assert told in " ".join(outcome.err.split())
 
 
+def test_an_installed_model_without_its_data_says_where_they_come_from(bridgeflow: Call) -> None:
+    outcome = bridgeflow("eval", "--task", "superres")
+    assert outcome.code == 1
+    told = " ".join(outcome.err.split())
+    assert (
+        "the data of the installed model superres/photos are not here (there is no folder 'data/photos'): fetch" in told
+    )
+    card = Path(told.partition("fetch them as ")[2].partition(" tells")[0])
+    assert "make data-photos" in card.read_text(encoding="utf-8")
+    other = bridgeflow("eval", "--task", "superres", "--data", "folder:nowhere")
+    assert "there is no folder 'nowhere'" in other.err
+
+
 def test_judges_take_weights_that_are_named(bridgeflow: Call, runs: tuple[str, str], tmp_path: Path) -> None:
     line = ["eval", "--task", "depth", "--checkpoint", runs[0], "--weights", "lpips=a.pth"]
     assert "this task has no judge 'lpips' that takes weights: it has none." in bridgeflow(*line).err
