@@ -119,7 +119,7 @@ def test_the_exact_velocity_has_no_loss(sigma_min: float) -> None:
     assert float(bridge(Latent(z0), Latent(2 * z0 - 1.4), generator(0)).total) > 1e-4
 
 
-@pytest.mark.parametrize("weight", ["none", "source", "target"])
+@pytest.mark.parametrize("weight", ["none", "source", "target", "endpoint"])
 def test_the_flow_loss_by_hand(weight: str) -> None:
     settings = {"path": {"sigma_min": 0.2}, "time": {"weight": weight}, "null_rate": 0.5}
     bridge = build(settings, FixedVelocitySettings(value=0.25), GRID, GRID)
@@ -133,7 +133,7 @@ def test_the_flow_loss_by_hand(weight: str) -> None:
     share = t[:, None, None, None]
     torch.testing.assert_close(call["z"], (1 - 0.8 * share) * z0 + share * targets)
     per_row = (0.25 - (targets - 0.8 * z0)).square().flatten(1).mean(1)
-    factor = {"none": torch.ones_like(t), "source": 2 * (1 - t), "target": 2 * t}[weight]
+    factor = {"none": torch.ones_like(t), "source": 2 * (1 - t), "target": 2 * t, "endpoint": 3 * (1 - t) ** 2}[weight]
     torch.testing.assert_close(losses.total, (factor * per_row).mean())
     torch.testing.assert_close(losses.terms["flow"], losses.total)
 

@@ -34,8 +34,10 @@ class TimeSchedule(Settings):
     shift: float = Field(default=1.0, gt=0)
     """1 - t becomes shift (1 - t) / (1 + (shift - 1)(1 - t)) (Esser et al., arXiv 2403.03206, equation 23,
     whose time runs from target to source): above 1 spends more of the path near the source."""
-    weight: Literal["none", "source", "target"] = "none"
-    """Weight of the flow loss along t, of mean 1 for uniform t: `source` is 2 (1 - t), `target` is 2 t."""
+    weight: Literal["none", "source", "target", "endpoint"] = "none"
+    """Weight of the flow loss along t, of mean 1 for uniform t: `source` is 2 (1 - t), `target` is 2 t, and `endpoint`
+    is 3 (1 - t)^2, which turns the velocity's error into that of the z1 it leads to: with `prediction: target` the loss
+    is the plain mean square of what the network gives."""
     grid: Literal["uniform", "density", "endpoints"] = "uniform"
     """Solver steps equal in t, or equal in probability under the density. `endpoints`: N equal steps at which the
     network is told i / (N - 1), so that it sees both 0 and 1: the sampler of CrossFlow's published code, whose
@@ -70,6 +72,8 @@ class TimeSchedule(Settings):
             return 2 * (1 - t)
         if self.weight == "target":
             return 2 * t
+        if self.weight == "endpoint":
+            return 3 * (1 - t) ** 2
         return torch.ones_like(t)
 
     def solver_grid(self, steps: int) -> Tensor:

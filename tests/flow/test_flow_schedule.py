@@ -112,7 +112,7 @@ def test_a_grid_that_cannot_rise_is_refused() -> None:
         TimeSchedule().solver_grid(0)
 
 
-@pytest.mark.parametrize("weight", ["none", "source", "target"])
+@pytest.mark.parametrize("weight", ["none", "source", "target", "endpoint"])
 def test_the_weight_has_mean_one_over_uniform_times(weight: str) -> None:
     t = (torch.arange(1000) + 0.5) / 1000
     weights = TimeSchedule(weight=weight).loss_weight(t)
@@ -124,6 +124,7 @@ def test_the_weight_looks_to_the_named_end() -> None:
     t = torch.tensor([0.0, 0.25, 1.0])
     assert TimeSchedule(weight="source").loss_weight(t).tolist() == [2.0, 1.5, 0.0]
     assert TimeSchedule(weight="target").loss_weight(t).tolist() == [0.0, 0.5, 2.0]
+    assert TimeSchedule(weight="endpoint").loss_weight(t).tolist() == [3.0, 1.6875, 0.0]
     assert TimeSchedule(weight="none").loss_weight(t).tolist() == [1.0, 1.0, 1.0]
 
 

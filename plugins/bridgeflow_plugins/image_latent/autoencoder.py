@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Progress
 from bridgeflow.settings import Settings
 from bridgeflow_plugins.image_latent.codecs import Codec, pixels_of_levels
+from bridgeflow_plugins.image_latent.fitting import minimise, reconstruction
 from bridgeflow_plugins.image_latent.pretrained import load_autoencoder, weights_digest
 
 
@@ -178,35 +178,15 @@ class AutoencoderCodec(Codec):
         """
         if self.settings.path is not None:
             raise BridgeflowError(f"the autoencoder {self.settings.path!r} is pretrained: leave path out to fit one.")
-        steps, last = self.settings.steps, max(self.settings.steps // 10, 1)
-        draws = torch.Generator().manual_seed(self.settings.seed)
         noise = torch.Generator(self.shift.device).manual_seed(self.settings.seed)
-        with torch.enable_grad():
-            self.model.requires_grad_(True).train()
-            optimiser = torch.optim.Adam(self.model.parameters(), lr=self.settings.learning_rate)
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-            recent = torch.zeros((), device=self.shift.device)
-            for step in range(steps):
-                chosen = torch.randint(len(levels), (self.settings.batch_size,), generator=draws)
-                loss = self._loss(pixels_of_levels(levels[chosen]).to(self.shift.device), noise)
-                optimiser.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-                optimiser.step()
-                schedule.step()
-                if step >= steps - last:
-                    recent += loss.detach() / last
-                if progress is not None:
-                    progress(step + 1, steps, "fitting the autoencoder")
-        self.model.requires_grad_(False).eval()
-        # The last gradients would take as much memory as the weights.
-        self.model.zero_grad(set_to_none=True)
-        figure = float(recent)
-        if not math.isfinite(figure):
-            raise BridgeflowError("the autoencoder's loss became infinite while fitting: lower codec.learning_rate.")
+
+        def loss_of(pixels: Tensor) -> Tensor:
+            return self._loss(pixels, noise)
+
+        loss = minimise(self.model, loss_of, levels, self.settings, self.shift.device, progress)
         self._measure(levels[:512])
         self._fitted = True
-        return {"loss": figure}
+        return {"loss": loss}
 
     @torch.no_grad()
     def _measure(self, levels: Tensor) -> None:
@@ -283,7 +263,7 @@ class KLCodec(AutoencoderCodec):
         mean, std = self._posterior(pixels)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         divergence = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).mean()
-        return _reconstruction(self.model.decode(mean + std * noise).sample, pixels) + (
+        return reconstruction(self.model.decode(mean + std * noise).sample, pixels) + (
             self.settings.kl_weight * divergence
         )
 
@@ -313,8 +293,4 @@ class TinyCodec(AutoencoderCodec):
         return self._loaded().encode(pixels).latents, None
 
     def _loss(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        return _reconstruction(self.model.decode(self._posterior(pixels)[0]).sample, pixels)
-
-
-def _reconstruction(pixels: Tensor, truth: Tensor) -> Tensor:
-    return F.l1_loss(pixels, truth) + F.mse_loss(pixels, truth)
+        return reconstruction(self.model.decode(self._posterior(pixels)[0]).sample, pixels)

@@ -23,6 +23,9 @@ class Codec(nn.Module, ABC):
     round_trip: float
     """Greatest root mean square difference between a latent and itself, decoded to levels and encoded again."""
 
+    most_pictures: int = 4096
+    """Most pictures that fitting looks at."""
+
     @abstractmethod
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """Mean and, from a codec that samples, standard deviation of the latent."""

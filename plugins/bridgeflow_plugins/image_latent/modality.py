@@ -18,6 +18,7 @@ from bridgeflow.modality import Latent, LatentSpec, Modality, Progress
 from bridgeflow.settings import Settings
 from bridgeflow_plugins.image_latent.autoencoder import KLSettings, TinySettings
 from bridgeflow_plugins.image_latent.codecs import Codec, PixelsSettings, pixels_of_levels, psnr
+from bridgeflow_plugins.image_latent.convolutional import ConvSettings
 from bridgeflow_plugins.image_latent.pca import PCASettings
 from bridgeflow_plugins.image_latent.pixels import (
     IMAGE_ENDINGS,
@@ -29,10 +30,9 @@ from bridgeflow_plugins.image_latent.pixels import (
     to_tensor,
 )
 
-CodecSettings = Annotated[PixelsSettings | PCASettings | KLSettings | TinySettings, Field(discriminator="name")]
-
-MAX_FITTING_PICTURES = 4096
-"""Most pictures that a codec is fitted to."""
+CodecSettings = Annotated[
+    PixelsSettings | PCASettings | ConvSettings | KLSettings | TinySettings, Field(discriminator="name")
+]
 
 MAX_FITTING_BYTES = 2**29
 """Most memory that the pictures of fitting take."""
@@ -54,7 +54,7 @@ class ImageOptions(Settings):
     resize: Resize = "crop"
     """`crop` keeps the aspect ratio and cuts the centre out; `stretch` does not."""
     codec: CodecSettings = PixelsSettings()
-    """What makes the latent: pixels, pca, kl or tiny."""
+    """What makes the latent: pixels, pca, conv, kl or tiny."""
 
     @property
     def height_and_width(self) -> tuple[int, int]:
@@ -183,7 +183,7 @@ class ImageLatent(Modality):
 
     @torch.no_grad()
     def fit(self, items: Iterable[Pixels], progress: Progress | None = None) -> dict[str, float]:
-        """Fits the codec to at most 4096 pictures and 512 MB of them.
+        """Fits the codec to at most `Codec.most_pictures` pictures and 512 MB of them.
 
         Returns `psnr` in dB over every tenth picture, which is held out (over the fitting pictures themselves
         where there are fewer than ten), and the codec's own figures, such as `explained_variance`.
@@ -202,7 +202,7 @@ class ImageLatent(Modality):
     def _gather(self, items: Iterable[Pixels], progress: Progress | None) -> Tensor:
         """uint8 (N, 3, H, W): the pictures as they are encoded."""
         height, width = self.options.height_and_width
-        most = max(min(MAX_FITTING_PICTURES, MAX_FITTING_BYTES // (height * width * 3)), 16)
+        most = max(min(self.codec.most_pictures, MAX_FITTING_BYTES // (height * width * 3)), 16)
         total = min(most, len(items)) if isinstance(items, Sized) else most
         gathered: list[Tensor] = []
         for item in items:

@@ -142,10 +142,19 @@ class TextEncoder(nn.Module):
     def _states(self, network: nn.Module, ids: Tensor, mask: Tensor | None) -> Tensor:
         # Switches an outer autocast off, so that features do not depend on who asks for them.
         with torch.autocast(ids.device.type, enabled=False):
-            output = network(input_ids=ids, attention_mask=mask, output_hidden_states=self.settings.layer != -1)
-        if self.settings.layer == -1:
+            every = self.settings.layer != -1 and _layers_of(network) is None
+            output = network(input_ids=ids, attention_mask=mask, output_hidden_states=every)
+        # Of an encoder without the layers that nobody asked for, the last state is the one asked for.
+        if self.settings.layer == -1 or _layers_of(network) is not None:
             return output.last_hidden_state.float()
         return output.hidden_states[self.settings.layer].float()
+
+    def _drop_unused_layers(self, network: nn.Module) -> None:
+        """Leaves only the layers that the state asked for has gone through, where no norm follows the last one."""
+        layers = _layers_of(network)
+        if layers is not None:
+            first_unused = range(len(layers) + 1)[self.settings.layer]
+            del layers[first_unused:]
 
     # -- loading ---------------------------------------------------------------------------------------------
 
@@ -165,6 +174,7 @@ class TextEncoder(nn.Module):
         if self.network is None:
             dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
             network = load_network(find_encoder(self.settings.path), self._load_config(), dtype)
+            self._drop_unused_layers(network)
             self.network = network.to(self.anchor.device)
         return self.network
 
@@ -188,3 +198,11 @@ class TextEncoder(nn.Module):
                 f"the text encoder {self.title} has hidden states 0 to {layers}, but layer is "
                 f"{settings.layer}: choose one of them, or -1 for the output."
             )
+
+
+def _layers_of(network: nn.Module) -> nn.ModuleList | None:
+    """The layers of a BERT-like encoder, the output of the last of which is the encoder's; None for any other."""
+    if getattr(network.config, "model_type", None) != "bert":
+        return None
+    layers = getattr(getattr(network, "encoder", None), "layer", None)
+    return layers if isinstance(layers, nn.ModuleList) else None
