@@ -21,8 +21,6 @@ from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.task import Task
 
 SIDES = ("source", "target")
-MOST_FITTED = 4096
-"""Examples that a codec is fitted to when training fits it."""
 
 
 @dataclass
@@ -128,13 +126,20 @@ def fit_codecs(
     return figures
 
 
-def save_codec(modality: Modality, folder: Path, about: Mapping[str, Any]) -> None:
+def save_codec(modality: Modality, folder: Path, about: Mapping[str, Any], narrow: torch.dtype = torch.float32) -> None:
     """Writes a fitted codec as state.safetensors and codec.json, the latter last: a folder without it holds none.
 
-    Raises OSError or SafetensorError where they cannot be written.
+    narrow: type that float32 tensors of two axes and more are written in; they are float32 again when they are read.
+
+    Raises OSError or SafetensorError where they cannot be written, BridgeflowError where they overflow the type.
     """
     durable.make_folder(folder)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in modality.fitted_state().items()}
+    narrowed = [name for name, own in state.items() if own.dtype == torch.float32 != narrow and own.ndim > 1]
+    for name in narrowed:
+        state[name] = state[name].to(narrow)
+        if not state[name].isfinite().all():
+            raise BridgeflowError(f"the codec's {name!r} is too large for {narrow}: choose --precision bf16 or fp32.")
     path = folder / "state.safetensors"
     part = durable.part_of(path)
     try:
@@ -146,6 +151,7 @@ def save_codec(modality: Modality, folder: Path, about: Mapping[str, Any]) -> No
         **about,
         "options": modality.options.model_dump(mode="json"),
         "facts": modality.fitted_facts(),
+        "narrowed": narrowed,
         "checksum": durable.checksum(path),
     }
     durable.write_whole(folder / "codec.json", json.dumps(facts, indent=1, ensure_ascii=False))
@@ -160,8 +166,9 @@ def restore_codec(modality: Modality, folder: Path) -> None:
         described = json.loads((folder / "codec.json").read_text(encoding="utf-8"))
         if not all(isinstance(own, dict) for own in (described, described.get("options"), described.get("facts"))):
             raise ValueError("codec.json describes none")
+        narrowed = set(map(str, described.get("narrowed", [])))
         state = load_file(folder / "state.safetensors")
-    except (OSError, ValueError, AttributeError, RecursionError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise BridgeflowError(
             f"{str(folder)!r} holds no fitted codec ({error}): make one with bridgeflow fit."
         ) from error
@@ -178,4 +185,5 @@ def restore_codec(modality: Modality, folder: Path) -> None:
             f"the codec in {str(folder)!r} was fitted with codec {fitted_for.get('codec')}, but the recipe asks for "
             f"{options.get('codec')}: fit one with these options, or take those over into the recipe."
         )
+    state |= {name: state[name].float() for name in narrowed & state.keys()}
     modality.restore(state, described.get("facts", {}))

@@ -27,7 +27,7 @@ from bridgeflow.training.tensor_file import write_state
 
 Precision = Literal["fp16", "bf16", "fp32"]
 TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-KEPT = ("sampling", "tuned", "fingerprints", "data", "pairs_seen", "steps", "seconds")
+KEPT = ("sampling", "tuned", "data", "pairs_seen", "steps", "seconds")
 """Facts of meta.json that go along."""
 LOOKED_AT = {"train": 2048, "held_out": 512}
 """Inputs that the look of the training inputs is learned from, and those that its limit is set by."""
@@ -37,8 +37,8 @@ BATCH = 32
 def export(checkpoint: Checkpoint, folder: Path, precision: Precision, card: str | None, console: Progress) -> Path:
     """Writes a checkpoint into a folder of its own, which must be absent or empty.
 
-    precision: number type of the weights of linear layers and convolutions; the others are float32. card: a model card
-    to take instead of the one that is written from recipe and figures.
+    precision: number type of the weights of linear layers and convolutions, and of the matrices of fitted codecs; all
+    else is float32. card: a model card to take instead of the one that is written from recipe and figures.
 
     Raises BridgeflowError where the folder holds something or cannot be written, or where a plugin is missing.
     """
@@ -58,7 +58,8 @@ def export(checkpoint: Checkpoint, folder: Path, precision: Precision, card: str
         for side in SIDES:
             modality = assembly.modality(side)
             if modality.fitted_state() or modality.fitted_facts():
-                save_codec(modality, part / side, {"modality": getattr(recipe.task, side).name})
+                about = {"modality": getattr(recipe.task, side).name}
+                save_codec(modality, part / side, about, TYPES[precision])
         if known is not None:
             known.save(part)
         if report is not None:

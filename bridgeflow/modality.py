@@ -136,6 +136,8 @@ class Modality(nn.Module, ABC):
     """Column of a data set that usually holds its items, such as 'image'."""
     fit_options: ClassVar[Mapping[str, Any]] = {}
     """Options under which there is a codec to fit; `bridgeflow fit` starts from them."""
+    most_fitted: int = 4096
+    """Items that training offers to `fit` at most; an attribute, or a property where it depends on the options."""
     round_trip: ClassVar[float | None] = None
     """Greatest root mean square difference, in the latent's own units, between the latent of an item and what comes of
     decoding and encoding it again; None for a modality that is only ever a source. A property where it depends on the

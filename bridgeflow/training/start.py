@@ -16,7 +16,6 @@ from safetensors import SafetensorError
 
 from bridgeflow import durable
 from bridgeflow.assembly import (
-    MOST_FITTED,
     SIDES,
     Assembly,
     assemble,
@@ -154,7 +153,8 @@ def prepare_codecs(assembly: Assembly, rows: Rows | Stream, console: Progress) -
     def items_of(side: str) -> Iterator[Item]:
         nonlocal count
         count = 0
-        for pair in read_pairs(rows, assembly.task, assembly.recipe.recipe.columns, MOST_FITTED):
+        most = assembly.modality(side).most_fitted
+        for pair in read_pairs(rows, assembly.task, assembly.recipe.recipe.columns, most):
             if not isinstance(pair, BridgeflowError):
                 count += 1
                 yield pair[0] if side == "source" else pair[1]

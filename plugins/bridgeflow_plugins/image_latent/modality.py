@@ -156,6 +156,12 @@ class ImageLatent(Modality):
         return Image.fromarray(item)
 
     @property
+    def most_fitted(self) -> int:  # type: ignore[override]
+        """Pictures that the codec wants, as many of them as take 512 MB."""
+        height, width = self.options.height_and_width
+        return max(min(self.codec.most_pictures, MAX_FITTING_BYTES // (height * width * 3)), 16)
+
+    @property
     def round_trip(self) -> float | None:  # type: ignore[override]
         """That of the codec: pixels are exact to half a level, an autoencoder is not."""
         return self.codec.round_trip
@@ -183,7 +189,7 @@ class ImageLatent(Modality):
 
     @torch.no_grad()
     def fit(self, items: Iterable[Pixels], progress: Progress | None = None) -> dict[str, float]:
-        """Fits the codec to at most `Codec.most_pictures` pictures and 512 MB of them.
+        """Fits the codec to at most `most_fitted` pictures.
 
         Returns `psnr` in dB over every tenth picture, which is held out (over the fitting pictures themselves
         where there are fewer than ten), and the codec's own figures, such as `explained_variance`.
@@ -201,8 +207,7 @@ class ImageLatent(Modality):
 
     def _gather(self, items: Iterable[Pixels], progress: Progress | None) -> Tensor:
         """uint8 (N, 3, H, W): the pictures as they are encoded."""
-        height, width = self.options.height_and_width
-        most = max(min(self.codec.most_pictures, MAX_FITTING_BYTES // (height * width * 3)), 16)
+        most = self.most_fitted
         total = min(most, len(items)) if isinstance(items, Sized) else most
         gathered: list[Tensor] = []
         for item in items:
