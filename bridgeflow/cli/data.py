@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from bridgeflow.cli.options import check_recipe, data_options, find_task, json_option, parse_columns, task_option
+
+if TYPE_CHECKING:
+    from bridgeflow.assembly import Assembly
+    from bridgeflow.recipe import ResolvedRecipe
 
 
 @click.group()
@@ -36,10 +41,6 @@ def check(
     overrides: tuple[str, ...],
 ) -> int:
     """Read every row as training would, and name what is missing or cannot be read."""
-    declared = find_task(task)
-    from bridgeflow import api
-    from bridgeflow import recipe as recipes
-    from bridgeflow.assembly import assemble
     from bridgeflow.console import Progress
     from bridgeflow.data.check import check_rows
     from bridgeflow.data.rows import Rows, Split
@@ -47,10 +48,7 @@ def check(
     from bridgeflow.training.start import open_rows
 
     console = Progress()
-    name = recipe or api.default_recipe(declared, task, data)
-    resolved = recipes.load(name, overrides, data, parse_columns(columns))
-    check_recipe(resolved.name, resolved.recipe.task, task)
-    assembly = assemble(resolved)
+    resolved, assembly = _assembled(task, data, columns, recipe, overrides)
     facts: dict[str, object] = {}
     broken: list[str] = []
     unusable = 0
@@ -87,3 +85,76 @@ def check(
         if unusable > 50:
             print(f"  and {unusable - 50:,} more; --json lists {'them all' if unusable == len(broken) else 'more'}")
     return 1 if unusable else 0
+
+
+@data.command(
+    short_help="Write a few rows as files.",
+    epilog="Examples:\n\n\b\n"
+    "  bridgeflow data export --task caption -o scenes\n"
+    "  bridgeflow run --task caption scenes\n"
+    "  bridgeflow data export --task depth --data hf:sayakpaul/nyu_depth_v2 --count 100 -o rooms",
+)
+@task_option()
+@data_options
+@click.option("--count", type=click.IntRange(min=1), default=8, show_default=True, help="Rows to write.")
+@click.option("--split", type=click.Choice(["train", "held_out"]), default="held_out", show_default=True)
+@click.option(
+    "--recipe", metavar="NAME|FILE", help="Recipe whose data it is; the one that train would take by default."
+)
+@click.option("-o", "--output", required=True, metavar="DIR", help="Folder for the files; absent or empty.")
+@click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VALUE]...")
+def export(
+    task: str,
+    data: str | None,
+    columns: tuple[str, ...],
+    count: int,
+    split: str,
+    recipe: str | None,
+    output: str,
+    overrides: tuple[str, ...],
+) -> int:
+    """Write the first rows of a data set as files: to look at, to run on, or to train on as folder:DIR."""
+    from pathlib import Path
+
+    from bridgeflow.console import Progress
+    from bridgeflow.data.writing import write_rows
+    from bridgeflow.training.start import open_rows
+
+    console = Progress()
+    resolved, assembly = _assembled(task, data, columns, recipe, overrides)
+    rows = open_rows(resolved, split, console)  # type: ignore[arg-type]
+    written = write_rows(
+        rows,
+        assembly.task,
+        resolved.recipe.columns,
+        count,
+        Path(output),
+        lambda done, total: console(done, total, "writing", "rows"),
+    )
+    console.clear()
+    for sentence in written.broken:
+        console.warn(sentence)
+    source = assembly.source
+    own = Path(output) / source.column
+    then = f"train --task {task} --data folder:{output}"
+    if not source.textual:
+        then = f"run --task {task} {own if own.is_dir() else output}"
+    console.say(f"{written.rows:,} rows of {rows.description} in {output}   next: bridgeflow {then}")
+    for path in written.files:
+        print(path)
+    return 1 if written.broken else 0
+
+
+def _assembled(
+    task: str, data: str | None, columns: tuple[str, ...], recipe: str | None, overrides: tuple[str, ...]
+) -> tuple[ResolvedRecipe, Assembly]:
+    """The recipe that the options name, and its task and modalities."""
+    declared = find_task(task)
+    from bridgeflow import api
+    from bridgeflow import recipe as recipes
+    from bridgeflow.assembly import assemble
+
+    name = recipe or api.default_recipe(declared, task, data)
+    resolved = recipes.load(name, overrides, data, parse_columns(columns))
+    check_recipe(resolved.name, resolved.recipe.task, task)
+    return resolved, assemble(resolved)

@@ -75,6 +75,7 @@ WRONG_USAGE = [
     ),
     ("fit image_latent --data folder:photos --column pic", "has no column 'pic', only image"),
     ("data check --task depth --recipe caption/blocks", "recipe 'caption/blocks' belongs to task 'caption'"),
+    ("data export --task superres --data folder:photos", "Missing option '-o' / '--output'."),
     ("doctor now", "Got unexpected extra argument (now). See: bridgeflow doctor --help."),
 ]
 
@@ -85,6 +86,7 @@ FAILED = [
     ),
     (f"train --task superres --data folder:empty {FP32}", "the folder 'empty' holds no pictures (.bmp, "),
     ("data check --task depth --data folder:nowhere", "there is no folder 'nowhere': "),
+    ("data export --task superres --data folder:photos -o photos", "'photos' holds something already: choose another"),
     ("run --task t2i words", "there is no checkpoint of task 't2i' under 'runs': train one with bridgeflow train"),
     ("run --task depth x.png --checkpoint nowhere", "there is no folder 'nowhere': --checkpoint takes a run"),
     ("run --task depth x.png --checkpoint empty", "'empty' holds no checkpoint: "),

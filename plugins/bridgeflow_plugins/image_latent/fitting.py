@@ -18,10 +18,14 @@ from bridgeflow_plugins.image_latent.codecs import pixels_of_levels
 class Fitting(Protocol):
     """How long and how fast, as the settings of a codec say it."""
 
-    steps: int
-    batch_size: int
-    learning_rate: float
-    seed: int
+    @property
+    def steps(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
 
 
 def reconstruction(pixels: Tensor, truth: Tensor) -> Tensor:
