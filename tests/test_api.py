@@ -209,7 +209,7 @@ def test_an_input_that_cannot_be_read_is_named(at_home: Path) -> None:
     ("given", "how", "told"),
     [
         ("superess", {}, "no task 'superess'. Did you mean 'superres'? "),
-        ("depth", {}, "there is no run of task 'depth' under 'runs': train one with bridgeflow.train('depth'), or "),
+        ("t2i", {}, "there is no run of task 't2i' under 'runs': train one with bridgeflow.train('t2i'), or "),
         ("runs/gone", {}, "there is no folder 'runs/gone': give a task's name, or the folder of a run"),
         (Path("superres"), {}, "there is no folder 'superres': give a task's name, or "),
         ("", {}, "there is no folder '': "),

@@ -97,7 +97,13 @@ def check(
 @task_option()
 @data_options
 @click.option("--count", type=click.IntRange(min=1), default=8, show_default=True, help="Rows to write.")
-@click.option("--split", type=click.Choice(["train", "held_out"]), default="held_out", show_default=True)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "held_out"]),
+    default="held_out",
+    show_default=True,
+    help="Rows of which split.",
+)
 @click.option(
     "--recipe", metavar="NAME|FILE", help="Recipe whose data it is; the one that train would take by default."
 )

@@ -287,8 +287,8 @@ def test_nothing_to_run_on_is_said(
     assert invoke(["run", "--task", "depth", str(tmp_path / "empty")]) == 1
     assert "holds no file that ends in" in capsys.readouterr().err
     monkeypatch.chdir(tmp_path)
-    assert invoke(["run", "--task", "depth", "x.png"]) == 1
-    assert "train one with bridgeflow train --task depth" in capsys.readouterr().err
+    assert invoke(["run", "--task", "t2i", "words"]) == 1
+    assert "train one with bridgeflow train --task t2i" in capsys.readouterr().err
 
 
 def test_captions_go_to_a_folder_or_a_file(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
