@@ -42,23 +42,19 @@ def between(a: float) -> Mixture:
 def mix(terms: Sequence[Encoded], mixtures: Sequence[Mixture]) -> Encoded:
     """What flows start from, one mixture of K weights for each of B rows of the K terms.
 
-    Sums are taken in float64 with the first term last, so that a + b - b is a to the last bit. Raises
-    BridgeflowError where the terms have a context, or where a row to be standardised is constant.
+    Sums are taken in float64 with the first term last, so that a + b - b is a to the last bit. Where the network
+    attends to the source too, its tokens are mixed place by place. Raises BridgeflowError where the flow starts from
+    noise alone, or where a row to be standardised is constant.
     """
     first = terms[0]
     if all(mixture == PLAIN for mixture in mixtures):
         return first
-    if first.context is not None:
+    if first.context is not None and first.mu is None:
         raise BridgeflowError(
             "this model's flow starts from noise (source_encoder.name=noise), so that there is no source in it to add "
             "to or to interpolate: use a model with another source encoder."
         )
-    device = first.z0.device
-    z = [term.z0.detach().to("cpu", torch.float64) for term in terms]
-    weights = torch.tensor([mixture.weights for mixture in mixtures], dtype=torch.float64)
-    weights = weights.view(*weights.shape, *[1] * (z[0].ndim - 1))
-    others = sum((weights[:, k] * z[k] for k in range(1, len(z))), torch.zeros_like(z[0]))
-    mixed = weights[:, 0] * z[0] + others
+    mixed, weights = _weighted([term.z0 for term in terms], mixtures)
     if mixtures[0].standardised:
         if first.logvar is not None:
             _refuse_constants(mixed)
@@ -66,7 +62,39 @@ def mix(terms: Sequence[Encoded], mixtures: Sequence[Mixture]) -> Encoded:
         else:
             _refuse_nothing(mixed, weights)
             mixed = _averaged(mixed, weights)
-    return replace(first, z0=mixed.to(device, first.z0.dtype))
+    context, real = _mixed_context(terms, mixtures)
+    return replace(first, z0=mixed.to(first.z0.device, first.z0.dtype), context=context, context_mask=real)
+
+
+def _weighted(values: Sequence[Tensor], mixtures: Sequence[Mixture]) -> tuple[Tensor, Tensor]:
+    """The sums (B, ...) in float64 on the CPU, and the weights (B, K, 1, ...) that broadcast over the K values."""
+    held = [value.detach().to("cpu", torch.float64) for value in values]
+    weights = torch.tensor([mixture.weights for mixture in mixtures], dtype=torch.float64)
+    weights = weights.view(*weights.shape, *[1] * (held[0].ndim - 1))
+    others = sum((weights[:, k] * held[k] for k in range(1, len(held))), torch.zeros_like(held[0]))
+    return weights[:, 0] * held[0] + others, weights
+
+
+def _mixed_context(terms: Sequence[Encoded], mixtures: Sequence[Mixture]) -> tuple[Tensor | None, Tensor | None]:
+    """What there is to attend to, place by place; a place is real where it is in a term that counts."""
+    contexts = [term.context for term in terms]
+    first, real = contexts[0], terms[0].context_mask
+    if first is None:
+        return None, None
+    masks = [term.context_mask for term in terms]
+    values = [
+        context if mask is None else context * mask.unsqueeze(-1)
+        for context, mask in zip(contexts, masks, strict=True)
+        if context is not None
+    ]
+    mixed, weights = _weighted(values, mixtures)
+    if mixtures[0].standardised:
+        mixed = _averaged(mixed, weights)
+    if real is not None:
+        counts = torch.tensor([mixture.weights for mixture in mixtures]).to(real.device) != 0
+        held = torch.stack([mask for mask in masks if mask is not None], dim=1)
+        real = (held & counts.unsqueeze(-1)).any(1)
+    return mixed.to(first.device, first.dtype), real
 
 
 def standardise(z: Tensor) -> Tensor:

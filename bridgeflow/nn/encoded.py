@@ -17,7 +17,7 @@ class Encoded:
 
     z0: (B, *target shape), where the flow starts. mu, logvar: the same shape; mu is given by learned encoders,
     logvar by the variational one alone. context: (B, M, D) tokens for cross-attention, with its bool mask
-    (B, M), from the noise source alone.
+    (B, M), from encoders that have the network attend to the source.
     """
 
     z0: Tensor

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from bridgeflow import collective
@@ -152,6 +152,18 @@ class LearnedSourceSettings(TokenEncoderSettings):
     mean_norm: Literal["none", "batch"] = "none"
     """`batch`: mu is standardised per dimension over the batch (no learned scale), so that it cannot shrink;
     needs batches of several rows. Its running statistics are measured anew for averaged weights."""
+    mean_scale: float = Field(default=1.0, gt=0)
+    """Standard deviation of the standardised mu, for mean_norm=batch. What of mu the network cannot tell yet is noise
+    to it: below 1 it draws well sooner, and hears the source later."""
+    attend: bool = False
+    """Whether the network may attend to the source's own tokens too, as it does for source_encoder.name=noise; not so
+    in the paper."""
+
+    @model_validator(mode="after")
+    def _only_a_standardised_mean_is_scaled(self) -> Self:
+        if self.mean_scale != 1 and self.mean_norm == "none":
+            raise ValueError("mean_scale is for mean_norm=batch: set that, or leave mean_scale at 1")
+        return self
 
 
 class DirectSource(SourceEncoder):
@@ -182,10 +194,18 @@ class LearnedSource(SourceEncoder):
         self.sigma = sigma
         self.encoder = TokenEncoder(source, target, settings, outputs=2 if sigma is None else 1)
         self.mean_norm = BatchStandardise(target.size) if settings.mean_norm == "batch" else None
+        self.mean_scale = settings.mean_scale
+        self.attend = settings.attend
+
+    @property
+    def context(self) -> LatentSpec | None:
+        """The source's tokens, where the network may attend to them."""
+        return _as_context(self.encoder.source) if self.attend else None
 
     def forward(self, source: Latent, generator: Randomness = None, sample: bool = True) -> Encoded:
         """See `SourceEncoder.forward`; `sample=False` gives z0 = mu."""
-        parts = self.encoder(source.sample(generator) if sample else source.mean, source.mask)
+        latent = source.sample(generator) if sample else source.mean
+        parts = self.encoder(latent, source.mask)
         mu = parts[0]
         if self.mean_norm is not None:
             if self.mean_norm.training and len(mu) * collective.world() < 2:
@@ -193,12 +213,20 @@ class LearnedSource(SourceEncoder):
                     "source_encoder.mean_norm=batch cannot standardise over a batch of one: set training.batch_size=2 "
                     "or more, or source_encoder.mean_norm=none."
                 )
-            mu = self.mean_norm(mu.flatten(1)).view_as(mu)
+            mu = self.mean_scale * self.mean_norm(mu.flatten(1)).view_as(mu)
         logvar = parts[1] if self.sigma is None else None
-        if not sample or self.sigma == 0:
-            return Encoded(mu, mu, logvar)
-        spread: Tensor | float = (0.5 * logvar).exp() if logvar is not None else self.sigma or 0.0
-        return Encoded(mu + spread * normal(mu.shape, generator, mu), mu, logvar)
+        z0 = mu
+        if sample and self.sigma != 0:
+            spread: Tensor | float = (0.5 * logvar).exp() if logvar is not None else self.sigma or 0.0
+            z0 = mu + spread * normal(mu.shape, generator, mu)
+        if not self.attend:
+            return Encoded(z0, mu, logvar)
+        tokens = self.encoder.source
+        return Encoded(z0, mu, logvar, tokens.split(latent), tokens.mask(source.mask))
+
+
+def _as_context(tokens: Patches) -> LatentSpec:
+    return LatentSpec((tokens.count, tokens.width), "sequence")
 
 
 class NoiseSource(SourceEncoder):
@@ -213,7 +241,7 @@ class NoiseSource(SourceEncoder):
     @property
     def context(self) -> LatentSpec | None:
         """One position per source token."""
-        return LatentSpec((self.patches.count, self.patches.width), "sequence")
+        return _as_context(self.patches)
 
     def forward(self, source: Latent, generator: Randomness = None, sample: bool = True) -> Encoded:
         """Noise is drawn whether or not `sample` is set."""

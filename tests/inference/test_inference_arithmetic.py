@@ -54,6 +54,33 @@ def test_a_plain_mixture_is_the_first_term_itself() -> None:
     assert mix([a], [PLAIN] * 3) is a
 
 
+def test_what_is_attended_to_is_mixed_with_what_the_flow_starts_from() -> None:
+    draw = torch.Generator().manual_seed(2)
+    real = [[True, True, False], [True, True, False], [True, True, True]]
+    terms = [
+        Encoded(
+            z := torch.randn(2, 3, generator=draw),
+            z,
+            None,
+            torch.randn(2, 3, 4, generator=draw),
+            torch.tensor([own] * 2),
+        )
+        for own in real
+    ]
+    a, b, c = terms
+    swapped = mix([a, b, c], [sums(1, 1)] * 2)
+    seen = [term.context * term.context_mask[..., None] for term in terms]
+    torch.testing.assert_close(swapped.context, seen[0] + seen[1] - seen[2])
+    assert swapped.context_mask.tolist() == [[True] * 3] * 2
+    # A term of weight 0 adds no place to attend to, and what is taken away again leaves nothing.
+    assert mix([a, c], [between(0.0)] * 2).context_mask.tolist() == a.context_mask.tolist()
+    back = mix([a, b, b], [sums(1, 1)] * 2)
+    assert torch.equal(back.context, seen[0])
+    assert torch.equal(back.z0, a.z0)
+    both = mix([a, b], [sums(1, 0)] * 2)
+    torch.testing.assert_close(both.context, (seen[0] + seen[1]) / 2)
+
+
 def test_a_sum_of_a_learned_distribution_has_mean_0_and_std_1_in_every_row() -> None:
     a, b, c = random_terms(3, logvar=True)
     z = mix([a, b, c], [sums(1, 1)] * 3).z0

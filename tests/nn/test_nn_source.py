@@ -157,6 +157,34 @@ def test_a_batch_norm_keeps_every_dimension_of_mu_at_unit_deviation(name: str) -
     torch.testing.assert_close(mu, (raw - raw.mean(0)) / raw.std(0, correction=0), rtol=0, atol=0.02)
 
 
+def test_a_standardised_mean_has_the_deviation_that_is_asked_for() -> None:
+    encoder, source, _ = build("noisy", "grid_to_grid", mean_norm="batch", mean_scale=0.25, sigma=1.0)
+    encoder.train()
+    encoded = encoder(latent(source, rows=256), generator(0))
+    torch.testing.assert_close(encoded.mu.std(0, correction=0), torch.full_like(encoded.mu[0], 0.25), rtol=2e-3, atol=0)
+    assert 0.9 < float((encoded.z0 - encoded.mu).detach().std()) < 1.1
+    with pytest.raises(ValueError, match="mean_scale is for mean_norm=batch"):
+        NoisySourceSettings(mean_scale=0.25)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_learned_source_can_be_attended_to(name: str) -> None:
+    plain, source, _ = build(name, "sequence_to_grid")
+    encoder, _, _ = build(name, "sequence_to_grid", attend=True)
+    mask = torch.tensor([[True] * 3 + [False] * 2] * 4)
+    given = latent(source, std=True, mask=mask)
+    assert plain(given, generator(1)).context is None
+    assert encoder.context == source
+    encoded = encoder(given, generator(1))
+    torch.testing.assert_close(encoded.z0, plain(given, generator(1)).z0, rtol=0, atol=0)
+    torch.testing.assert_close(encoded.context, given.sample(generator(1)), rtol=0, atol=0)
+    assert encoded.context_mask.tolist() == mask.tolist()
+    torch.testing.assert_close(encoder(given, sample=False).context, given.mean, rtol=0, atol=0)
+    grid, of_grid, _ = build(name, "grid_to_grid", attend=True)
+    assert grid.context == LatentSpec((8, 12), "sequence")
+    assert grid(latent(of_grid)).context.shape == (4, 8, 12)
+
+
 def test_a_batch_norm_refuses_to_train_on_one_row() -> None:
     encoder, source, _ = build("noisy", "grid_to_grid", mean_norm="batch")
     assert encoder(latent(source, rows=1)).z0.shape[0] == 1
