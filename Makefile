@@ -63,7 +63,7 @@ endef
 
 # Models of the blocks world, from their recipes.
 train-blocks: $(READY)
-	$(call train-models,depth/blocks-full superres/blocks-full caption/blocks-full)
+	$(call train-models,depth/blocks-full superres/blocks-full caption/blocks-full t2i/blocks-full)
 
 # The model that is installed with bridgeflow and enlarges photographs.
 train-photos: data-photos

@@ -15,6 +15,7 @@ from PIL import Image
 import bridgeflow
 from bridgeflow import BridgeflowError, UsageError
 from bridgeflow.modality import Modality
+from bridgeflow_tasks.t2i import TextToImage
 
 Install = Callable[..., Path]
 
@@ -219,8 +220,9 @@ def test_an_input_that_cannot_be_read_is_named(at_home: Path) -> None:
     ],
 )
 def test_what_cannot_be_loaded_is_one_sentence(
-    at_home: Path, given: str | Path, how: dict[str, str], told: str
+    at_home: Path, monkeypatch: pytest.MonkeyPatch, given: str | Path, how: dict[str, str], told: str
 ) -> None:
+    monkeypatch.setattr(TextToImage, "default_model", "")
     with pytest.raises(BridgeflowError) as caught:
         bridgeflow.load(given, **how)
     assert str(caught.value).startswith(told)

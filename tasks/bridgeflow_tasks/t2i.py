@@ -31,6 +31,7 @@ class TextToImage(Task):
     better = {"object_accuracy": "higher", "all_correct": "higher", "clip_score": "higher"}
     judges = {"clip": CLIP, "inception": INCEPTION}
     default_recipe = "t2i/blocks"
+    default_model = "t2i/blocks-full"
 
     def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
         """(caption, picture)."""

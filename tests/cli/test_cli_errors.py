@@ -14,6 +14,7 @@ import pytest
 
 from bridgeflow.cli.main import invoke
 from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow_tasks.t2i import TextToImage
 
 Call = Callable[..., Any]
 Install = Callable[..., Path]
@@ -105,6 +106,7 @@ FAILED = [
 def test_mistake_is_one_sentence_and_an_exit_code(
     bridgeflow: Call, photos: Path, monkeypatch: pytest.MonkeyPatch, code: int, line: str, told: str
 ) -> None:
+    monkeypatch.setattr(TextToImage, "default_model", "")
     Path("empty").mkdir()
     Path("photos").symlink_to(photos)
     monkeypatch.setattr(sys, "stdin", open("/dev/null"))  # noqa: SIM115

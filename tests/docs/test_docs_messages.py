@@ -24,9 +24,12 @@ from bridgeflow.bridge import collapse_warning
 from bridgeflow.cli.main import invoke
 from bridgeflow.training.checkpoint import NotSaved
 from bridgeflow.training.lock import FolderLock
+from bridgeflow_tasks.t2i import TextToImage
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-QUOTED = re.compile(r"^<!-- (with broken plugins, |while another writes, )?by: (.*) -->\n> (.*)$", re.MULTILINE)
+QUOTED = re.compile(
+    r"^<!-- (with broken plugins, |while another writes, |without its model, )?by: (.*) -->\n> (.*)$", re.MULTILINE
+)
 MESSAGES = [pytest.param(*found, id=found[1]) for found in QUOTED.findall(PAGE)]
 WARNINGS = dict(re.findall(r"^<!-- from: (.*) -->\n> (.*)$", PAGE, re.MULTILINE))
 
@@ -130,7 +133,10 @@ def test_message(
     here: Path,
     install: Callable[..., Path],
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if "model" in broken:
+        monkeypatch.setattr(TextToImage, "default_model", "")
     if "plugins" in broken:
         for distribution, (name, cls, text) in BROKEN.items():
             module = distribution.replace("-", "_")

@@ -17,6 +17,7 @@ from bridgeflow.pictures import CELL, GAP, LABEL, strip
 from bridgeflow.training.start import train
 from bridgeflow_plugins.image_latent.pixels import to_images, to_tensor
 from bridgeflow_plugins.lowres.resampling import enlarge
+from bridgeflow_tasks.t2i import TextToImage
 
 
 def photo(path: Path, size: tuple[int, int] = (50, 37), mode: str = "RGB") -> Path:
@@ -287,6 +288,7 @@ def test_nothing_to_run_on_is_said(
     assert invoke(["run", "--task", "depth", str(tmp_path / "empty")]) == 1
     assert "holds no file that ends in" in capsys.readouterr().err
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(TextToImage, "default_model", "")
     assert invoke(["run", "--task", "t2i", "words"]) == 1
     assert "train one with bridgeflow train --task t2i" in capsys.readouterr().err
 
