@@ -45,12 +45,17 @@ def export(checkpoint: Checkpoint, folder: Path, precision: Precision, card: str
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BridgeflowError(f"{str(folder)!r} holds something already: choose another --output.")
     recipe = checkpoint.recipe()
+    facts = {key: checkpoint.meta[key] for key in KEPT if key in checkpoint.meta}
+    origin = recipe.data.made_from()
+    if origin is not None:
+        # Latents on this machine say nothing to whoever is given the model.
+        recipe = recipe.changed(data=origin.section)
+        facts["data"] = {"description": origin.description, "fingerprint": origin.fingerprint}
     assembly = assemble(recipe, {side: own for side in SIDES if (own := checkpoint.codec(side))})
     bridge = load_bridge(assembly, checkpoint)
     known = _learn_inputs(assembly, recipe, console)
     report = _figures_of(checkpoint)
     knowledge = recipe.data.knowledge
-    facts = {key: checkpoint.meta[key] for key in KEPT if key in checkpoint.meta}
     facts["exported"] = {"precision": precision, "knowledge": knowledge}
 
     def fill(part: Path) -> None:

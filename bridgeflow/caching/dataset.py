@@ -14,7 +14,7 @@ from bridgeflow import recipe as recipes
 from bridgeflow import registry
 from bridgeflow.caching.index import Index, read_index
 from bridgeflow.caching.rows import CachedRows
-from bridgeflow.data.rows import DataSettings, Rows, Split, Stream
+from bridgeflow.data.rows import DataSettings, MadeFrom, Rows, Split, Stream
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Progress
 
@@ -48,6 +48,16 @@ class Cache(DataSettings):
             return None
         folder = Path(os.path.expanduser(section["path"]))
         return str(folder / read_index(folder).recipe)
+
+    def made_from(self) -> MadeFrom | None:
+        """The data that were cached."""
+        try:
+            index = read_index(Path(os.path.expanduser(self.path)))
+        except BridgeflowError:
+            return None
+        section = index.data if self.original in (None, NO_ORIGINAL) else recipes.data_section(str(self.original))
+        rows = index.key.data["train"]
+        return MadeFrom(dict(section), rows.description, rows.fingerprint)
 
     def open(self, split: Split, progress: Progress | None = None) -> Rows | Stream:
         """Cached training rows; of the held-out ones the original rows, or latents alone where those are not at hand.

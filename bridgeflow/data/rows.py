@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from bridgeflow.errors import UsageError
@@ -70,6 +71,16 @@ class EncodedRows(OrderedRows, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class MadeFrom:
+    """Data that others were made from: the section `data` of a recipe that opens them, and the description and
+    fingerprint of their training rows."""
+
+    section: dict[str, Any]
+    description: str
+    fingerprint: str
+
+
 class DataSettings(Settings, ABC):
     """Base class of a data set's settings, found under the entry point group `bridgeflow.datasets`.
 
@@ -96,6 +107,11 @@ class DataSettings(Settings, ABC):
     def recipe_for(cls, section: Mapping[str, Any]) -> str | None:
         """The recipe, a name or a YAML file, that training takes for a recipe's section `data` where none is named;
         None leaves it to the task."""
+        return None
+
+    def made_from(self) -> MadeFrom | None:
+        """The data that these were made from, which a model that is given away names instead; None for data that are
+        not made of others, or where that cannot be told any more."""
         return None
 
     @abstractmethod

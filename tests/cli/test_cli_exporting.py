@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -55,6 +56,29 @@ def test_an_exported_model_gives_the_results_of_its_run(bridgeflow: Call, model:
     assert scored.code == 0, scored.err
     again = bridgeflow("train", "--task", "depth", *TINY, "--from", str(model), "-o", "runs/further")
     assert again.code == 0, again.err
+
+
+def test_a_model_trained_on_a_cache_names_the_data_that_were_cached(bridgeflow: Call) -> None:
+    made = bridgeflow("cache", "--task", "depth", *TINY, "-o", "latents")
+    assert made.code == 0, made.err
+    assert bridgeflow("train", "--task", "depth", "--data", "cache:latents", "-o", "runs/cached").code == 0
+    for folder in ("with", "without"):
+        exported = bridgeflow("export", "runs/cached", "-o", f"models/{folder}")
+        assert exported.code == 0, exported.err
+        shutil.rmtree("latents", ignore_errors=True)
+    found, lost = (
+        (yaml.safe_load(Path(f"models/{folder}/recipe.yaml").read_text())["data"], Path(f"models/{folder}/README.md"))
+        for folder in ("with", "without")
+    )
+    assert found[0]["name"] == "blocks"
+    assert found[0]["size"] == 96
+    assert "- data: `blocks`" in found[1].read_text()
+    assert "no photographs" in found[1].read_text()
+    meta = json.loads(Path("models/with/meta.json").read_text())
+    assert meta["data"]["description"] == "96 scenes"
+    assert "cache" not in meta["data"]["fingerprint"]
+    # Where the cache is gone, so is what it was made from.
+    assert lost[0] == {**lost[0], "name": "cache", "path": "latents"}
 
 
 def test_a_card_has_the_figures_of_its_own_checkpoint(bridgeflow: Call) -> None:
