@@ -1,4 +1,4 @@
-"""`python -m bridgeflow_tasks.colour_swaps CHECKPOINT`: how often arithmetic with words paints a solid anew.
+"""`python -m bridgeflow_tasks.colour_swaps MODEL`: how often arithmetic with words paints a solid anew.
 
 "a large red cube" + "a large blue cone" - "a large red cone" should be a large blue cube: the flow starts from a sum
 of encoded captions (CrossFlow, arXiv 2412.15213, section 4), and the judge of the blocks world says what came of it.
@@ -11,10 +11,10 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from bridgeflow import api
 from bridgeflow.console import Progress
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.inference import Pipeline
@@ -108,10 +108,10 @@ def score(pipeline: Pipeline, count: int, seed: int, progress: Progress) -> dict
 def main(arguments: list[str]) -> int:
     """Prints the shares as JSON."""
     if len(arguments) not in (1, 2) or arguments[0].startswith("-") or not "".join(arguments[1:] or ["1"]).isdigit():
-        print("usage: python -m bridgeflow_tasks.colour_swaps CHECKPOINT [COUNT]", file=sys.stderr)
+        print("usage: python -m bridgeflow_tasks.colour_swaps MODEL [COUNT]", file=sys.stderr)
         return 2
     try:
-        pipeline = Pipeline.open(Path(arguments[0]))
+        pipeline = api.load(arguments[0])
         with Progress() as progress:
             found = score(pipeline, int(arguments[1]) if len(arguments) > 1 else COUNT, 0, progress)
     except BridgeflowError as error:

@@ -77,7 +77,7 @@ def test_the_score_tells_who_swaps(adds: bool) -> None:
 
 def test_the_command_prints_the_shares(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     painter = Painter(True)
-    monkeypatch.setattr(colour_swaps.Pipeline, "open", lambda folder: painter)
+    monkeypatch.setattr(colour_swaps.api, "load", lambda model: painter)
     assert main(["model", "5"]) == 0
     assert json.loads(capsys.readouterr().out)["direct"] == 1.0
 
