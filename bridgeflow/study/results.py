@@ -69,14 +69,20 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def fingerprint(
-    recipe: ResolvedRecipe, scoring: ScoringSettings, scales: tuple[float, ...], weak_step: int | None = None
-) -> str:
-    """Changes where the run or how it is scored would; how often it is saved and shown does not count."""
+def training_fingerprint(recipe: ResolvedRecipe, weak_step: int | None = None) -> str:
+    """Changes where the training would: runs that have the same are trained once. How often a run is saved and shown
+    does not count."""
     tree: dict[str, Any] = json.loads(json.dumps(recipe.tree(), default=str))
     for key in ("checkpoint_every", "sample_every", "samples", "log_every", "keep", "evaluate", "workers"):
         tree.get("training", {}).pop(key, None)
     tree.pop("sampling", None)
-    parts = [tree, scoring.model_dump(mode="json"), scales, *([] if weak_step is None else [weak_step])]
-    described = json.dumps(parts, sort_keys=True)
-    return hashlib.sha256(described.encode()).hexdigest()[:16]
+    return _hashed([tree, weak_step])
+
+
+def fingerprint(trained: str, scoring: ScoringSettings, scales: tuple[float, ...]) -> str:
+    """Changes where the training, of which the fingerprint is given, or how it is scored would."""
+    return _hashed([trained, scoring.model_dump(mode="json"), scales])
+
+
+def _hashed(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -16,10 +16,11 @@ from bridgeflow.evaluation.scoring import carry, scores_of
 from bridgeflow.inference import Pipeline
 from bridgeflow.randomness import seed_of
 from bridgeflow.recipe import ResolvedRecipe
-from bridgeflow.study.results import Point, RunResult, fingerprint, finite
+from bridgeflow.study.results import Point, RunResult, fingerprint, finite, training_fingerprint
 from bridgeflow.study.settings import StudySettings
 from bridgeflow.training import start
 from bridgeflow.training.checkpoint import list_checkpoints, open_checkpoint
+from bridgeflow.training.lock import FolderHeld, FolderLock
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Planned:
     seed: int
     recipe: ResolvedRecipe
     scales: tuple[float, ...]
+    trained: str
+    """Fingerprint of the training, which arms that are scored in different ways may share."""
     fingerprint: str
     done: RunResult | None
 
@@ -44,10 +47,15 @@ def planned(study: StudySettings, folder: Path) -> list[Planned]:
     for arm, seed in study.runs():
         recipe = study.resolved(arm, seed)
         scales = study.scales(arm, recipe)
-        own = fingerprint(recipe, study.scoring, scales, study.arms[arm].weak_step)
-        found = RunResult.read(folder / "results" / f"{_name(arm, seed)}.json")
-        runs.append(Planned(arm, seed, recipe, scales, own, found if found and found.fingerprint == own else None))
+        trained = training_fingerprint(recipe, study.arms[arm].weak_step)
+        own = fingerprint(trained, study.scoring, scales)
+        runs.append(Planned(arm, seed, recipe, scales, trained, own, _result(folder, arm, seed, own)))
     return runs
+
+
+def _result(folder: Path, arm: str, seed: int, own: str) -> RunResult | None:
+    found = RunResult.read(folder / "results" / f"{_name(arm, seed)}.json")
+    return found if found and found.fingerprint == own else None
 
 
 def carry_out(
@@ -55,19 +63,31 @@ def carry_out(
 ) -> Iterator[RunResult]:
     """Trains and scores what is not done, run by run; after `minutes` it begins no other.
 
-    A run that was stopped goes on where it was saved. Raises Interrupted where a training was stopped by a signal.
+    A run that was stopped goes on where it was saved. What another process is at is left to it. Raises Interrupted
+    where a training was stopped by a signal.
     """
-    started, begun = time.monotonic(), 0
+    started, begun, elsewhere = time.monotonic(), 0, []
     for run in planned(study, folder):
         if run.done is not None:
             continue
-        begun += 1
-        if begun > 1 and minutes is not None and time.monotonic() - started >= 60 * minutes:
-            return
-        console.say(f"{run.arm}, seed {run.seed}")
-        result = _carry_out(study, run, folder, console, device)
-        result.save(folder / "results" / f"{_name(run.arm, run.seed)}.json")
+        try:
+            lock = FolderLock(folder / "runs" / ".claims" / run.trained, "a run of the study in", console.warn)
+        except FolderHeld:
+            elsewhere.append(_name(run.arm, run.seed))
+            continue
+        with lock:
+            # Another process may have done it since the runs were planned.
+            if _result(folder, run.arm, run.seed, run.fingerprint) is not None:
+                continue
+            begun += 1
+            if begun > 1 and minutes is not None and time.monotonic() - started >= 60 * minutes:
+                return
+            console.say(f"{run.arm}, seed {run.seed}")
+            result = _carry_out(study, run, folder, console, device)
+            result.save(folder / "results" / f"{_name(run.arm, run.seed)}.json")
         yield result
+    if elsewhere:
+        console.say(f"left to the process that is at it: {', '.join(elsewhere)}.")
 
 
 class Interrupted(BridgeflowError):
@@ -75,7 +95,7 @@ class Interrupted(BridgeflowError):
 
 
 def _carry_out(study: StudySettings, run: Planned, folder: Path, console: Progress, device: str | None) -> RunResult:
-    place = folder / "runs" / f"{_name(run.arm, run.seed)}-{run.fingerprint[:8]}"
+    place = _place(folder, run)
     (folder / "results").mkdir(parents=True, exist_ok=True)
     saved = list_checkpoints(place / "checkpoints")
     before = open_checkpoint(place, thorough=True) if saved else None
@@ -94,6 +114,12 @@ def _carry_out(study: StudySettings, run: Planned, folder: Path, console: Progre
     weights = sum(own.numel() for own in pipeline.bridge.parameters() if own.requires_grad)
     seconds = _trained_seconds(place, run.recipe)
     return RunResult(run.arm, run.seed, run.fingerprint, weights, checkpoint.step, seconds, points)
+
+
+def _place(folder: Path, run: Planned) -> Path:
+    """Folder of the training, which bears the name of the first arm that needed it."""
+    there = sorted((folder / "runs").glob(f"*-{run.trained[:8]}"))
+    return there[0] if there else folder / "runs" / f"{_name(run.arm, run.seed)}-{run.trained[:8]}"
 
 
 def _examples(study: StudySettings, recipe: ResolvedRecipe, pipeline: Pipeline, console: Progress) -> Examples:

@@ -37,13 +37,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_let_go_in_child)
 
 
+class FolderHeld(BridgeflowError):
+    """Another process holds the folder."""
+
+
 class FolderLock:
     """Holds a folder, which it makes where it is not there, until it is released.
 
     The file `.lock` names the process and its host, for a person to see. A folder that was made for the lock and holds
     nothing else when it is released is removed.
 
-    Raises BridgeflowError where another process holds the folder. Where the file system knows no locks, `warn` is
+    Raises FolderHeld where another process holds the folder. Where the file system knows no locks, `warn` is
     called with a sentence, and `held` is False.
     """
 
@@ -64,7 +68,7 @@ class FolderLock:
                 holder = _holder(descriptor)
                 os.close(descriptor)
                 if error.errno in HELD:
-                    raise BridgeflowError(
+                    raise FolderHeld(
                         f"{what} {str(folder)!r} is being written by {holder}: wait for it, stop it, or choose another "
                         "--output."
                     ) from error

@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from bridgeflow.study.runner import planned
+from bridgeflow.study.settings import read_study
+from bridgeflow.training.lock import FolderLock
+
 Call = Callable[..., Any]
 
 STUDY = """
@@ -77,6 +81,35 @@ def test_an_arm_is_guided_by_its_own_early_weights(bridgeflow: Call, declared: P
     declared.write_text(arms.replace("weak_step: 1", "weak_step: 3"))
     outcome = bridgeflow("study", str(declared), "--dry-run")
     assert "arm 'auto' of the study: weak_step=3 is no step before the last of 3" in outcome.err
+
+
+def test_arms_that_are_scored_in_two_ways_are_trained_once(bridgeflow: Call, declared: Path) -> None:
+    arms = "seeds: [0]\narms:\n  guided: {guidance: [2]}\n  unguided: {guidance: [1]}\n"
+    declared.write_text(
+        STUDY.partition("scoring:")[0] + "  null_rate: 0.1\nscoring: {count: 16, steps: [1, 2]}\n" + arms
+    )
+    told = bridgeflow("study", str(declared), "--json")
+    assert told.code == 0, told.err
+    (run,) = Path("studies/widths/runs").glob("*-seed0-*")
+    assert run.name.startswith("guided-")
+    guided, unguided = (
+        json.loads(Path(f"studies/widths/results/{arm}-seed0.json").read_text()) for arm in ("guided", "unguided")
+    )
+    assert guided["points"][0]["figures"] != unguided["points"][0]["figures"]
+    assert guided["seconds"] == unguided["seconds"]
+
+
+def test_what_another_process_is_at_is_left_to_it(bridgeflow: Call, declared: Path) -> None:
+    declared.write_text(STUDY)
+    study = read_study(declared)
+    wide = next(run for run in planned(study, Path("studies/widths")) if (run.arm, run.seed) == ("wide", 0))
+    with FolderLock(Path("studies/widths/runs/.claims") / wide.trained, "the run in", print):
+        told = bridgeflow("study", str(declared))
+        assert told.code == 0, told.err
+        assert "left to the process that is at it: wide-seed0." in told.err
+        assert "3 of 4 runs are done." in told.out
+    told = bridgeflow("study", str(declared))
+    assert "4 of 4 runs are done." in told.out
 
 
 def test_what_cannot_be_is_one_sentence(bridgeflow: Call, declared: Path) -> None:

@@ -165,3 +165,13 @@ def test_a_file_that_is_no_study_is_told(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- a")
     with pytest.raises(UsageError, match=r"is not a mapping of keys to values"):
         read_study(tmp_path / "list.yaml")
+
+
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parents[2] / "docs/studies").glob("*.yaml")), ids=lambda f: f.stem
+)
+def test_studies_of_the_documentation_are_taken(file: Path) -> None:
+    declared = read_study(file)
+    assert declared.claims
+    for arm, seed in declared.runs():
+        assert declared.resolved(arm, seed).recipe.training.steps > 0
