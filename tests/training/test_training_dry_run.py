@@ -81,7 +81,7 @@ def test_a_run_that_does_not_fit_ends_on_the_meta_device_without_data_or_encoder
     )
     facts = dry_run.dry_run(recipe, "cpu", Progress(quiet=True))
     assert (facts["mode"], facts["fits"]) == ("meta", False)
-    assert facts["source_latent"] == "sequence 32x512"
+    assert facts["source_latent"] == "sequence 24x512"
     assert "nowhere" in facts["data"]
     assert "0.10 GB are free" in facts["verdict"]
     assert facts["global_batch"] == global_batch(32, 2, 1) == "32 pairs x 2 accumulated x 1 process = 64 a step"
