@@ -22,7 +22,7 @@ TINY_TASK = {
     "depth": [],
     "superres": [],
     "caption": ["target.codec.steps=2", "target.codec.width=32"],
-    "t2i": ["network.depth=1", "source_encoder.depth=1"],
+    "t2i": ["target.codec.steps=2", "network.channels=[16]", "network.blocks=1", "source_encoder.depth=1"],
 }
 SCENES = ["data.size=64", "data.held_out=16", "data.workers=1"]
 

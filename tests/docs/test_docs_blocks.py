@@ -114,10 +114,14 @@ def here(reader: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def shortened(words: list[str]) -> list[str]:
-    """The words of a command, with overrides that make a training or a fitting short."""
+    """The words of a command, with what makes a training, a fitting or an evaluation short."""
     parameters = parsed(words)
     if words[0] == "fit":
         return [*words, "codec.steps=2", "codec.width=32"]
+    if words[0] == "eval" and parameters["count"]:
+        return [*words, "--count", "8"]
+    if words[0] == "cache" and "task" in parameters:
+        return [*words, *(override for override in TINY_TASK[parameters["task"]] if ".codec." in override)]
     recipe = parameters.get("recipe") or ""
     if words[0] != "train" or recipe.startswith("t2i/crossflow"):
         return words

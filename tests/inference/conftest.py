@@ -29,10 +29,11 @@ COMMON = [
     "training.precision=fp32", "training.evaluate=0", "training.sample_every=0",
 ]  # fmt: skip
 SMALL_UNET = ["network.channels=[8,16]", "network.blocks=1", "network.attention=[]"]
-SMALL_DIT = [
-    "network.width=32", "network.depth=1", "source_encoder.width=32", "source_encoder.depth=1", "null_rate=0.5",
-    "optimizer.learning_rate=1e-2", "training.schedule.warmup=0", "training.steps=12",
+SMALL_SOURCE = [
+    "source_encoder.width=32", "source_encoder.depth=1", "null_rate=0.5", "optimizer.learning_rate=1e-2",
+    "training.schedule.warmup=0", "training.steps=12",
 ]  # fmt: skip
+SMALL_DIT = ["network.width=32", "network.depth=1", *SMALL_SOURCE]
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +47,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             "depth": SMALL_UNET,
             "superres": SMALL_UNET,
             "caption": [*SMALL_DIT, "target.codec.steps=30", "target.codec.width=32"],
-            "t2i": SMALL_DIT,
+            "t2i": [*SMALL_UNET, *SMALL_SOURCE, "target.codec.steps=30"],
         }
         for task, overrides in own.items():
             train(recipes.load(f"{task}/blocks", [*COMMON, *overrides]), device="cpu", console=Progress(quiet=True))

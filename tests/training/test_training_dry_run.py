@@ -75,7 +75,7 @@ def test_a_run_that_does_not_fit_ends_on_the_meta_device_without_data_or_encoder
             "source.codec.path=somebody/no-such-encoder",
             "source.codec.width=512",
             "data={name: folder, path: nowhere}",
-            "network.width=1024",
+            "network.channels=[1024]",
             "training.accumulation=2",
         ],
     )
