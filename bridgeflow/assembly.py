@@ -110,13 +110,31 @@ def share_codec(assembly: Assembly) -> None:
         source.restore(target.fitted_state(), target.fitted_facts())
 
 
+def latents_known(assembly: Assembly) -> bool:
+    """Whether both latents are known, though codecs may still have to be fitted.
+
+    Raises what a modality that needs no fitting raises, such as BridgeflowError for an encoder that is not there.
+    """
+    for side in SIDES:
+        modality = assembly.modality(side)
+        try:
+            _ = modality.latent
+        except Exception:
+            if not modality.needs_fit:
+                raise
+            return False
+    return True
+
+
 def fit_codecs(
     assembly: Assembly, items_of: Callable[[str], Iterable[Item]], progress: Progress | None = None
 ) -> dict[str, dict[str, float]]:
     """Fits whatever codec still needs it to the items of its side; figures by side.
 
-    `items_of('target')` gives the items of that side one by one, so that no more than the codec keeps is held.
+    `items_of('target')` gives the items of that side one by one, so that no more than the codec keeps is held. A side
+    that needs no fitting and cannot be had is told before the other is fitted.
     """
+    latents_known(assembly)
     figures: dict[str, dict[str, float]] = {}
     for side in ("target", "source"):
         share_codec(assembly)

@@ -87,7 +87,7 @@ def evaluate(
     from bridgeflow.cli.tables import print_comparison, print_report
     from bridgeflow.console import Progress
     from bridgeflow.evaluation import runner
-    from bridgeflow.training.start import open_rows
+    from bridgeflow.training.start import open_first_rows, open_rows
 
     console = Progress()
     names = compare or (checkpoint,)
@@ -99,7 +99,7 @@ def evaluate(
         pipeline.assembly.task.judge_by(judges)
         recipe = pipeline.assembly.recipe
         try:
-            training = open_rows(recipe, "train", console)
+            training = open_first_rows(recipe, runner.BASELINE_EXAMPLES, console)
             held_out = open_rows(recipe, "held_out", console)
         except BridgeflowError as error:
             if data is not None:

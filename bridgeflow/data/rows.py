@@ -117,3 +117,8 @@ class DataSettings(Settings, ABC):
     @abstractmethod
     def open(self, split: Split, progress: Progress | None = None) -> Rows | Stream:
         """The rows of a split. Training and held-out rows share no example."""
+
+    def open_first(self, count: int, progress: Progress | None = None) -> Rows | Stream:
+        """The first `count` training rows, or more of them, where no others will be read. To be overridden where making
+        or fetching all of them takes long."""
+        return self.open("train", progress)

@@ -20,6 +20,7 @@ from bridgeflow.assembly import (
     Assembly,
     assemble,
     fit_codecs,
+    latents_known,
     restore_codec,
     save_codec,
 )
@@ -133,7 +134,15 @@ def latest_run(task: str, runs: Path = RUNS) -> Path | None:
 
 def open_rows(recipe: ResolvedRecipe, split: Split, console: Progress) -> Rows | Stream:
     """The rows of a split, once it is sure that they have the columns the task needs."""
-    rows = recipe.data.open(split, lambda done, total, what: console(done, total, what))
+    return _with_columns(recipe, recipe.data.open(split, console), console)
+
+
+def open_first_rows(recipe: ResolvedRecipe, count: int, console: Progress) -> Rows | Stream:
+    """At least the first `count` training rows, as `open_rows` gives them, where no others will be read."""
+    return _with_columns(recipe, recipe.data.open_first(count, console), console)
+
+
+def _with_columns(recipe: ResolvedRecipe, rows: Rows | Stream, console: Progress) -> Rows | Stream:
     console.clear()
     if isinstance(rows, CachedRows):
         rows.check_task(recipe.recipe.task)
@@ -307,6 +316,9 @@ def _begin(
             restore_codec(assembly.modality(side), codec)
     if initial is not None:
         check_weights(initial, initial.weights(), assembly.sketch_bridge().state_dict())
+    elif not isinstance(rows, CachedRows) and latents_known(assembly):
+        # A network that does not suit is told before minutes of fitting.
+        assembly.sketch_bridge()
     if accelerator.num_processes == 1:
         prepare_codecs(assembly, rows, console)
         assembly.sketch_bridge()

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bridgeflow import recipe as recipes
 from bridgeflow.cli.main import invoke
+from bridgeflow.console import Progress
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.training.start import train
+from bridgeflow_plugins.image_latent import ImageLatent
 
 
 def test_a_run_whose_held_out_rows_are_all_broken_ends_well(
@@ -27,3 +32,17 @@ def test_a_run_whose_held_out_rows_are_all_broken_ends_well(
     assert "trained and saved, but not scored: no held-out row of" in told
     assert (tmp_path / "run/checkpoints/000002/meta.json").is_file()
     assert not (tmp_path / "run/evaluation.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [("network.heads=7", "no multiple of 7"), ("source.codec.path=no/such/folder", "folder' does not exist")],
+)
+def test_what_can_be_known_is_told_before_a_codec_is_fitted(
+    mistake: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ImageLatent, "fit", lambda *given: pytest.fail("the codec was fitted before the mistake"))
+    small = ["data.size=8", "data.held_out=8", f"data.cache={tmp_path}", mistake]
+    with pytest.raises(BridgeflowError, match=said):
+        train(recipes.load("t2i/blocks", small), device="cpu", console=Progress(quiet=True))

@@ -51,10 +51,20 @@ class Blocks(DataSettings):
 
         Raises BridgeflowError where the cache folder cannot be written to.
         """
+        return self._rows(split, self.size if split == "train" else self.held_out, progress)
+
+    def open_first(self, count: int, progress: Progress | None = None) -> Rows:
+        """The training rows where they are rendered already, else the first `count` alone. Raises as `open`."""
+        from bridgeflow_plugins.blocks.cache import cache_folder, rendered_rows
+        from bridgeflow_plugins.blocks.produce import World
+
+        whole = rendered_rows(World(self.seed, "train", self.size, self.resolution), cache_folder(self.cache))
+        return whole or self._rows("train", min(count, self.size), progress)
+
+    def _rows(self, split: Split, count: int, progress: Progress | None) -> Rows:
         from bridgeflow_plugins.blocks.cache import cache_folder, open_rows
         from bridgeflow_plugins.blocks.produce import World
 
-        count = self.size if split == "train" else self.held_out
         world = World(self.seed, split, count, self.resolution)
         return open_rows(world, cache_folder(self.cache), self.workers or _cores(), progress)
 

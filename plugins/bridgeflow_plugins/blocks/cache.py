@@ -110,17 +110,28 @@ class _Part:
         }
 
 
+def rendered_rows(world: World, folder: Path) -> BlocksRows | None:
+    """The rows of the world from its file in `folder`; None where there is none or it is damaged."""
+    import pyarrow as pa
+
+    with suppress(pa.ArrowException, ValueError, OSError):
+        return BlocksRows(folder / _file_name(world), world)
+    return None
+
+
+def _file_name(world: World) -> str:
+    return f"{world.split}-{world.count}-{world.resolution}px-{fingerprint(world)}.arrow"
+
+
 def open_rows(world: World, folder: Path, workers: int, progress: Progress | None) -> BlocksRows:
     """The rows of the world from its file in `folder`, rendered first where there is none or it is damaged.
 
     Raises BridgeflowError where the folder cannot be written to.
     """
-    import pyarrow as pa
-
-    name = f"{world.split}-{world.count}-{world.resolution}px-{fingerprint(world)}.arrow"
-    path = folder / name
-    with suppress(pa.ArrowException, ValueError, OSError):
-        return BlocksRows(path, world)
+    rendered = rendered_rows(world, folder)
+    if rendered is not None:
+        return rendered
+    path = folder / _file_name(world)
     try:
         _write(world, path, workers, progress)
         return BlocksRows(path, world)

@@ -72,6 +72,18 @@ def test_the_second_opening_renders_nothing(tmp_path):
     assert_same(second[69], first[69])
 
 
+def test_the_first_rows_are_rendered_alone_unless_all_are_there(tmp_path):
+    calls = Calls()
+    first = blocks(tmp_path).open_first(3, calls)
+    assert calls == [(3, 3, "rendering blocks")]
+    whole = blocks(tmp_path).open("train", calls)
+    for index in range(3):
+        assert_same(first[index], whole[index])
+    assert len(blocks(tmp_path).open_first(4, calls)) == 70
+    assert len(calls) == 2
+    assert len(blocks(tmp_path / "few", size=2).open_first(4)) == 2
+
+
 def test_whatever_changes_rows_changes_the_fingerprint_and_the_file(tmp_path):
     base = blocks(tmp_path)
     variants = [base.open("train"), base.open("held_out"), blocks(tmp_path, seed=1).open("train")]
