@@ -7,20 +7,30 @@ from pathlib import Path
 
 from bridgeflow.study.report import Findings
 
+COLOURS = 10
+"""Colours of matplotlib's cycle."""
+STROKES = ("-", "--", ":", "-.")
+
 
 def save_picture(findings: Findings, path: Path) -> None:
-    """Writes the figure: a line for each arm, with the range of its seeds. Raises OSError."""
+    """Writes the figure: a line for each arm, with the range of its seeds. The names stand beside it in the order of
+    the last points, and where there are more arms than colours the strokes differ too. Raises OSError."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
     steps = findings.study.scoring.steps
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    scored = [(name, runs) for name, runs in findings.runs.items() if runs]
+    figure = Figure(figsize=(9, max(5.0, 1 + 0.19 * len(scored))), layout="constrained")
     axes = figure.add_subplot()
-    for name, runs in findings.runs.items():
-        if not runs:
-            continue
+    lines = []
+    for number, (name, runs) in enumerate(scored):
         values = [[findings.point(run, own).scores().figures[findings.metric] for run in runs] for own in steps]
-        (line,) = axes.plot(steps, [sum(own) / len(own) for own in values], marker="o", markersize=4, label=name)
+        means = [sum(own) / len(own) for own in values]
+        stroke = STROKES[number // COLOURS % len(STROKES)]
+        (line,) = axes.plot(
+            steps, means, stroke, color=f"C{number % COLOURS}", marker="o", markersize=4, lw=1.5, label=name
+        )
+        lines.append((means[-1] if math.isfinite(means[-1]) else -math.inf, line))
         if len(runs) > 1 and all(math.isfinite(value) for own in values for value in own):
             axes.fill_between(
                 steps, [min(own) for own in values], [max(own) for own in values], alpha=0.15, color=line.get_color()
@@ -33,5 +43,6 @@ def save_picture(findings: Findings, path: Path) -> None:
     axes.set_ylabel(f"{findings.metric} ({findings.way} is better)")
     axes.set_title(findings.study.title, fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    ranked = [line for _, line in sorted(lines, key=lambda own: own[0], reverse=True)]
+    axes.legend(handles=ranked, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=3)
     figure.savefig(path, dpi=110)
