@@ -74,7 +74,11 @@ def cold_starts() -> list[Figure]:
 def data_wait() -> list[Figure]:
     """Share of a training step spent waiting for the next batch, read in the training process (training.workers=0)."""
     figures = []
-    for task, *options in (("depth",), ("t2i", "data.size=256"), ("caption", "target.codec.steps=10")):
+    for task, *options in (
+        ("depth",),
+        ("t2i", "data.size=256", "target.codec.steps=10"),
+        ("caption", "target.codec.steps=10"),
+    ):
         with tempfile.TemporaryDirectory() as name:
             _train(task, Path(name) / "run", "training.steps=15", "training.log_every=1", *options)
             waits = [100 * line["data_wait"] for line in _lines(Path(name) / "run")][5:]

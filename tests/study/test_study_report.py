@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from bridgeflow.errors import UsageError
@@ -175,3 +176,21 @@ def test_studies_of_the_documentation_are_taken(file: Path) -> None:
     assert declared.claims
     for arm, seed in declared.runs():
         assert declared.resolved(arm, seed).recipe.training.steps > 0
+
+
+def test_the_lines_of_many_arms_differ_and_are_named_in_the_order_of_what_they_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: drawn.append(figure))
+    names = [f"arm-{number:02d}" for number in range(23)]
+    study = StudySettings.model_validate({**DECLARED, "arms": {name: {} for name in names}, "claims": []})
+    runs = [run(name, 0, (7 * number % 23) / 23) for number, name in enumerate(names)]
+    save_picture(Findings(study, runs, "score", "higher"), tmp_path / "study.png")
+    (axes,) = drawn[0].axes
+    looks = {(line.get_color(), line.get_linestyle()) for line in axes.get_lines()}
+    assert len(looks) == len(names)
+    legend = axes.get_legend()
+    assert legend is not None
+    told = [text.get_text() for text in legend.get_texts()]
+    assert told == sorted(names, key=lambda name: -(7 * int(name[-2:]) % 23))
