@@ -1,0 +1,1 @@
+"""Tests, and programs beside them (`python -m tests.bench`). A package, for dependencies install one of this name."""
