@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bridgeflow.nn.kernels import mlp, self_attention, trains_on_cpu
+from bridgeflow.nn.products import Linear
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
@@ -36,8 +37,8 @@ class SelfAttention(nn.Module):
         """bias: of queries, keys and values; the output has one always."""
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=bias)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width, bias=bias)
+        self.out = Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens of the shape of x; `mask` (B, N) is True where a token is real."""

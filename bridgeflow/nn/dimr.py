@@ -19,6 +19,7 @@ from bridgeflow.errors import UsageError
 from bridgeflow.modality import LatentSpec
 from bridgeflow.nn.attention import SelfAttention
 from bridgeflow.nn.kernels import depthwise, gated_mlp, layer_norm, rms_norm
+from bridgeflow.nn.products import Linear, linear
 from bridgeflow.nn.recompute import Recomputing
 from bridgeflow.nn.velocity import NetworkSettings, VelocityNet
 from bridgeflow.settings import Settings
@@ -194,7 +195,7 @@ class LongSkip(nn.Linear):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
         """(B, N, width) twice to one. As two products, so that nothing is copied side by side."""
         width = self.out_features
-        return F.linear(x, self.weight[:, :width], self.bias) + F.linear(skip, self.weight[:, width:])
+        return linear(x, self.weight[:, :width], self.bias) + linear(skip, self.weight[:, width:])
 
 
 class Upsample(nn.Module):
@@ -204,7 +205,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.ratio = ratio
         self.norm_in = TimeLayerNorm(inputs)
-        self.linear = nn.Linear(inputs, ratio**2 * width)
+        self.linear = Linear(inputs, ratio**2 * width)
         self.norm_out = TimeLayerNorm(width)
 
     def forward(self, x: Tensor, t: Tensor, grid: tuple[int, int]) -> Tensor:

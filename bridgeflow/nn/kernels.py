@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bridgeflow.nn.products import affine
+
 CACHED = 2**18
 """Numbers of a hidden layer that are worked on together, so that they stay in a core's own cache."""
 
@@ -43,41 +45,37 @@ class _GatedMLP(torch.autograd.Function):
         *parameters, dtype = rest
         gate_w, gate_b, value_w, value_b, out_w, out_b = (p.to(dtype) for p in parameters)
         rows = x.reshape(-1, x.shape[-1]).to(dtype)
-        count, hidden = len(rows), gate_w.shape[0]
-        gate, value = rows.new_empty(count, hidden), rows.new_empty(count, hidden)
-        result = rows.new_empty(count, out_w.shape[0])
+        result = rows.new_empty(len(rows), out_w.shape[0])
+        hidden = []
         with torch.autocast(x.device.type, enabled=False):
-            for part in _parts(count, hidden):
-                torch.addmm(gate_b, rows[part], gate_w.t(), out=gate[part])
-                torch.addmm(value_b, rows[part], value_w.t(), out=value[part])
-                torch.addmm(out_b, F.gelu(gate[part]).mul_(value[part]), out_w.t(), out=result[part])
-        ctx.save_for_backward(rows, gate, value, gate_w, value_w, out_w)
+            for part in _parts(len(rows), len(gate_w)):
+                gate, value = affine(rows[part], gate_w, gate_b), affine(rows[part], value_w, value_b)
+                result[part] = affine(F.gelu(gate).mul_(value), out_w, out_b)
+                hidden += [gate, value]
+        ctx.save_for_backward(rows, gate_w, value_w, out_w, *hidden)
         ctx.shape, ctx.dtype = x.shape, x.dtype
         ctx.parameter_types = [p.dtype for p in parameters]
         return result.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        rows, gate, value, gate_w, value_w, out_w = ctx.saved_tensors
-        gradient = gradients[0].reshape(len(rows), -1).to(rows.dtype)
-        inner, to_gate, to_value = (torch.empty_like(gate) for _ in range(3))
+        rows, gate_w, value_w, out_w, *hidden = ctx.saved_tensors
+        count, width = len(rows), len(gate_w)
+        gradient = gradients[0].reshape(count, -1).to(rows.dtype)
+        inner, to_gate, to_value = (rows.new_empty(count, width) for _ in range(3))
         to_rows = torch.empty_like(rows)
-        for part in _parts(len(rows), gate.shape[1]):
-            active = F.gelu(gate[part])
-            torch.mul(active, value[part], out=inner[part])
-            to_inner = gradient[part] @ out_w
+        to_gate_b, to_value_b = (_wide(rows.new_zeros(width)) for _ in range(2))
+        for part, gate, value in zip(_parts(count, width), hidden[::2], hidden[1::2], strict=True):
+            active = F.gelu(gate)
+            torch.mul(active, value, out=inner[part])
+            to_inner = affine(gradient[part], out_w.t())
             torch.mul(to_inner, active, out=to_value[part])
-            torch.ops.aten.gelu_backward.grad_input(to_inner.mul_(value[part]), gate[part], grad_input=to_gate[part])
-            torch.mm(to_gate[part], gate_w, out=to_rows[part])
-            to_rows[part].addmm_(to_value[part], value_w)
-        found = (
-            to_gate.t() @ rows,
-            to_gate.sum(0),
-            to_value.t() @ rows,
-            to_value.sum(0),
-            gradient.t() @ inner,
-            gradient.sum(0),
-        )
+            torch.ops.aten.gelu_backward.grad_input(to_inner.mul_(value), gate, grad_input=to_gate[part])
+            torch.add(affine(to_gate[part], gate_w.t()), affine(to_value[part], value_w.t()), out=to_rows[part])
+            to_gate_b += to_gate[part].sum(0, dtype=to_gate_b.dtype)
+            to_value_b += to_value[part].sum(0, dtype=to_value_b.dtype)
+        to_gate_w, to_value_w, to_out_w = to_gate.t() @ rows, to_value.t() @ rows, gradient.t() @ inner
+        found = (to_gate_w, to_gate_b, to_value_w, to_value_b, to_out_w, gradient.sum(0))
         typed = (g.to(dtype) for g, dtype in zip(found, ctx.parameter_types, strict=True))
         return to_rows.view(ctx.shape).to(ctx.dtype), *typed, None
 
@@ -101,38 +99,38 @@ class _MLP(torch.autograd.Function):
         *parameters, dtype = rest
         first_w, first_b, second_w, second_b = (p.to(dtype) for p in parameters)
         rows = x.reshape(-1, x.shape[-1]).to(dtype)
-        hidden = rows.new_empty(len(rows), first_w.shape[0])
         result = rows.new_empty(len(rows), second_w.shape[0])
+        hidden = []
         with torch.autocast(x.device.type, enabled=False):
-            for part in _parts(*hidden.shape):
-                torch.addmm(first_b, rows[part], first_w.t(), out=hidden[part])
-                wide = _wide(hidden[part])
+            for part in _parts(len(rows), len(first_w)):
+                hidden.append(affine(rows[part], first_w, first_b))
+                wide = _wide(hidden[-1])
                 active = wide.mul(_tanh_gelu_share(wide))
-                torch.addmm(second_b, active.to(dtype), second_w.t(), out=result[part])
-        ctx.save_for_backward(rows, hidden, first_w, second_w)
+                result[part] = affine(active.to(dtype), second_w, second_b)
+        ctx.save_for_backward(rows, first_w, second_w, *hidden)
         ctx.shape, ctx.dtype = x.shape, x.dtype
         ctx.parameter_types = [p.dtype for p in parameters]
         return result.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        rows, hidden, first_w, second_w = ctx.saved_tensors
-        dtype = rows.dtype
-        gradient = gradients[0].reshape(len(rows), -1).to(dtype)
-        active, to_hidden = torch.empty_like(hidden), torch.empty_like(hidden)
+        rows, first_w, second_w, *hidden = ctx.saved_tensors
+        count, width = len(rows), len(first_w)
+        gradient = gradients[0].reshape(count, -1).to(rows.dtype)
+        active, to_hidden = (rows.new_empty(count, width) for _ in range(2))
         c, a = TANH_GELU
-        for part in _parts(*hidden.shape):
-            wide = _wide(hidden[part])
+        for part, own in zip(_parts(count, width), hidden, strict=True):
+            wide = _wide(own)
             share = _tanh_gelu_share(wide)
             acted = wide * share
             active[part] = acted
             # d (x s) / dx = s + x s (1 - s) c (1 + 3 a x^2)
-            slope = wide.square().mul_(3 * a * c).add_(c).mul_(acted.addcmul(acted, share, value=-1)).add_(share)
-            torch.mul(gradient[part] @ second_w, slope, out=slope)
-            to_hidden[part] = slope
+            rise = torch.addcmul(wide.new_tensor(c), wide, wide, value=3 * a * c)
+            slope = share.addcmul_(rise, acted.addcmul(acted, share, value=-1))
+            torch.mul(affine(gradient[part], second_w.t()), slope, out=to_hidden[part])
         found = (to_hidden.t() @ rows, to_hidden.sum(0), gradient.t() @ active, gradient.sum(0))
         typed = (g.to(own) for g, own in zip(found, ctx.parameter_types, strict=True))
-        return (to_hidden @ first_w).view(ctx.shape).to(ctx.dtype), *typed, None
+        return affine(to_hidden, first_w.t()).view(ctx.shape).to(ctx.dtype), *typed, None
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -142,7 +140,7 @@ def _wide(x: Tensor) -> Tensor:
 
 def _tanh_gelu_share(x: Tensor) -> Tensor:
     c, a = TANH_GELU
-    return x.square().mul_(a * c).add_(c).mul_(x).sigmoid_()
+    return torch.addcmul(x.new_tensor(c), x, x, value=a * c).mul_(x).sigmoid_()
 
 
 def _parts(count: int, width: int) -> list[slice]:
@@ -236,46 +234,39 @@ class _Depthwise(torch.autograd.Function):
         padding, groups = weight.shape[-1] // 2, weight.shape[0]
         gradient = gradient.to(x.dtype)
         to_x = F.conv2d(gradient, weight.to(x.dtype).flip(2, 3), padding=padding, groups=groups)
-        if x.dtype == torch.bfloat16:
-            to_weight = _depthwise_weight_gradient(x, gradient, weight.shape[-1])
-        else:
-            to_weight = torch.ops.aten.convolution_backward(
-                gradient,
-                x,
-                weight,
-                None,
-                (1, 1),
-                (padding, padding),
-                (1, 1),
-                False,
-                (0, 0),
-                groups,
-                (False, True, False),
-            )[1]
+        to_weight = _depthwise_weight_gradient(x, gradient, weight.shape[-1])
         to_bias = gradient.sum((0, 2, 3), dtype=torch.float32)
         return to_x, to_weight.to(weight.dtype), to_bias.to(ctx.bias_type)
 
 
+COLUMNS = 3
+"""Columns of a depthwise kernel whose gradient the library finds quickly; wider ones take twenty times as long."""
+
+
 def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, size: int) -> Tensor:
-    """(C, 1, size, size) by matrix products over batch and rows, whose diagonals hold what is wanted: in bfloat16
-    several times as quick as the library's own."""
-    batch, channels, height, width = x.shape
-    pad = size // 2
-    tall, wide = height + 2 * pad, width + 2 * pad
-    looked = gradient.permute(1, 0, 2, 3).contiguous().view(channels, batch * height, width)
-    padded = x.new_zeros(channels, batch, tall, wide)
-    padded[:, :, pad : pad + height, pad : pad + width] = x.permute(1, 0, 2, 3)
+    """(C, 1, size, size), a few columns of the kernel at a time."""
+    channels, pad = x.shape[1], size // 2
     found = []
-    for start in range(0, channels, 16):
-        own = padded[start : start + 16]
-        strides = (batch * tall * wide, tall * wide, wide, wide, 1)
-        windows = own.as_strided((len(own), batch, height, size, wide), strides, own.storage_offset())
-        products = torch.bmm(
-            looked[start : start + 16].transpose(1, 2), windows.reshape(len(own), batch * height, size * wide)
+    for first in range(0, size, COLUMNS):
+        columns = min(COLUMNS, size - first)
+        # Column `first` looks `pad - first` cells to the left.
+        seen = F.pad(x, (pad - first, first + columns - 1 - pad))
+        found.append(
+            torch.ops.aten.convolution_backward(
+                gradient,
+                seen,
+                x.new_empty(channels, 1, size, columns),
+                None,
+                (1, 1),
+                (pad, 0),
+                (1, 1),
+                False,
+                (0, 0),
+                channels,
+                (False, True, False),
+            )[1]
         )
-        diagonal = (width * size * wide, size * wide + 1, wide, 1)
-        found.append(products.as_strided((len(own), width, size, size), diagonal).sum(1, dtype=torch.float32))
-    return torch.cat(found)[:, None]
+    return torch.cat(found, dim=-1)
 
 
 # -- attention -------------------------------------------------------------------------------------------
@@ -283,11 +274,52 @@ def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, size: int) -> Tensor
 
 def self_attention(qkv: Tensor, heads: int) -> Tensor:
     """Softmax attention over all tokens from queries, keys and values (B, N, 3 width); gives (B, N, width)."""
-    return _SelfAttention.apply(qkv.to(product_type(qkv)), heads)
+    dtype = product_type(qkv)
+    kernel = _SelfAttention if dtype.itemsize < 4 else _SelfAttentionByRow
+    return kernel.apply(qkv.to(dtype), heads)
+
+
+class _SelfAttentionByRow(torch.autograd.Function):
+    """Row by row of the batch, so that the scores of its heads stay in a core's own cache."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, heads: int) -> Tensor:
+        batch, count, width = qkv.shape
+        seen, unread = qkv.new_empty(batch, count, width // 3), qkv.new_empty(1)
+        scale = (width // 3 // heads) ** -0.5
+        shares = []
+        with torch.autocast(qkv.device.type, enabled=False):
+            for own, result in zip(_by_head(qkv, 3, heads), _by_head(seen, 1, heads), strict=True):
+                query, key, value = own
+                scores = torch.baddbmm(unread, query, key.transpose(1, 2), beta=0, alpha=scale)
+                shares.append(scores.softmax(-1))
+                result[0] = torch.bmm(shares[-1], value)
+        ctx.save_for_backward(qkv, *shares)
+        ctx.heads, ctx.scale = heads, scale
+        return seen
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        qkv, *shares = ctx.saved_tensors
+        to_qkv, unread = torch.empty_like(qkv), qkv.new_empty(1)
+        of_rows = (_by_head(x, n, ctx.heads) for x, n in ((qkv, 3), (gradients[0], 1), (to_qkv, 3)))
+        for own, to_seen, result, share in zip(*of_rows, shares, strict=True):
+            query, key, value = own
+            result[2] = torch.bmm(share.transpose(1, 2), to_seen[0])
+            to_share = torch.bmm(to_seen[0], value.transpose(1, 2))
+            to_scores = torch.ops.aten._softmax_backward_data(to_share, share, -1, share.dtype)
+            result[0] = torch.baddbmm(unread, to_scores, key, beta=0, alpha=ctx.scale)
+            result[1] = torch.baddbmm(unread, to_scores.transpose(1, 2), query, beta=0, alpha=ctx.scale)
+        return to_qkv, None
+
+
+def _by_head(x: Tensor, parts: int, heads: int) -> Tensor:
+    """(B, N, parts heads d) as (B, parts, heads, N, d), a view."""
+    return x.unflatten(-1, (parts, heads, -1)).permute(0, 2, 3, 1, 4)
 
 
 class _SelfAttention(torch.autograd.Function):
-    """Tokens are padded to a multiple of 8, which the products want."""
+    """All rows at once, for half types: tokens are padded to a multiple of 8, which their products want."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, heads: int) -> Tensor:

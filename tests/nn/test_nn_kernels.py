@@ -44,17 +44,22 @@ def test_gradients_of_the_depthwise_convolution() -> None:
     assert gradcheck(kernels._Depthwise.apply, (leaf(2, 3, 6, 5), leaf(3, 1, 3, 3), leaf(3)))
 
 
-def test_the_depthwise_weight_gradient_by_products() -> None:
-    x, gradient = torch.randn(2, 20, 9, 7, dtype=F64), torch.randn(2, 20, 9, 7, dtype=F64)
-    weight = leaf(20, 1, 7, 7)
-    F.conv2d(x, weight, padding=3, groups=20).backward(gradient)
-    found = kernels._depthwise_weight_gradient(x, gradient, 7)
-    assert (found - weight.grad).abs().max() < 1e-4
+@pytest.mark.parametrize("size", [1, 3, 5, 7, 9])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_depthwise_weight_gradient_by_columns(size: int, layout: torch.memory_format) -> None:
+    x, gradient = (torch.randn(2, 20, 9, 7, dtype=F64).contiguous(memory_format=layout) for _ in range(2))
+    weight = leaf(20, 1, size, size)
+    F.conv2d(x, weight, padding=size // 2, groups=20).backward(gradient)
+    for dtype, tolerance in ((F64, 1e-10), (torch.float32, 1e-4)):
+        found = kernels._depthwise_weight_gradient(x.to(dtype), gradient.to(dtype), size)
+        assert found.shape == weight.shape
+        assert (found - weight.grad).abs().max() < tolerance
 
 
 @pytest.mark.parametrize("count", [5, 8])
 def test_gradients_of_self_attention(count: int) -> None:
-    assert gradcheck(lambda qkv: kernels._SelfAttention.apply(qkv, 2), (leaf(2, count, 12),))
+    for kernel in (kernels._SelfAttention, kernels._SelfAttentionByRow):
+        assert gradcheck(lambda qkv: kernel.apply(qkv, 2), (leaf(2, count, 12),))  # noqa: B023
 
 
 def test_values_are_those_of_the_plain_forms() -> None:
