@@ -38,7 +38,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x weight^T + bias; x: (..., inputs), weight: (outputs, inputs), bias: (outputs,)."""
-    if torch.is_autocast_enabled(x.device.type) or not by_onednn(x):
+    if not by_onednn(x) or torch.is_autocast_enabled(x.device.type):
         return F.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias)
 
