@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from bridgeflow.nn.products import affine
@@ -33,7 +34,7 @@ def product_type(x: Tensor) -> torch.dtype:
 
 
 def gated_mlp(x: Tensor, gate: nn.Linear, value: nn.Linear, out: nn.Linear) -> Tensor:
-    """out(GELU(gate x) * value x) for linear layers gate, value and out; x: (..., width)."""
+    """out(GELU(gate x) * value x) for linear layers gate, value and out, each with a bias; x: (..., width)."""
     if not trains_on_cpu(x):
         return out(F.gelu(gate(x)) * value(x))
     return _GatedMLP.apply(x, gate.weight, gate.bias, value.weight, value.bias, out.weight, out.bias, product_type(x))
@@ -44,7 +45,7 @@ class _GatedMLP(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, *rest: Any) -> Tensor:
         *parameters, dtype = rest
         gate_w, gate_b, value_w, value_b, out_w, out_b = (p.to(dtype) for p in parameters)
-        rows = x.reshape(-1, x.shape[-1]).to(dtype)
+        rows = x.reshape(x.shape[:-1].numel(), x.shape[-1]).to(dtype)
         result = rows.new_empty(len(rows), out_w.shape[0])
         hidden = []
         with torch.autocast(x.device.type, enabled=False):
@@ -55,13 +56,14 @@ class _GatedMLP(torch.autograd.Function):
         ctx.save_for_backward(rows, gate_w, value_w, out_w, *hidden)
         ctx.shape, ctx.dtype = x.shape, x.dtype
         ctx.parameter_types = [p.dtype for p in parameters]
-        return result.view(*x.shape[:-1], -1)
+        return result.view(*x.shape[:-1], result.shape[1])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         rows, gate_w, value_w, out_w, *hidden = ctx.saved_tensors
         count, width = len(rows), len(gate_w)
-        gradient = gradients[0].reshape(count, -1).to(rows.dtype)
+        gradient = gradients[0].reshape(count, gradients[0].shape[-1]).to(rows.dtype)
         inner, to_gate, to_value = (rows.new_empty(count, width) for _ in range(3))
         to_rows = torch.empty_like(rows)
         to_gate_b, to_value_b = (_wide(rows.new_zeros(width)) for _ in range(2))
@@ -87,7 +89,8 @@ TANH_GELU = (2 * math.sqrt(2 / math.pi), 0.044715)
 
 
 def mlp(x: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
-    """second(GELU(first x)), the GELU in its tanh form, for linear layers first and second; x: (..., width)."""
+    """second(GELU(first x)), the GELU in its tanh form, for linear layers first and second, each with a bias; x: (...,
+    width)."""
     if not trains_on_cpu(x):
         return second(F.gelu(first(x), approximate="tanh"))
     return _MLP.apply(x, first.weight, first.bias, second.weight, second.bias, product_type(x))
@@ -98,7 +101,7 @@ class _MLP(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, *rest: Any) -> Tensor:
         *parameters, dtype = rest
         first_w, first_b, second_w, second_b = (p.to(dtype) for p in parameters)
-        rows = x.reshape(-1, x.shape[-1]).to(dtype)
+        rows = x.reshape(x.shape[:-1].numel(), x.shape[-1]).to(dtype)
         result = rows.new_empty(len(rows), second_w.shape[0])
         hidden = []
         with torch.autocast(x.device.type, enabled=False):
@@ -110,14 +113,16 @@ class _MLP(torch.autograd.Function):
         ctx.save_for_backward(rows, first_w, second_w, *hidden)
         ctx.shape, ctx.dtype = x.shape, x.dtype
         ctx.parameter_types = [p.dtype for p in parameters]
-        return result.view(*x.shape[:-1], -1)
+        return result.view(*x.shape[:-1], result.shape[1])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         rows, first_w, second_w, *hidden = ctx.saved_tensors
         count, width = len(rows), len(first_w)
-        gradient = gradients[0].reshape(count, -1).to(rows.dtype)
+        gradient = gradients[0].reshape(count, gradients[0].shape[-1]).to(rows.dtype)
         active, to_hidden = (rows.new_empty(count, width) for _ in range(2))
+        to_first_b = _wide(rows.new_zeros(width))
         c, a = TANH_GELU
         for part, own in zip(_parts(count, width), hidden, strict=True):
             wide = _wide(own)
@@ -128,7 +133,8 @@ class _MLP(torch.autograd.Function):
             rise = torch.addcmul(wide.new_tensor(c), wide, wide, value=3 * a * c)
             slope = share.addcmul_(rise, acted.addcmul(acted, share, value=-1))
             torch.mul(affine(gradient[part], second_w.t()), slope, out=to_hidden[part])
-        found = (to_hidden.t() @ rows, to_hidden.sum(0), gradient.t() @ active, gradient.sum(0))
+            to_first_b += to_hidden[part].sum(0, dtype=to_first_b.dtype)
+        found = (to_hidden.t() @ rows, to_first_b, gradient.t() @ active, gradient.sum(0))
         typed = (g.to(own) for g, own in zip(found, ctx.parameter_types, strict=True))
         return affine(to_hidden, first_w.t()).view(ctx.shape).to(ctx.dtype), *typed, None
 
@@ -167,6 +173,7 @@ class _RMSNorm(torch.autograd.Function):
         return (x * inverse).mul_(scale)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         (gradient,) = gradients
         x, scale, inverse = ctx.saved_tensors
@@ -191,6 +198,7 @@ class _LayerNorm(torch.autograd.Function):
         return torch.addcmul(shift, normal, scale)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         normal, scale, inverse = ctx.saved_tensors
@@ -228,6 +236,7 @@ class _Depthwise(torch.autograd.Function):
         return F.conv2d(x, weight.to(x.dtype), bias.to(x.dtype), padding=padding, groups=groups)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         (gradient,) = gradients
         x, weight = ctx.saved_tensors
@@ -245,12 +254,12 @@ COLUMNS = 3
 
 def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, size: int) -> Tensor:
     """(C, 1, size, size), a few columns of the kernel at a time."""
-    channels, pad = x.shape[1], size // 2
+    channels, width, pad = x.shape[1], x.shape[3], size // 2
+    padded = F.pad(x, (pad, pad))
     found = []
     for first in range(0, size, COLUMNS):
         columns = min(COLUMNS, size - first)
-        # Column `first` looks `pad - first` cells to the left.
-        seen = F.pad(x, (pad - first, first + columns - 1 - pad))
+        seen = padded[..., first : first + width + columns - 1]
         found.append(
             torch.ops.aten.convolution_backward(
                 gradient,
@@ -299,6 +308,7 @@ class _SelfAttentionByRow(torch.autograd.Function):
         return seen
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         qkv, *shares = ctx.saved_tensors
         to_qkv, unread = torch.empty_like(qkv), qkv.new_empty(1)
@@ -340,6 +350,7 @@ class _SelfAttention(torch.autograd.Function):
         return seen.view(batch, heads, padded, features)[:, :, :count].transpose(1, 2).flatten(2)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         query, key, value, shares = ctx.saved_tensors
         batch, count, heads, features = ctx.shape

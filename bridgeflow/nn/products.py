@@ -10,17 +10,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def by_onednn(x: Tensor) -> bool:
-    """Whether `affine` multiplies x by oneDNN."""
+def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    """Whether `affine` multiplies these by oneDNN, which checks nothing: what does not fit is left to torch."""
     return (
         _ONEDNN
-        and x.dtype == torch.float32
-        and x.device.type == "cpu"
+        and all(own.dtype == torch.float32 and own.device.type == "cpu" for own in (x, weight))
+        and x.shape[-1] == weight.shape[1]
+        and x.numel() > 0
+        and (bias is None or (bias.dtype == x.dtype and bias.device == x.device and bias.shape == weight.shape[:1]))
         and bool(torch.backends.mkldnn.enabled)
         and not torch.compiler.is_compiling()
     )
@@ -28,17 +31,18 @@ def by_onednn(x: Tensor) -> bool:
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x weight^T + bias without a gradient; x: (rows, inputs), weight: (outputs, inputs), bias: (outputs,)."""
-    if not by_onednn(x):
+    if not by_onednn(x, weight, bias):
         return F.linear(x, weight, bias)
     # Rows or columns with gaps between them fall to a reference many times as slow.
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
         weight = weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
     return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x weight^T + bias; x: (..., inputs), weight: (outputs, inputs), bias: (outputs,)."""
-    if not by_onednn(x) or torch.is_autocast_enabled(x.device.type):
+    """x weight^T + bias, to be derived once; x: (..., inputs), weight: (outputs, inputs), bias: (outputs,)."""
+    if not by_onednn(x, weight, bias) or torch.is_autocast_enabled(x.device.type):
         return F.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias)
 
@@ -57,9 +61,10 @@ class _Linear(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         ctx.save_for_backward(rows, weight)
         ctx.shape = x.shape
-        return affine(rows, weight, bias).view(*x.shape[:-1], -1)
+        return affine(rows, weight, bias).view(*x.shape[:-1], len(weight))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
         gradient = gradients[0].reshape(len(rows), -1)

@@ -45,9 +45,10 @@ def test_gradients_of_the_depthwise_convolution() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 7, 9])
+@pytest.mark.parametrize("width", [1, 2, 3, 7])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_depthwise_weight_gradient_by_columns(size: int, layout: torch.memory_format) -> None:
-    x, gradient = (torch.randn(2, 20, 9, 7, dtype=F64).contiguous(memory_format=layout) for _ in range(2))
+def test_the_depthwise_weight_gradient_by_columns(size: int, width: int, layout: torch.memory_format) -> None:
+    x, gradient = (torch.randn(2, 20, 9, width, dtype=F64).contiguous(memory_format=layout) for _ in range(2))
     weight = leaf(20, 1, size, size)
     F.conv2d(x, weight, padding=size // 2, groups=20).backward(gradient)
     for dtype, tolerance in ((F64, 1e-10), (torch.float32, 1e-4)):
@@ -113,3 +114,14 @@ def test_products_follow_autocast_and_gradients_the_parameters(name: str) -> Non
     assert gradient.dtype == torch.float32
     assert (gradient - expected).norm() / expected.norm() < 0.03
     assert (found.float() - exact).norm() / exact.norm() < 0.02
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 16), (2, 0, 16)])
+def test_of_nothing(shape: tuple[int, ...]) -> None:
+    gate, value, out = nn.Linear(16, 32), nn.Linear(16, 32), nn.Linear(32, 16)
+    x = torch.randn(*shape, requires_grad=True)
+    for found in (kernels.gated_mlp(x, gate, value, out), kernels.mlp(x, gate, out)):
+        assert found.shape == shape
+        found.sum().backward()
+    assert gate.weight.grad is not None
+    assert gate.weight.grad.abs().max() == 0

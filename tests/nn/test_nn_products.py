@@ -68,7 +68,7 @@ def test_what_is_not_asked_for_is_not_computed(monkeypatch: pytest.MonkeyPatch) 
     weight = torch.randn(6, 12, requires_grad=True)
     products.linear(torch.randn(5, 12), weight).sum().backward()
     # The forward product alone where products are ours; none where they are torch's.
-    assert asked == ([(6, 12)] if products.by_onednn(weight) else [])
+    assert asked == ([(6, 12)] if products.by_onednn(torch.randn(5, 12), weight) else [])
 
 
 def test_autocast_has_its_own_type() -> None:
@@ -80,11 +80,52 @@ def test_autocast_has_its_own_type() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_types_are_left_to_torch(dtype: torch.dtype) -> None:
     x, weight = torch.randn(5, 12, dtype=dtype), torch.randn(6, 12, dtype=dtype)
-    assert not products.by_onednn(x)
+    assert not products.by_onednn(x, weight)
     assert torch.equal(products.linear(x, weight), F.linear(x, weight))
 
 
 @pytest.mark.filterwarnings("ignore:TF32 acceleration:UserWarning")
 def test_switched_off_with_the_library() -> None:
     with torch.backends.mkldnn.flags(enabled=False):
-        assert not products.by_onednn(torch.randn(5, 12))
+        assert not products.by_onednn(torch.randn(5, 12), torch.randn(6, 12))
+
+
+def test_a_bias_with_gaps_is_read_as_it_is(library: None) -> None:
+    x, weight = torch.randn(5, 12), torch.randn(6, 12)
+    for bias in (torch.arange(12.0)[::2], torch.randn(1).expand(6)):
+        torch.testing.assert_close(products.affine(x, weight, bias), F.linear(x, weight, bias), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "bias"),
+    [
+        (torch.randn(5, 12), torch.randn(6, 11), None),
+        (torch.randn(5, 12), torch.randn(6, 12), torch.randn(5)),
+        (torch.randn(5, 12), torch.randn(6, 12, dtype=torch.float64), None),
+    ],
+)
+def test_what_does_not_fit_is_refused_as_torch_refuses_it(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    with pytest.raises((RuntimeError, NotImplementedError)) as expected:
+        F.linear(x, weight, bias)
+    with pytest.raises(type(expected.value)) as found:
+        products.linear(x, weight, bias)
+    assert str(found.value) == str(expected.value)
+
+
+@pytest.mark.parametrize("shape", [(0, 12), (0, 3, 12), (2, 0, 12)])
+def test_of_nothing(shape: tuple[int, ...]) -> None:
+    x = torch.randn(*shape, requires_grad=True)
+    layer = products.Linear(12, 6)
+    layer(x).sum().backward()
+    assert layer(x).shape == (*shape[:-1], 6)
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.abs().max() == 0
+
+
+def test_second_derivatives_are_refused_rather_than_zero() -> None:
+    x, layer = torch.randn(5, 12, requires_grad=True), products.Linear(12, 6)
+    if not products.by_onednn(x, layer.weight):
+        pytest.skip("torch without oneDNN: its own product has second derivatives")
+    (slope,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.square().sum().backward()
