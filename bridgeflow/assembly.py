@@ -50,6 +50,10 @@ class Assembly:
         self.target.to(device)
         return self
 
+    def scored_by(self, recipe: ResolvedRecipe) -> Assembly:
+        """The same modalities under a recipe with other data or options of the task."""
+        return Assembly(recipe, recipe.task(recipe.options, self.source, self.target))
+
     def build_bridge(self) -> Bridge:
         """A bridge with fresh weights for these modalities' latents.
 

@@ -80,6 +80,14 @@ class Task:
         """(source item, target item) of one row. `rng` drives whatever is random (a crop, a choice of captions)."""
         raise NotImplementedError
 
+    def held_out_pair(self, row: Mapping[str, Any], rng: np.random.Generator, whole: bool = False) -> tuple[Item, Item]:
+        """(source item, target item) of a row to be scored on: `pair`, without what a task adds at random to train on.
+
+        whole: where training looks at a part of an item, the item itself, as `bridgeflow eval` scores it; a training's
+        own scoring asks for a part.
+        """
+        return self.pair(row, rng)
+
     @classmethod
     def example(cls, rng: np.random.Generator) -> dict[str, Any]:
         """A made-up row with every column of `columns`, its values as a data set gives them: for the checks, and for
@@ -121,4 +129,11 @@ class Task:
 
         `examples` are target items of the training data, read one by one as they are taken.
         """
+        return None
+
+    def ceiling(
+        self, truths: Sequence[Item], sources: Sequence[Item], rows: Sequence[Mapping[str, Any]]
+    ) -> tuple[str, dict[str, float]] | None:
+        """(name, figures) of what no model can be seen to do better than, where a figure is a judge's, who errs; or
+        None."""
         return None

@@ -29,14 +29,22 @@ if TYPE_CHECKING:
     "eval",
     epilog="Examples:\n\n\b\n"
     "  bridgeflow eval --task depth --count 256 --picture depth.png\n"
-    "  bridgeflow eval --task superres --data folder:photos --steps 1\n"
+    "  bridgeflow eval --task superres --data folder:photos --split all\n"
+    "  bridgeflow eval --task depth --data folder:rooms options.alignment=scale_and_shift\n"
     "  bridgeflow eval --task depth --compare runs/depth-blocks-01 --compare depth/blocks-full",
 )
 @task_option()
 @click.option("--checkpoint", metavar="DIR", help="Run or checkpoint; the task's latest run under runs/ by default.")
 @click.option("--compare", multiple=True, metavar="DIR", help="Score several on the same examples; repeat it for each.")
 @data_options
-@click.option("--count", type=click.IntRange(min=1), default=256, show_default=True, help="Held-out examples.")
+@click.option(
+    "--split",
+    type=click.Choice(["held_out", "train", "all"]),
+    default="held_out",
+    show_default=True,
+    help="Rows that are scored: all for data that nothing was trained on.",
+)
+@click.option("--count", type=click.IntRange(min=1), default=256, show_default=True, help="Examples.")
 @click.option("--steps", type=click.IntRange(min=1), help="Solver steps; the checkpoint's by default.")
 @click.option("--solver", type=click.Choice(["euler", "midpoint", "heun", "ab2", "dopri5"]), help="Solver.")
 @click.option("--guidance", type=float, metavar="SCALE", help="Scale of the guidance; 1 is none.")
@@ -47,12 +55,14 @@ if TYPE_CHECKING:
 @click.option("--picture", metavar="FILE", help="Write a grid of source, truth and prediction, worst and best apart.")
 @device_option
 @json_option
+@click.argument("overrides", nargs=-1, metavar="[options.KEY=VALUE]...")
 def evaluate(
     task: str,
     checkpoint: str | None,
     compare: tuple[str, ...],
     data: str | None,
     columns: tuple[str, ...],
+    split: str,
     count: int,
     steps: int | None,
     solver: str | None,
@@ -64,11 +74,13 @@ def evaluate(
     picture: str | None,
     device: str | None,
     as_json: bool,
+    overrides: tuple[str, ...],
 ) -> int:
     """Score a checkpoint on held-out data with the task's metrics, beside a trivial baseline.
 
-    Figures have 95 % confidence intervals over the examples. With --compare, each checkpoint's difference to the first
-    has one, too, which is narrower: all carry the same examples with the same draws.
+    options.KEY=VALUE changes how the task scores, such as options.alignment of depth. Figures have 95 % confidence
+    intervals over the examples. With --compare, each checkpoint's difference to the first has one, too, which is
+    narrower: all carry the same examples with the same draws.
     """
     find_task(task)
     if picture is not None and Path(picture).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
@@ -87,26 +99,27 @@ def evaluate(
     from bridgeflow.cli.tables import print_comparison, print_report
     from bridgeflow.console import Progress
     from bridgeflow.evaluation import runner
-    from bridgeflow.training.start import open_first_rows, open_rows
+    from bridgeflow.training.start import open_first_rows
 
     console = Progress()
     names = compare or (checkpoint,)
     examples: Examples | None = None
     scored: list[tuple[Pipeline, Report]] = []
     for name in names:
-        pipeline = _opened(task, name, data, columns, device)
+        pipeline = _opened(task, name, data, columns, device, _parse_options(overrides))
         _sample_with(pipeline, steps, solver, guidance, weak)
         pipeline.assembly.task.judge_by(judges)
         recipe = pipeline.assembly.recipe
         try:
             training = open_first_rows(recipe, runner.BASELINE_EXAMPLES, console)
-            held_out = open_rows(recipe, "held_out", console)
+            rows = _open(recipe, split, console)
         except BridgeflowError as error:
             if data is not None:
                 raise
             raise BridgeflowError(_without_data(task, name, error)) from error
         if examples is None or (data is None and not compare):
-            examples = runner.read_held_out(pipeline, held_out, count)
+            examples = runner.read_held_out(pipeline, rows, count, whole=not quick)
+            _tell_of_rows(console, examples, rows, training if data is not None and split == "held_out" else None)
         report = runner.report_on(
             pipeline,
             examples,
@@ -115,6 +128,7 @@ def evaluate(
             lambda done, total: console(done, total, "scoring held-out examples"),
             thorough=not quick,
         )
+        report.scored = _facts(pipeline, name, rows.description, split, seed)
         scored.append((pipeline, report))
     console.clear()
     assert examples is not None
@@ -122,12 +136,12 @@ def evaluate(
         Path(picture).parent.mkdir(parents=True, exist_ok=True)
         _picture(scored, list(names), examples).save(picture)
     if as_json:
-        told = [own.json() for _, own in scored]
-        print(
-            json.dumps(
-                [{"checkpoint": n, **t} for n, t in zip(names, told, strict=True)] if compare else told[0], indent=1
-            )
-        )
+        first = scored[0][1]
+        told = [
+            {"checkpoint": name, **own.json(), **({"differences": own.differences(first)} if own is not first else {})}
+            for name, (_, own) in zip(names, scored, strict=True)
+        ]
+        print(json.dumps(told if compare else scored[0][1].json(), indent=1))
     elif not scored[0][1].figures:
         console.say(f"task {task!r} has no metrics of its own; --picture shows its results.")
     elif compare:
@@ -161,7 +175,72 @@ def _without_data(task: str, name: str | None, error: BridgeflowError) -> str:
     )
 
 
-def _opened(task: str, name: str | None, data: str | None, columns: tuple[str, ...], device: str | None) -> Pipeline:
+def _parse_options(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """The section `options` that the overrides make."""
+    from bridgeflow import layers
+
+    tree: dict[str, Any] = {}
+    for assignment in overrides:
+        if not assignment.startswith("options."):
+            raise click.UsageError(
+                f"{assignment!r} would change what was trained: only options.KEY=VALUE, how the task scores, goes here."
+            )
+        tree = layers.override(tree, assignment)
+    options: dict[str, Any] = tree.get("options", {})
+    return options
+
+
+def _open(recipe: Any, split: str, console: Any) -> Any:
+    """The rows of a split, or of both."""
+    from bridgeflow.data.rows import JoinedRows, Rows
+    from bridgeflow.training.start import open_rows
+
+    if split != "all":
+        return open_rows(recipe, "held_out" if split == "held_out" else "train", console)
+    parts = [open_rows(recipe, "held_out", console), open_rows(recipe, "train", console)]
+    known = [part for part in parts if isinstance(part, Rows)]
+    if len(known) < len(parts):
+        raise click.UsageError("--split all needs data of a known length: score a stream with --split held_out.")
+    return JoinedRows([part for part in known if len(part)] or known[:1])
+
+
+def _tell_of_rows(console: Any, examples: Examples, rows: Any, training: Any) -> None:
+    """Says on stderr which rows were passed over, and where most of somebody's own data are not scored."""
+    from bridgeflow.data.rows import Rows
+
+    if examples.unreadable:
+        count = len(examples.unreadable)
+        some = "; ".join(examples.unreadable[:3]) + ("; ..." if count > 3 else "")
+        what = "1 row cannot be read and is" if count == 1 else f"{count:,} rows cannot be read and are"
+        console.warn(f"{what} passed over: {some}")
+    if isinstance(training, Rows) and isinstance(rows, Rows) and len(training) > len(rows):
+        console.say(
+            f"scoring the {len(rows):,} held out of {len(rows) + len(training):,} rows; --split all scores every row."
+        )
+
+
+def _facts(pipeline: Pipeline, name: str | None, data: str, split: str, seed: int) -> dict[str, Any]:
+    """What was scored, and how."""
+    recipe = pipeline.assembly.recipe
+    return {
+        "checkpoint": name,
+        "data": data,
+        "split": split,
+        "seed": seed,
+        "sampling": pipeline.sampling.model_dump(mode="json"),
+        "options": recipe.options.model_dump(mode="json"),
+        "weights": pipeline.assembly.task.weights,
+    }
+
+
+def _opened(
+    task: str,
+    name: str | None,
+    data: str | None,
+    columns: tuple[str, ...],
+    device: str | None,
+    options: dict[str, Any],
+) -> Pipeline:
     """The pipeline of a checkpoint, with the data it is scored on in its recipe."""
     from bridgeflow import recipe as recipes
     from bridgeflow.cli.run import _find_checkpoint
@@ -175,7 +254,8 @@ def _opened(task: str, name: str | None, data: str | None, columns: tuple[str, .
     recipe = pipeline.assembly.recipe
     check_task(recipe.recipe.task, task, folder)
     changes = {"data": recipes.data_section(data)} if data else {}
-    pipeline.assembly.recipe = recipe.changed(**changes, columns=parse_columns(columns))
+    recipe = recipe.changed(**changes, columns=parse_columns(columns), options=options)
+    pipeline.assembly = pipeline.assembly.scored_by(recipe)
     return pipeline
 
 

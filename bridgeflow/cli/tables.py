@@ -8,25 +8,29 @@ from typing import Any
 
 
 def print_report(report: Any) -> None:
-    """A line for each metric, with how sure it is and the baseline beside it."""
+    """A line for each metric, with how sure it is, the baseline and the ceiling beside it."""
     names = list(report.figures)
     if not names:
         return
     width = max(len(name) for name in names)
     intervals = report.intervals()
     heading = f"{'metric':<{width}}  {'result':>10}" + (f"  {'95 %':>9}" if intervals else "")
-    if report.baseline_name:
-        heading += f"  {report.baseline_name:>22}"
+    beside = [(report.baseline_name, report.baseline), (report.ceiling_name, report.ceiling)]
+    beside = [(name, figures) for name, figures in beside if name]
+    heading += "".join(f"  {name:>22}" for name, _ in beside)
     print(f"{report.count} held-out examples, {report.evaluations} network evaluations each")
     print(heading)
     for name in names:
         line = f"{name:<{width}}  {report.figures[name]:>10.4f}"
         if intervals:
             low, high = intervals.get(name, (math.nan, math.nan))
-            line += f"  ±{(high - low) / 2:>8.4f}" if math.isfinite(low) else " " * 11
-        if name in report.baseline:
-            line += f"  {report.baseline[name]:>22.4f}"
-        print(line)
+            line += (
+                f"  ±{max(high - report.figures[name], report.figures[name] - low):>8.4f}"
+                if math.isfinite(low)
+                else " " * 11
+            )
+        line += "".join(f"  {figures[name]:>22.4f}" if name in figures else " " * 24 for _, figures in beside)
+        print(line.rstrip())
     for note in report.notes:
         print(f"note: {note}")
 
@@ -46,8 +50,8 @@ def print_comparison(reports: Sequence[Any], names: Sequence[str]) -> None:
             own = report.figures.get(metric, math.nan)
             text = f"{own:.4f}"
             if metric in first.scores.figures and metric in report.scores.figures:
-                error = report.scores.error_beside(first.scores, metric)
-                text += f"  {own - value:+.4f} ±{1.96 * error:.4f}"
+                difference, half = report.scores.difference(first.scores, metric)
+                text += f"  {difference:+.4f} ±{half:.4f}"
             line += f"  {text:>{column}}"
         print(line)
     print("differences are to the first, with the 95 % interval of pairs of examples.")

@@ -213,8 +213,8 @@ def _print(found: Tuning) -> None:
         for name in ("present", "best"):
             own = found.confirmed[name]
             if own.sampling != chosen.sampling:
-                error = own.scores.error_beside(chosen.scores, found.metric)
-                print(f"  {name} {own.value:.4f}, {own.value - chosen.value:+.4f} ±{error:.4f} beside it")
+                difference, half = own.scores.difference(chosen.scores, found.metric)
+                print(f"  {name} {own.value:.4f}, {difference:+.4f} ±{half:.4f} beside it")
 
 
 def _front(found: Tuning) -> list[Trial]:

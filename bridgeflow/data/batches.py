@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import Any
@@ -70,15 +70,21 @@ def describe_row(row: Mapping[str, Any], index: int) -> str:
 
 
 def read_pair(
-    task: Task, row: Mapping[str, Any], renames: Mapping[str, str], index: int, seed: int
+    task: Task,
+    row: Mapping[str, Any],
+    renames: Mapping[str, str],
+    index: int,
+    seed: int,
+    pair: Callable[[Mapping[str, Any], np.random.Generator], tuple[Item, Item]] | None = None,
 ) -> tuple[Item, Item]:
-    """The two items of a row. Raises BridgeflowError naming the row, whatever went wrong in reading it."""
+    """The two items of a row, by the task's `pair` or another one. Raises BridgeflowError naming the row, whatever went
+    wrong in reading it."""
     complete = named(row, renames)
     for column in task.columns:
         if complete.get(column) is None:
             raise BridgeflowError(f"{describe_row(row, index)}: the column {renames.get(column, column)!r} is empty.")
     try:
-        return task.pair(complete, np.random.default_rng(seed))
+        return (pair or task.pair)(complete, np.random.default_rng(seed))
     except BridgeflowError as error:
         sentence = str(error)
         place = describe_row(row, index)

@@ -81,6 +81,27 @@ class MadeFrom:
     fingerprint: str
 
 
+class JoinedRows:
+    """The rows of several data sets of the same columns, one after the other."""
+
+    def __init__(self, parts: Sequence[Rows]) -> None:
+        self._parts = list(parts)
+        self.columns = self._parts[0].columns
+        self.fingerprint = "+".join(part.fingerprint for part in self._parts)
+        self.description = " and ".join(part.description for part in self._parts)
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self._parts)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The row. Raises IndexError beyond the last, and what the data set raises."""
+        for part in self._parts:
+            if 0 <= index < len(part):
+                return part[index]
+            index -= len(part)
+        raise IndexError(index)
+
+
 class DataSettings(Settings, ABC):
     """Base class of a data set's settings, found under the entry point group `bridgeflow.datasets`.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from bridgeflow.data.batches import in_order, named, read_pair
 from bridgeflow.data.rows import Rows, Stream
@@ -12,6 +15,8 @@ from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item
 from bridgeflow.randomness import seed_of
 from bridgeflow.task import Task
+
+Pair = Callable[[Mapping[str, Any], np.random.Generator], tuple[Item, Item]]
 
 
 @dataclass
@@ -25,23 +30,27 @@ class Examples:
 
 
 def read_pairs(
-    rows: Rows | Stream, task: Task, renames: Mapping[str, str], count: int
+    rows: Rows | Stream, task: Task, renames: Mapping[str, str], count: int, pair: Pair | None = None
 ) -> Iterator[tuple[Item, Item, dict[str, Any]] | BridgeflowError]:
-    """(source item, target item, row) of the first `count` rows one by one; the error of one that cannot be read."""
+    """(source item, target item, row) of the first `count` rows one by one, by the task's `pair` or another one; the
+    error of one that cannot be read."""
     for index, row in in_order(rows, count):
         if isinstance(row, BridgeflowError):
             yield row
             continue
         try:
-            yield (*read_pair(task, row, renames, index, seed_of("evaluation", index)), named(row, renames))
+            yield (*read_pair(task, row, renames, index, seed_of("evaluation", index), pair), named(row, renames))
         except BridgeflowError as error:
             yield error
 
 
-def read_examples(rows: Rows | Stream, task: Task, renames: Mapping[str, str], count: int) -> Examples:
-    """The first `count` rows, read; those that cannot be read are named and passed over."""
+def read_examples(
+    rows: Rows | Stream, task: Task, renames: Mapping[str, str], count: int, whole: bool = False
+) -> Examples:
+    """The first `count` rows as the task's `held_out_pair` reads them; those that cannot be read are named and passed
+    over."""
     examples = Examples()
-    for pair in read_pairs(rows, task, renames, count):
+    for pair in read_pairs(rows, task, renames, count, partial(task.held_out_pair, whole=whole)):
         if isinstance(pair, BridgeflowError):
             examples.unreadable.append(str(pair))
             continue

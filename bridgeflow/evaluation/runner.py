@@ -30,9 +30,9 @@ BASELINE_EXAMPLES = 512
 @dataclass
 class Report:
     """figures: metric -> value; scores: how sure those are that have an interval. baseline: the figures of a trivial
-    method called baseline_name, where the task has one. notes: on figures that were left out. seconds: for a result.
-    ranked: numbers of the examples, the worst first, where the task ranks them. picture: source, truth and result of
-    the first examples."""
+    method called baseline_name, where the task has one; ceiling: of what no model can be seen to do better than. notes:
+    on figures that were left out. seconds: for a result. ranked: numbers of the examples, the worst first, where the
+    task ranks them. picture: source, truth and result of the first examples. scored: what was, and how."""
 
     count: int
     evaluations: int
@@ -43,13 +43,22 @@ class Report:
     ranked: list[int] = field(default_factory=list)
     baseline_name: str | None = None
     baseline: dict[str, float] = field(default_factory=dict)
+    ceiling_name: str | None = None
+    ceiling: dict[str, float] = field(default_factory=dict)
     picture: Image | None = None
     unreadable: list[str] = field(default_factory=list)
     results: list[Item] = field(default_factory=list)
+    scored: dict[str, Any] = field(default_factory=dict)
 
     def json(self) -> dict[str, Any]:
         """The figures as JSON values."""
-        baseline = {"name": self.baseline_name, "figures": _finite(self.baseline)} if self.baseline_name else None
+        beside = {
+            key: {"name": name, "figures": _finite(figures)} if name else None
+            for key, name, figures in (
+                ("baseline", self.baseline_name, self.baseline),
+                ("ceiling", self.ceiling_name, self.ceiling),
+            )
+        }
         intervals = {name: _finite({"low": low, "high": high}) for name, (low, high) in self.intervals().items()}
         return {
             "examples": self.count,
@@ -57,10 +66,20 @@ class Report:
             "seconds_each": round(self.seconds, 5),
             "figures": _finite(self.figures),
             "intervals": intervals,
-            "baseline": baseline,
+            **beside,
             "notes": self.notes,
             "unreadable": self.unreadable,
+            **({"scored": self.scored} if self.scored else {}),
         }
+
+    def differences(self, first: Report) -> dict[str, dict[str, float | None]]:
+        """The difference of each figure to another report's on the same examples, with its 95 % confidence interval."""
+        found = {}
+        for name in self.scores.figures:
+            if name in first.scores.figures:
+                value, half = self.scores.difference(first.scores, name)
+                found[name] = _finite({"value": value, "low": value - half, "high": value + half})
+        return found
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """The 95 % confidence interval of each figure that has one."""
@@ -94,12 +113,13 @@ def evaluate(
     return report_on(pipeline, examples, training, seed, on_progress, thorough)
 
 
-def read_held_out(pipeline: Pipeline, held_out: Rows | Stream, count: int) -> Examples:
-    """The first `count` held-out rows, read. Raises NothingToScore where there is none."""
+def read_held_out(pipeline: Pipeline, held_out: Rows | Stream, count: int, whole: bool = False) -> Examples:
+    """The first `count` held-out rows, read; whole: see `Task.held_out_pair`. Raises NothingToScore where there is
+    none."""
     task = pipeline.assembly.task
     if isinstance(held_out, Rows) and len(held_out) == 0:
         raise NothingToScore(f"{held_out.description}: nothing is held out to score on; raise data.held_out.")
-    examples = read_examples(held_out, task, pipeline.assembly.recipe.recipe.columns, count)
+    examples = read_examples(held_out, task, pipeline.assembly.recipe.recipe.columns, count, whole)
     if not examples.sources:
         raise NothingToScore(
             f"no held-out row of {held_out.description} can be read: check with bridgeflow data check."
@@ -137,6 +157,9 @@ def report_on(
         more = task.thorough(trivial[1], *columns) if thorough else None
         if more is not None:
             report.baseline |= {**more.figures(range(len(results))), **more.once}
+    ceiling = task.ceiling(examples.truths, examples.sources, examples.rows) if thorough else None
+    if ceiling is not None:
+        report.ceiling_name, report.ceiling = ceiling
     report.picture = picture_of(pipeline, examples, results, range(min(SHOWN, len(results))))
     return report
 
@@ -165,10 +188,13 @@ def _judge(report: Report, task: Task, results: list[Item], examples: Examples) 
         figures |= {**extra.figures, **more.once}
         without |= extra.without
         report.notes += more.notes
-    report.figures, report.scores = figures, Scores({name: figures[name] for name in without}, without)
+    report.figures = figures
+    report.scores = Scores({name: figures[name] for name in without}, without, len(results))
     headline = next(((name, way) for name, way in task.better.items() if name in judged.scores.figures), None)
     if headline is not None:
         name, way = headline
         found = [own.get(name, math.nan) for own in judged.each]
-        values = [value if math.isfinite(value) else 0.0 for value in found]
-        report.ranked = sorted(range(len(values)), key=values.__getitem__, reverse=way == "lower")
+        # What has no figure is as bad as can be.
+        values = [value if way == "higher" else -value for value in found]
+        values = [-math.inf if math.isnan(value) else value for value in values]
+        report.ranked = sorted(range(len(values)), key=values.__getitem__)

@@ -63,7 +63,7 @@ def judge(task: Task, results: Sequence[Item], examples: Examples) -> Judged:
         math.isclose(means.figures[name], value, rel_tol=1e-6, abs_tol=1e-9) or math.isnan(value)
         for name, value in figures.items()
     ):
-        return Judged(Scores(figures, means.without), each)
+        return Judged(Scores(figures, means.without, count), each)
     return Judged(score(metrics, count), each)
 
 

@@ -13,24 +13,33 @@ from dataclasses import dataclass
 GROUPS = 20
 """Parts that the examples are cut into, where there are as many."""
 NORMAL_95 = 1.96
-"""Standard errors to each side of a 95 % confidence interval."""
+"""Standard deviations to each side that hold 95 % of a normal distribution."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Figures of results, metric -> value, and `without`: metric -> its value without each group in turn."""
+    """Figures of `count` results, metric -> value, and `without`: metric -> its value without each group in turn."""
 
     figures: Mapping[str, float]
     without: Mapping[str, tuple[float, ...]]
+    count: int = 0
 
     def error(self, name: str) -> float:
         """Standard error of a figure; NaN where there are too few examples."""
         return _error(self.without.get(name, ()))
 
     def interval(self, name: str) -> tuple[float, float]:
-        """95 % confidence interval of a figure: 1.96 standard errors to each side."""
-        half = NORMAL_95 * self.error(name)
-        return self.figures[name] - half, self.figures[name] + half
+        """95 % confidence interval of a figure: Student's t times its standard error to each side.
+
+        Where no example differs from another, as where all are right or none is, it is the score interval of a share
+        (Wilson, 1927), since an error of 0 would say that every further example is the same.
+        """
+        value, error = self.figures[name], self.error(name)
+        if error == 0 and value in (0.0, 1.0) and self.count:
+            reach = NORMAL_95**2 / (self.count + NORMAL_95**2)
+            return (0.0, reach) if value == 0 else (1 - reach, 1.0)
+        half = student_95(len(self.without.get(name, ())) - 1) * error
+        return value - half, value + half
 
     def error_beside(self, other: Scores, name: str) -> float:
         """Standard error of the difference to the figure of other results for the same examples: what both find hard
@@ -40,15 +49,27 @@ class Scores:
             raise ValueError("figures of other examples cannot be compared example by example")
         return _error([a - b for a, b in zip(mine, theirs, strict=True)])
 
+    def difference(self, other: Scores, name: str) -> tuple[float, float]:
+        """(difference to the figure of other results for the same examples, half its 95 % confidence interval)."""
+        half = student_95(len(self.without.get(name, ())) - 1) * self.error_beside(other, name)
+        return self.figures[name] - other.figures[name], half
+
+
+def student_95(freedom: int) -> float:
+    """Standard errors to each side of a 95 % confidence interval, with `freedom` degrees of freedom; NaN for none."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, freedom)) if freedom > 0 else math.nan
+
 
 def score(metrics: Callable[[Sequence[int]], Mapping[str, float]], count: int, groups: int = GROUPS) -> Scores:
     """The figures of `count` examples. `metrics` gives those of the examples of some numbers, 0 to count - 1."""
     figures = metrics(range(count))
     parts = min(groups, count)
     if parts < 2:
-        return Scores(figures, {})
+        return Scores(figures, {}, count)
     left = [metrics([index for index in range(count) if index % parts != part]) for part in range(parts)]
-    return Scores(figures, {name: tuple(own.get(name, math.nan) for own in left) for name in figures})
+    return Scores(figures, {name: tuple(own.get(name, math.nan) for own in left) for name in figures}, count)
 
 
 def _error(without: Sequence[float]) -> float:
@@ -66,7 +87,7 @@ def score_of_each(each: Sequence[Mapping[str, float]], groups: int = GROUPS) -> 
     figures = {name: _mean([own.get(name, math.nan) for own in each]) for name in names}
     parts = min(groups, len(each))
     if parts < 2:
-        return Scores(figures, {})
+        return Scores(figures, {}, len(each))
     without = {
         name: tuple(
             _mean([own.get(name, math.nan) for index, own in enumerate(each) if index % parts != part])
@@ -74,7 +95,7 @@ def score_of_each(each: Sequence[Mapping[str, float]], groups: int = GROUPS) -> 
         )
         for name in names
     }
-    return Scores(figures, without)
+    return Scores(figures, without, len(each))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -14,7 +14,7 @@ from bridgeflow.task import ModalityUse, Task, Thorough
 from bridgeflow_plugins.blocks.caption import blocks_scores
 from bridgeflow_plugins.text.captioning import CaptionScorer
 from bridgeflow_plugins.text.metrics import exact_match, token_f1
-from bridgeflow_tasks.captions import one_caption
+from bridgeflow_tasks.captions import all_captions, one_caption
 from bridgeflow_tasks.scenes import made_up_scene
 
 
@@ -49,9 +49,10 @@ class Caption(Task):
         sources: Sequence[Item],
         rows: Sequence[Mapping[str, Any]],
     ) -> dict[str, float]:
-        """Share of captions that are right to the word, and the F1 of their words; on captions of the blocks world also
-        how much of what they name is right, see `blocks_scores`."""
-        figures = {"exact_match": exact_match(results, truths), "token_f1": token_f1(results, truths)}
+        """Share of captions that are right to the word, and the F1 of their words, by the best of a row's captions; on
+        captions of the blocks world also how much of what they name is right, see `blocks_scores`."""
+        references = self._references(truths, rows)
+        figures = {"exact_match": exact_match(results, references), "token_f1": token_f1(results, references)}
         return {**figures, **blocks_scores(results, truths)}
 
     def thorough(
@@ -62,15 +63,17 @@ class Caption(Task):
         rows: Sequence[Mapping[str, Any]],
     ) -> Thorough | None:
         """BLEU, METEOR, ROUGE-L and CIDEr, against all captions of a row."""
-        references = [
-            [str(text) for text in row["text"]] if isinstance(row["text"], list | tuple) else [str(row["text"])]
-            for row in rows
-        ]
         try:
-            scorer = CaptionScorer(results, references)
+            scorer = CaptionScorer(results, self._references(truths, rows))
         except BridgeflowError as error:
             return Thorough(lambda chosen: {}, {}, [str(error)])
         return Thorough(scorer.figures, scorer.once(), scorer.notes)
+
+    def _references(self, truths: Sequence[Item], rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+        """All captions of each row, of which a truth is one; the truths themselves where no rows are given."""
+        if not rows:
+            return [[truth] for truth in truths]
+        return [all_captions(row["text"], self.to_modality.read) for row in rows]
 
     def baseline(
         self, truths: Sequence[Item], sources: Sequence[Item], examples: Iterable[Item]

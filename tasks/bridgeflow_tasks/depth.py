@@ -7,23 +7,37 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Item, Modality
 from bridgeflow.settings import Settings
-from bridgeflow.task import ModalityUse, Task
+from bridgeflow.task import ModalityUse, Task, Thorough
 from bridgeflow_plugins.depth.geometry import check_aligned, resize_depth
-from bridgeflow_plugins.depth.metrics import align, depth_metrics
+from bridgeflow_plugins.depth.metrics import Crop, align, align_disparity, crop_mask, depth_metrics
 from bridgeflow_tasks.scenes import made_up_scene
 
 
 class DepthOptions(Settings):
     """How depth is scored."""
 
-    alignment: Literal["auto", "metric", "scale_and_shift"] = "auto"
+    alignment: Literal["auto", "metric", "scale_and_shift", "disparity"] = "auto"
     """`metric` scores metres as they are. `scale_and_shift` first brings each map to the truth by the scale and shift
-    of least squares, as relative depth is scored (MiDaS, Marigold). `auto` is metric where the normalisation keeps
-    metres."""
+    of least squares, as relative depth is scored (Marigold); `disparity` fits 1 / depth so (MiDaS). `auto` is metric
+    where the normalisation keeps metres, else scale_and_shift."""
+    nearest: float = Field(default=1e-3, gt=0)
+    """Metres. Nearer truths do not count, and nearer predictions count as this."""
+    farthest: float | None = Field(default=None, gt=0)
+    """Metres. Farther truths do not count, and farther predictions count as this: 80 for KITTI and 10 for NYU, as
+    usual there; null counts all."""
+    crop: Crop = "none"
+    """Part of a map that counts: `garg` or `eigen` of KITTI, `nyu` of NYU."""
+
+    @model_validator(mode="after")
+    def _near_to_far(self) -> DepthOptions:
+        if self.farthest is not None and self.farthest <= self.nearest:
+            raise ValueError(f"farthest is beyond nearest, but {self.farthest} m is not beyond {self.nearest} m")
+        return self
 
 
 class DepthEstimation(Task):
@@ -81,18 +95,48 @@ class DepthEstimation(Task):
         rows: Sequence[Mapping[str, Any]],
     ) -> dict[str, float]:
         """The field's depth metrics, and on data with object masks those of the foreground."""
-        keeps_metres = bool(self.to_modality.options.normalisation.metric)  # type: ignore[attr-defined]
-        metric = keeps_metres if self.options.alignment == "auto" else self.options.alignment == "metric"
         each: dict[str, list[float]] = {}
         for result, truth, row in zip(results, truths, rows, strict=True):
-            fitted = resize_depth(result, truth.shape)
-            if not metric:
-                fitted = align(fitted, truth).astype(np.float32)
-            scopes = {"foreground_": np.asarray(row["objects"]) > 0, "": None} if "objects" in row else {"": None}
-            for scope, mask in scopes.items():
-                for name, value in depth_metrics(fitted, truth, mask).items():
+            counted = (truth >= self.options.nearest) & crop_mask(self.options.crop, truth.shape)
+            if self.options.farthest is not None:
+                counted &= truth <= self.options.farthest
+            fitted = self._fitted(resize_depth(result, truth.shape), truth, counted)
+            scopes = {"foreground_": np.asarray(row["objects"]) > 0} if "objects" in row else {}
+            for scope, mask in {**scopes, "": True}.items():
+                for name, value in depth_metrics(fitted, truth, counted & mask).items():
                     each.setdefault(scope + name, []).append(value)
-        return {name: float(np.nanmean(values)) for name, values in each.items()}
+        return {name: _mean(values) for name, values in each.items()}
+
+    def thorough(
+        self,
+        results: Sequence[Item],
+        truths: Sequence[Item],
+        sources: Sequence[Item],
+        rows: Sequence[Mapping[str, Any]],
+    ) -> Thorough | None:
+        """What the figures were computed on, as notes."""
+        options = self.options
+        ways = {
+            "metric": "metres are scored as they are",
+            "scale_and_shift": "each map was brought to its truth by scale and shift",
+            "disparity": "the disparity of each map was brought to its truth's by scale and shift",
+        }
+        bounds = f"truths from {options.nearest:g} m"
+        bounds += f" to {options.farthest:g} m count" if options.farthest is not None else " on count"
+        inside = "" if options.crop == "none" else f", inside the crop {options.crop!r}"
+        return Thorough(lambda chosen: {}, notes=[f"{ways[self._alignment]}; {bounds}{inside}."])
+
+    @property
+    def _alignment(self) -> str:
+        keeps_metres = bool(self.to_modality.options.normalisation.metric)  # type: ignore[attr-defined]
+        by_itself = "metric" if keeps_metres else "scale_and_shift"
+        return by_itself if self.options.alignment == "auto" else self.options.alignment
+
+    def _fitted(self, result: Item, truth: Item, counted: Item) -> Item:
+        """The result aligned and within bounds."""
+        aligned = {"metric": lambda *maps: maps[0], "scale_and_shift": align, "disparity": align_disparity}
+        fitted = aligned[self._alignment](result, truth, counted)
+        return np.clip(fitted, self.options.nearest, self.options.farthest).astype(np.float32)
 
     def baseline(
         self, truths: Sequence[Item], sources: Sequence[Item], examples: Iterable[Item]
@@ -107,5 +151,12 @@ class DepthEstimation(Task):
             count += ~np.isnan(depth)
         if not count.any():
             return None
-        mean = np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
+        # Where nothing was ever measured, the mean of everything stands in.
+        mean = np.where(count > 0, total / np.maximum(count, 1), total.sum() / count.sum()).astype(np.float32)
         return "constant map", [mean] * len(truths)
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Over the maps in which something counts."""
+    counted = [value for value in values if not np.isnan(value)]
+    return float(np.mean(counted)) if counted else float("nan")

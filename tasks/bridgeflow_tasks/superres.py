@@ -13,11 +13,12 @@ from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Item, Modality
 from bridgeflow.settings import Settings
 from bridgeflow.task import ModalityUse, Task, Thorough
-from bridgeflow_plugins.image_latent.distances import distances
+from bridgeflow_plugins.image_latent.distances import Distances
 from bridgeflow_plugins.image_latent.metrics import psnr, psnr_y, ssim, ssim_y
-from bridgeflow_plugins.image_latent.perceptual import INCEPTION, LPIPS, fid, lpips
-from bridgeflow_plugins.image_latent.pixels import Pixels, fit_image, to_images
+from bridgeflow_plugins.image_latent.perceptual import INCEPTION, LPIPS, fid, load_judges, lpips
+from bridgeflow_plugins.image_latent.pixels import Pixels, fit_image, to_images, to_tensor
 from bridgeflow_plugins.lowres import LowRes
+from bridgeflow_plugins.lowres.resampling import enlarge
 from bridgeflow_plugins.lowres.tiling import blend, tiles
 from bridgeflow_tasks.scenes import made_up_scene
 
@@ -35,6 +36,8 @@ class SuperResolutionOptions(Settings):
     zoom: float = Field(default=1.0, ge=1)
     """Greatest factor by which a part of a picture is made smaller before it becomes a cut to train on, drawn anew each
     time (its logarithm is uniform): few pictures then show the world at many scales. 1 leaves pictures as they are."""
+    scored_pixels: int = Field(default=2**20, ge=1)
+    """Largest part of a held-out picture that `eval` scores, in pixels: its centre. Smaller ones are scored whole."""
     cache_mb: int = Field(default=1024, ge=0)
     """Memory for decoded pictures, from which training cuts anew in every epoch."""
 
@@ -54,6 +57,18 @@ def zoomed_cut(image: Pixels, size: tuple[int, int], zoom: float, rng: np.random
     top, left = int(rng.integers(sides[0] - height + 1)), int(rng.integers(sides[1] - width + 1))
     cut = image[top : top + height, left : left + width]
     return cut.copy() if (height, width) == size else fit_image(cut, size, "stretch")
+
+
+def central(image: Pixels, sides: tuple[int, int], multiple: int) -> Pixels:
+    """A copy of the middle of a picture, `sides` (height, width) or as much as there is, cut to multiples. Raises
+    BridgeflowError where that leaves nothing."""
+    height, width = (min(side, own) // multiple * multiple for side, own in zip(sides, image.shape, strict=False))
+    if not height or not width:
+        raise BridgeflowError(
+            f"a picture of {image.shape[1]}x{image.shape[0]} cannot be made {multiple} times smaller: leave it out."
+        )
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width].copy()
 
 
 class SuperResolution(Task):
@@ -98,10 +113,15 @@ class SuperResolution(Task):
         self.cut = options
         self._cache = ItemCache(options.cache_mb * 2**20)
 
+    def judge_by(self, weights: Mapping[str, str]) -> None:
+        """Names the weights that `thorough` judges by, and loads them. Raises UsageError where the task has no such
+        judge, and BridgeflowError where there is no network of that kind at a place."""
+        super().judge_by(weights)
+        load_judges(weights)
+
     def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
         """(low-resolution cut, the cut), taken somewhere from the picture at its own resolution."""
-        image = self._cache.get(row["image"], self.to_modality.read)
-        height, width = self.lowres.options.height_and_width
+        image, (height, width) = self._image(row), self.lowres.options.height_and_width
         if image.shape[0] < height or image.shape[1] < width:
             raise BridgeflowError(
                 f"a picture of {image.shape[1]}x{image.shape[0]} is smaller than the cuts to train on "
@@ -111,6 +131,20 @@ class SuperResolution(Task):
         if self.cut.turns:
             cut = turned(cut, int(rng.integers(8)))
         return self.lowres.degrade(cut), cut
+
+    def held_out_pair(self, row: Mapping[str, Any], rng: np.random.Generator, whole: bool = False) -> tuple[Item, Item]:
+        """The centre of the picture, as large as a cut to train on, or with `whole` as `scored_pixels` allows: at its
+        own scale, neither mirrored nor turned."""
+        image, sides = self._image(row), self.lowres.options.height_and_width
+        if whole:
+            shrink = min(1.0, (self.cut.scored_pixels / (image.shape[0] * image.shape[1])) ** 0.5)
+            sides = (int(image.shape[0] * shrink), int(image.shape[1] * shrink))
+        centre = central(image, sides, self.lowres.options.factor)
+        return self.lowres.degrade(centre), centre
+
+    def _image(self, row: Mapping[str, Any]) -> Pixels:
+        image: Pixels = self._cache.get(row["image"], self.to_modality.read)
+        return image
 
     @classmethod
     def example(cls, rng: np.random.Generator) -> dict[str, Any]:
@@ -163,13 +197,15 @@ class SuperResolution(Task):
             notes.append("structural similarity needs pictures of 11 pixels a side, so it is left out.")
         if "lpips" in self.weights:
             similar["lpips"] = lpips(results, truths, self.weights["lpips"])
-        once, more = distances(results, truths)
+        distances = Distances(results, truths)
+        once, more = dict(distances.once), list(distances.notes)
         if "inception" in self.weights:
             found, noted = fid(results, truths, self.weights["inception"])
             once, more = {**once, **found}, [*more, *noted]
 
         def figures(chosen: Sequence[int]) -> dict[str, float]:
-            return {name: float(np.mean([values[i] for i in chosen])) for name, values in similar.items()}
+            means = {name: float(np.mean([values[i] for i in chosen])) for name, values in similar.items()}
+            return {**means, **distances.figures(chosen)}
 
         return Thorough(figures, once, [*notes, *more])
 
@@ -177,4 +213,4 @@ class SuperResolution(Task):
         self, truths: Sequence[Item], sources: Sequence[Item], examples: Iterable[Item]
     ) -> tuple[str, list[Item]] | None:
         """The low-resolution picture enlarged by bicubic interpolation."""
-        return "bicubic", to_images(self.lowres.collate(sources)["pixels"])
+        return "bicubic", [to_images(enlarge(to_tensor([own]), self.lowres.options.factor))[0] for own in sources]

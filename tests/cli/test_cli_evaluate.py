@@ -65,6 +65,10 @@ def test_several_are_scored_on_the_same(bridgeflow: Call, runs: tuple[str, str])
     assert shown.code == 0, shown.err
     assert "differences are to the first" in shown.out
     assert Path("both.png").is_file()
+    low, value, high = (told[1]["differences"]["abs_rel"][key] for key in ("low", "value", "high"))
+    assert low < value < high
+    assert value == pytest.approx(told[1]["figures"]["abs_rel"] - told[0]["figures"]["abs_rel"])
+    assert "differences" not in told[0]
     # A checkpoint differs from itself by nothing, for sure.
     same = bridgeflow(*line, "--compare", runs[0], "--compare", runs[0])
     assert "+0.0000 ±0.0000" in same.out
@@ -77,6 +81,35 @@ def test_relative_depth_is_aligned_where_asked(bridgeflow: Call) -> None:
     assert bridgeflow("train", "--task", "depth", *TINY, "-o", "runs/metric").code == 0
     metric = json.loads(bridgeflow("eval", "--task", "depth", "--checkpoint", "runs/metric", "--quick", "--json").out)
     assert aligned["figures"]["rmse"] < metric["figures"]["rmse"]
+    line = ["eval", "--task", "depth", "--checkpoint", "runs/metric", "--quick", "--json"]
+    asked = json.loads(bridgeflow(*line, "options.alignment=scale_and_shift").out)
+    assert asked["figures"]["rmse"] < metric["figures"]["rmse"]
+    assert asked["scored"]["options"]["alignment"] == "scale_and_shift"
+    assert asked["scored"]["split"] == "held_out"
+    unknown = bridgeflow(*line, "options.aligned=true")
+    assert unknown.code == 2
+    assert "options.aligned" in unknown.err
+
+
+def test_rows_of_ones_own_are_counted(bridgeflow: Call, tmp_path: Path) -> None:
+    line = ["train", "--task", "superres", *TINY, "source.factor=4", "options.overlap=2", "-o", "runs/small"]
+    assert bridgeflow(*line).code == 0
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for index in range(12):
+        picture = torch.randint(0, 256, (20 + index, 40, 3), dtype=torch.uint8).numpy()
+        Image.fromarray(picture).save(folder / f"{index:02d}.png")
+    (folder / "00.png").write_bytes(b"no picture")
+    line = ["eval", "--task", "superres", "--checkpoint", "runs/small", "--data", f"folder:{folder}", "--json"]
+    every = bridgeflow(*line, "--split", "all")
+    assert every.code == 0, every.err
+    assert json.loads(every.out)["examples"] == 11
+    assert "1 row cannot be read and is passed over" in " ".join(every.err.split())
+    assert "00.png" in every.err
+    (folder / "00.png").unlink()
+    one = bridgeflow(*line)
+    assert json.loads(one.out)["examples"] == 1
+    assert "scoring the 1 held out of 11 rows; --split all scores every row." in " ".join(one.err.split())
 
 
 @pytest.mark.parametrize(
@@ -88,6 +121,7 @@ def test_relative_depth_is_aligned_where_asked(bridgeflow: Call) -> None:
         (["--compare", "a", "--compare", "b"], "there is no folder 'a'"),
         (["--weights", "lpips"], "--weights 'lpips' should be NAME=PLACE, such as lpips=alexnet.pth."),
         (["--weights", "lpips=a.pth", "--quick"], "leave --quick out."),
+        (["training.steps=3"], "'training.steps=3' would change what was trained: only options.KEY=VALUE"),
         (["--picture", "grid.bmp"], "--picture 'grid.bmp' must end in .png, .jpg or .webp."),
     ],
 )

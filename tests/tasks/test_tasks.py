@@ -154,6 +154,51 @@ def test_superres_baseline_is_bicubic_and_psnr_is_right(scene: Mapping[str, Any]
     assert task.metrics([off], [truth], [], [])["psnr"] >= 28.13
 
 
+def test_superres_scores_pictures_as_they_are() -> None:
+    """Whole, or the centre of the size of a cut: neither zoomed nor turned, whatever training does."""
+    task = assembled("superres/blocks", "options.turns=true", "options.zoom=3").task
+    picture = np.random.default_rng(0).integers(0, 256, (103, 130, 3), dtype=np.uint8)
+    for seed in range(3):
+        low, whole = task.held_out_pair({"image": picture}, np.random.default_rng(seed), whole=True)
+        assert np.array_equal(whole, picture[1:101, 1:129])
+        assert low.shape == (25, 32, 3)
+        low, centre = task.held_out_pair({"image": picture}, np.random.default_rng(seed))
+        assert np.array_equal(centre, picture[19:83, 33:97])
+        assert low.shape == (16, 16, 3)
+    wide = assembled("superres/blocks", "options.scored_pixels=4000").task
+    _, part = wide.held_out_pair({"image": picture}, rng(), whole=True)
+    assert part.shape == (56, 68, 3)
+    with pytest.raises(BridgeflowError, match="a picture of 100x3 cannot be made 4 times smaller"):
+        task.held_out_pair({"image": np.zeros((3, 100, 3), np.uint8)}, rng(), whole=True)
+
+
+def test_superres_baseline_enlarges_each_picture_by_itself() -> None:
+    task = assembled("superres/blocks").task
+    picture = np.random.default_rng(0).integers(0, 256, (100, 128, 3), dtype=np.uint8)
+    pairs = [task.held_out_pair({"image": own}, rng(), whole=True) for own in (picture, picture[:64, :80])]
+    _, enlarged = task.baseline([true for _, true in pairs], [low for low, _ in pairs], []) or ("", [])
+    assert [own.shape for own in enlarged] == [(100, 128, 3), (64, 80, 3)]
+
+
+def test_depth_counts_what_its_options_say() -> None:
+    truth = np.full((40, 50), 5.0, np.float32)
+    truth[:10], truth[20, 20], truth[21, 21] = 100.0, 0.0005, np.nan
+    result = np.where(truth > 50, 200.0, 5.5).astype(np.float32)
+    figures = assembled("depth/blocks").task.metrics([result], [truth], [None], [{}])
+    assert figures["abs_rel"] == pytest.approx((500 * 1.0 + 1498 * 0.1) / 1998, rel=1e-5)
+    near = assembled("depth/blocks", "options.farthest=80").task
+    assert near.metrics([result], [truth], [None], [{}])["abs_rel"] == pytest.approx(0.1, rel=1e-5)
+    capped = assembled("depth/blocks", "options.farthest=100").task
+    assert capped.metrics([result], [truth], [None], [{}])["abs_rel"] == pytest.approx(149.8 / 1998, rel=1e-5)
+    told = assembled("depth/blocks", "options.alignment=disparity", "options.crop=garg", "options.farthest=80").task
+    more = told.thorough([result], [truth], [None], [{}])
+    assert more is not None
+    assert list(more.notes) == [
+        "the disparity of each map was brought to its truth's by scale and shift; truths from 0.001 m to 80 m count, "
+        "inside the crop 'garg'."
+    ]
+
+
 def test_superres_refuses_what_is_too_small_to_cut_or_too_large_to_enlarge() -> None:
     task = assembled("superres/blocks").task
     with pytest.raises(BridgeflowError, match="smaller than the cuts to train on"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 
 from bridgeflow import recipe as recipes
 from bridgeflow.assembly import assemble
+from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.evaluation.examples import Examples
 from bridgeflow.evaluation.scoring import judge
 from bridgeflow.task import Task
 from bridgeflow_plugins.blocks import render_scene
+from bridgeflow_plugins.image_latent.distances import distances
+from bridgeflow_tasks import t2i
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +76,50 @@ def test_captions_of_another_world_have_neither_scores_nor_baseline(task: Task, 
     assert task.metrics(examples.truths, examples.truths, captions, examples.rows) == {}
     assert task.baseline(examples.truths, captions, iter(examples.truths)) is None
     assert task.baseline(examples.truths, examples.sources, iter([])) is None
+
+
+def with_sides(picture: np.ndarray, side: int) -> np.ndarray:
+    """The picture with something else to its left and right."""
+    return np.pad(picture, ((0, 0), (side, side), (0, 0)), constant_values=255)
+
+
+def test_pictures_are_judged_as_they_are_trained_on(
+    task: Task, examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes, others = examples.truths[:8], examples.truths[8:16]
+    wide = [with_sides(own, 8 * index) for index, own in enumerate(scenes)]
+    seen: list[list[np.ndarray]] = []
+
+    def noted(*given: Any) -> tuple[dict[str, float], list[str]]:
+        seen.extend([given[0], given[1]])
+        return {"fid": 1.0}, ["a note"]
+
+    monkeypatch.setattr(t2i, "fid", noted)
+    monkeypatch.setattr(task, "weights", {"inception": "a place"})
+    columns = (wide, examples.sources[:8], examples.rows[:8])
+    found = task.thorough(others, *columns)
+    assert found is not None
+    expected, notes = distances(others, scenes)
+    assert dict(found.figures(range(8))) == pytest.approx(expected, rel=1e-9)
+    squashed = distances(others, wide)[0]["kd_efflite0"]
+    assert abs(squashed - expected["kd_efflite0"]) > 0.1 * abs(expected["kd_efflite0"])
+    assert dict(found.once) == {"fid": 1.0}
+    assert found.notes == [*notes, "a note"]
+    for own, truth in zip(seen[1], scenes, strict=True):
+        np.testing.assert_array_equal(own, truth)
+    # So are the pictures of a baseline, which come from the data.
+    task.thorough([with_sides(own, 20) for own in others], *columns)
+    for own, other in zip(seen[2], others, strict=True):
+        np.testing.assert_array_equal(own, other)
+
+
+def test_judges_are_loaded_when_they_are_named(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task, "weights", {})
+    with pytest.raises(UsageError, match="no judge 'lpips' that takes weights: it has clip, inception"):
+        task.judge_by({"lpips": "a.pth"})
+    with pytest.raises(BridgeflowError, match="there is no file of weights"):
+        task.judge_by({"inception": str(tmp_path / "absent.pth")})
+    with pytest.raises(BridgeflowError, match="a CLIP cannot be loaded from"):
+        task.judge_by({"clip": str(tmp_path)})
+    task.judge_by({})
+    assert task.weights == {}

@@ -6,8 +6,9 @@ None of these weights comes with a package, so `bridgeflow eval --weights NAME=P
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,25 @@ from bridgeflow_plugins.image_latent.distances import FEWEST
 from bridgeflow_plugins.image_latent.pixels import Pixels, to_tensor
 
 BATCH = 16
+MANY = 10_000
+"""Pictures that the authors of FID ask for at least; with fewer it is biased upwards."""
 BACKBONES = ("alex", "vgg", "squeeze")
 LPIPS = "lpips: the LPIPS of each pair, by the weights of torchvision's AlexNet, VGG-16 or SqueezeNet 1.1"
 INCEPTION = "fid: the FID, by the Inception weights of torch-fidelity (needs pip install 'bridgeflow[fid]')"
 CLIP = "clip_score: 100 times the cosine of picture and words, by a CLIP that transformers loads"
+
+
+def load_judges(weights: Mapping[str, str]) -> None:
+    """Loads the networks of `weights`, name (lpips, inception or clip) to place, so that a place that does not suit is
+    told before anything is sampled. The figures find them loaded; each stays until another of its kind takes its
+    place. Other names are passed over.
+
+    Raises BridgeflowError as the figures do.
+    """
+    loaders: dict[str, Callable[[str], object]] = {"lpips": _lpips_network, "inception": _inception, "clip": _clip}
+    for name, place in weights.items():
+        if name in loaders:
+            loaders[name](place)
 
 
 @torch.no_grad()
@@ -39,6 +55,7 @@ def lpips(results: Sequence[Pixels], truths: Sequence[Pixels], place: str) -> li
     return [float(value) for value in found]
 
 
+@lru_cache(maxsize=1)
 def _lpips_network(place: str) -> nn.Module:
     from torchmetrics.functional.image.lpips import _LPIPS
 
@@ -59,13 +76,33 @@ def _lpips_network(place: str) -> nn.Module:
 
 @torch.no_grad()
 def fid(results: Sequence[Pixels], truths: Sequence[Pixels], place: str) -> tuple[dict[str, float], list[str]]:
-    """(`fid` between two sets of pictures, notes on what is left out), by torchmetrics on torch-fidelity's Inception
-    (Heusel et al., arXiv 1706.08500). `place`: the weights that torch-fidelity publishes.
+    """(`fid` between two sets of pictures, notes), by torchmetrics on torch-fidelity's Inception (Heusel et al., arXiv
+    1706.08500). `place`: the weights that torch-fidelity publishes. The notes say what is left out, and that an FID of
+    fewer than MANY pictures is biased.
 
     Raises BridgeflowError where the file or torch-fidelity is not there, or the weights do not fit.
     """
-    if min(len(results), len(truths)) < FEWEST:
+    count = min(len(results), len(truths))
+    if count < FEWEST:
         return {}, [f"FID needs {FEWEST} examples to say something: raise --count."]
+    metric = _inception(place)
+    # It still holds the pictures of the FID before.
+    metric.reset()
+    for pictures, real in ((truths, True), (results, False)):
+        for start in range(0, len(pictures), BATCH):
+            for same in _of_one_size(pictures[start : start + BATCH]):
+                metric.update(torch.from_numpy(np.stack(same)).permute(0, 3, 1, 2), real=real)
+    found = {"fid": float(metric.compute())}
+    if count >= MANY:
+        return found, []
+    return found, [
+        f"fid of {count:,} pictures is biased upwards, as it is below some {MANY:,}: compare it with one of as many."
+    ]
+
+
+@lru_cache(maxsize=1)
+def _inception(place: str) -> Any:
+    """A metric of torchmetrics with the Inception of a file in it; to be reset before it is used."""
     if util.find_spec("torch_fidelity") is None:
         raise BridgeflowError("FID needs torch-fidelity: pip install 'bridgeflow[fid]'.")
     from torchmetrics.image.fid import FrechetInceptionDistance
@@ -73,17 +110,12 @@ def fid(results: Sequence[Pixels], truths: Sequence[Pixels], place: str) -> tupl
     # torch-fidelity would unpickle whatever the file says; what loads here holds tensors alone.
     _state_of(place)
     try:
-        metric = FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=place)
+        return FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=place)
     except (RuntimeError, KeyError) as error:
         raise BridgeflowError(
             f"{place!r} holds no Inception network as torch-fidelity has it: give its file "
             "weights-inception-2015-12-05-6726825d.pth."
         ) from error
-    for pictures, real in ((truths, True), (results, False)):
-        for start in range(0, len(pictures), BATCH):
-            for same in _of_one_size(pictures[start : start + BATCH]):
-                metric.update(torch.from_numpy(np.stack(same)).permute(0, 3, 1, 2), real=real)
-    return {"fid": float(metric.compute())}, []
 
 
 def _of_one_size(pictures: Sequence[Pixels]) -> Iterator[list[Pixels]]:
@@ -93,18 +125,13 @@ def _of_one_size(pictures: Sequence[Pixels]) -> Iterator[list[Pixels]]:
 
 @torch.no_grad()
 def clip_scores(pictures: Sequence[Pixels], captions: Sequence[str], place: str) -> list[float]:
-    """100 times the cosine between each picture and its caption, for a mean as Hessel et al. (arXiv 2104.08718) and
-    torchmetrics give it. `place`: a folder of transformers with a CLIP and its processor, or a name on the hub.
+    """100 times the cosine between each picture and its caption as it stands, in [-100, 100], as torchmetrics counts
+    its CLIPScore. That of Hessel et al. (arXiv 2104.08718) is 2.5 max(cosine, 0), with "A photo depicts" before the
+    caption, and not this. `place`: a folder of transformers with a CLIP and its processor, or a name on the hub.
 
     Raises BridgeflowError where no CLIP is there.
     """
-    with _telling(f"a CLIP cannot be loaded from {place!r}"):
-        from transformers import AutoProcessor, CLIPModel
-
-        local = Path(place).expanduser().is_dir()
-        where = str(Path(place).expanduser()) if local else place
-        model = CLIPModel.from_pretrained(where, local_files_only=local).eval()
-        processor: Any = AutoProcessor.from_pretrained(where, local_files_only=local)
+    model, processor = _clip(place)
     found: list[float] = []
     longest = model.config.text_config.max_position_embeddings
     for start in range(0, len(pictures), BATCH):
@@ -121,6 +148,19 @@ def clip_scores(pictures: Sequence[Pixels], captions: Sequence[str], place: str)
         own, words = (nn.functional.normalize(part, dim=-1) for part in (given.image_embeds, given.text_embeds))
         found += (100 * (own * words).sum(-1)).tolist()
     return found
+
+
+@lru_cache(maxsize=1)
+def _clip(place: str) -> tuple[Any, Any]:
+    """(model, processor) of a folder or of a name on the hub."""
+    with _telling(f"a CLIP cannot be loaded from {place!r}"):
+        from transformers import AutoProcessor, CLIPModel
+
+        local = Path(place).expanduser().is_dir()
+        where = str(Path(place).expanduser()) if local else place
+        model = CLIPModel.from_pretrained(where, local_files_only=local).eval()
+        processor: Any = AutoProcessor.from_pretrained(where, local_files_only=local)
+    return model, processor
 
 
 def _state_of(place: str) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bridgeflow.errors import BridgeflowError
-from bridgeflow_plugins.depth.metrics import METRICS, align, depth_metrics
+from bridgeflow_plugins.depth.metrics import METRICS, align, align_disparity, crop_mask, depth_metrics
 
 NAN = float("nan")
 
@@ -51,11 +51,45 @@ def test_silog_and_only_silog_forgives_a_scale() -> None:
 
 
 def test_only_valid_pixels_count() -> None:
-    truth = np.array([[2.0, NAN, 0.0, -1.0, math.inf, 2.0, 2.0]])
-    prediction = np.array([[3.0, 9.0, 9.0, 9.0, 9.0, NAN, 9.0]])
-    mask = np.array([[True, True, True, True, True, True, False]])
+    truth = np.array([[2.0, NAN, 0.0, -1.0, math.inf, 2.0]])
+    prediction = np.array([[3.0, 9.0, 9.0, 9.0, 9.0, 9.0]])
+    mask = np.array([[True, True, True, True, True, False]])
     assert depth_metrics(prediction, truth, mask)["abs_rel"] == pytest.approx(0.5)
     assert depth_metrics(prediction, truth)["abs_rel"] == pytest.approx((0.5 + 3.5) / 2)
+
+
+def test_leaving_pixels_out_gains_nothing() -> None:
+    truth, right = np.full((1, 4), 2.0), np.array([[2.0, 2.0, 2.0, 2.0]])
+    for missing in (NAN, math.inf, -math.inf):
+        prediction = np.where([[True, False, False, False]], right, missing)
+        figures = depth_metrics(prediction, truth)
+        assert figures["delta1"] == 1 / 4
+        assert figures["abs_rel"] == pytest.approx(3 / 4, abs=1e-3)
+        assert align(prediction, truth)[0, 0] == pytest.approx(2.0)
+
+
+def test_disparity_is_fitted_where_it_is_what_was_predicted() -> None:
+    truth = np.random.default_rng(1).uniform(1, 12, (8, 9))
+    prediction = 1 / (0.3 / truth + 0.05)
+    assert depth_metrics(align_disparity(prediction, truth), truth)["abs_rel"] < 1e-9
+    assert depth_metrics(align(prediction, truth), truth)["abs_rel"] > 0.01
+    # A disparity at or below 0 lies infinitely far.
+    far = align_disparity(np.array([[1.0, 2.0, 1000.0]]), np.array([[1.0, 4.0, 5.0]]))
+    assert (far > 0).all()
+
+
+def test_crops_are_those_of_the_benchmarks() -> None:
+    nyu = crop_mask("nyu", (480, 640))
+    assert nyu.sum() == (471 - 45) * (601 - 41)
+    assert nyu[45, 41]
+    assert nyu[470, 600]
+    assert not nyu[44, 41]
+    assert not nyu[470, 601]
+    rows, columns = np.nonzero(crop_mask("garg", (375, 1242)))
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (153, 370, 44, 1196)
+    rows, columns = np.nonzero(crop_mask("eigen", (375, 1242)))
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (124, 341, 44, 1196)
+    assert crop_mask("none", (3, 4)).all()
 
 
 def test_without_a_valid_pixel_every_figure_is_nan() -> None:

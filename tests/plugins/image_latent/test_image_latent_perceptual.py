@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from bridgeflow.errors import BridgeflowError
 from bridgeflow_plugins.image_latent import perceptual
-from bridgeflow_plugins.image_latent.perceptual import clip_scores, fid, lpips
+from bridgeflow_plugins.image_latent.perceptual import clip_scores, fid, load_judges, lpips
 
 # Where LPIPS looks (Zhang et al. 2018): the outputs of these ReLUs among torchvision's features.
 LAYERS = {"alexnet": (1, 4, 7, 9, 11), "vgg16": (3, 8, 15, 22, 29), "squeezenet1_1": (1, 4, 7, 9, 10, 11, 12)}
@@ -107,7 +108,13 @@ def test_fid_is_the_formula_on_the_features_of_inception(tmp_path: Path, monkeyp
     root = scipy.linalg.sqrtm(cov_a @ cov_b).real
     expected = float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root))
     assert found["fid"] == pytest.approx(expected, rel=0.02)
-    assert notes == []
+    assert notes == [
+        "fid of 10 pictures is biased upwards, as it is below some 10,000: compare it with one of as many."
+    ]
+    # Neither the pictures before nor the file are needed again.
+    place.unlink()
+    monkeypatch.setattr(perceptual, "MANY", 10)
+    assert fid(own, truths, str(place)) == ({"fid": pytest.approx(found["fid"], rel=1e-6)}, [])
     assert fid(own[:7], truths[:7], str(place)) == ({}, ["FID needs 8 examples to say something: raise --count."])
     with pytest.raises(BridgeflowError, match="no Inception network as torch-fidelity has it"):
         fid(own, truths, str(empty))
@@ -157,6 +164,36 @@ def test_the_clip_score_is_the_cosine_of_both_projections(tmp_path: Path) -> Non
         seen = model.visual_projection(model.vision_model(pixels.permute(2, 0, 1)[None]).pooler_output)
         said = model.text_projection(model.text_model(tokens).pooler_output)
         assert score == pytest.approx(100 * float(F.cosine_similarity(seen, said)), abs=0.05)
+
+
+def test_judges_are_loaded_before_there_is_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other, absent, empty = tmp_path / "other.pth", str(tmp_path / "absent.pth"), tmp_path / "empty"
+    torch.save({"features.0.weight": torch.zeros(3, 3)}, other)
+    empty.mkdir()
+    for weights, told in (
+        ({"lpips": absent}, "there is no file of weights"),
+        ({"lpips": str(other)}, "holds none of the networks of LPIPS"),
+        ({"inception": absent}, "there is no file of weights"),
+        ({"inception": str(other)}, "no Inception network as torch-fidelity has it"),
+        ({"clip": str(empty)}, "a CLIP cannot be loaded from"),
+    ):
+        with pytest.raises(BridgeflowError, match=told):
+            load_judges(weights)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BridgeflowError, match="FID needs torch-fidelity: pip install"):
+        load_judges({"inception": str(other)})
+    load_judges({"somebody's own": absent})
+
+
+def test_loaded_judges_stay(tmp_path: Path) -> None:
+    folder, place = tmp_path / "clip", tmp_path / "squeeze.pth"
+    save_clip(folder)
+    torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), place)
+    load_judges({"clip": str(folder), "lpips": str(place)})
+    place.unlink()
+    shutil.rmtree(folder)
+    assert lpips(pictures(1, 0), pictures(1, 1), str(place))[0] > 0
+    assert -100 <= clip_scores(pictures(1, 0, 16), ["a red cube"], str(folder))[0] <= 100
 
 
 def test_what_is_no_clip_is_told(tmp_path: Path) -> None:

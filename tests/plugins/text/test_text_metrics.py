@@ -27,3 +27,11 @@ def test_empty_texts_and_no_texts() -> None:
 def test_lists_of_unequal_length_are_refused() -> None:
     with pytest.raises(ValueError, match="shorter"):
         exact_match(["a", "b"], ["a"])
+
+
+def test_of_several_truths_the_best_counts() -> None:
+    truths = [["a cone", "A red  cube"], ["a small cone", "a cone"], "a cone"]
+    results = ["a red cube", "a small red cone", "a cube"]
+    assert exact_match(results, truths) == pytest.approx(1 / 3)
+    # 1; the better of 2 * 3 / 7 and 2 * 2 / 6; 2 * 1 / 4.
+    assert token_f1(results, truths) == pytest.approx((1 + 6 / 7 + 1 / 2) / 3)
