@@ -67,7 +67,7 @@ class DiTBlock(nn.Module):
     def __init__(self, width: int, heads: int, mlp_ratio: float, context_width: int | None) -> None:
         super().__init__()
         self.attention = SelfAttention(width, heads)
-        self.mlp = MLP(width, int(width * mlp_ratio))
+        self.mlp = MLP(width, round(width * mlp_ratio))
         self.modulation = nn.Sequential(nn.SiLU(), zero_linear(width, 6 * width))
         if context_width is not None:
             self.norm_context = nn.LayerNorm(width)

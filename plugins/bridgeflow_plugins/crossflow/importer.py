@@ -22,13 +22,19 @@ from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.settings import Settings
 from bridgeflow.training.tensor_file import StoredTensor
 from bridgeflow_plugins.crossflow.keys import Head, KeyMap
-from bridgeflow_plugins.crossflow.layout import DiMRLayout, DiTLayout, Layout, first_keys, read_layout
+from bridgeflow_plugins.crossflow.layout import PUBLISHED, DiMRLayout, DiTLayout, Layout, first_keys, read_layout
 from bridgeflow_plugins.crossflow.pretrained import CLIP, VAE, Pretrained, locate, pixels_per_cell, text_encoder
 from bridgeflow_plugins.crossflow.recipe import Tower, recipe_tree
 from bridgeflow_plugins.crossflow.state_dict import read_state_dict
 
 TOWER_KEYS = ("open_clip.", "open_clip_output.")
 """What the keys of the image tower, its head and its logit scale start with."""
+
+TOWER_PARTS = ("open_clip.visual.trunk.", "open_clip.logit_scale", "open_clip_output.")
+"""What is left out of them without a look at each; any other is foreign."""
+
+FEW = 12
+"""Tensors of other shapes than a published network's, up to which a file with its keys is that network, spoilt."""
 
 PARTS = {
     "stages": "velocity network",
@@ -86,11 +92,12 @@ class CrossFlowImporter(Importer):
         tensors = read_state_dict(file)
         shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         layout = read_layout(shapes, name)
+        self._refuse_spoilt(layout, shapes, name)
         tower = self._tower(shapes, name)
         text, vae = text_encoder(self._text(), layout.encoder), self._vae()
         keys = key_map(layout, tower[2] if tower else _head(shapes))
         recipe = self._recipe(layout, text.path, vae, tower, name)
-        kept = {key: tensor for key, tensor in tensors.items() if tower or not key.startswith(TOWER_KEYS)}
+        kept = {key: tensor for key, tensor in tensors.items() if tower or not key.startswith(TOWER_PARTS)}
         refuse_others({key: shapes[key] for key in kept}, expected_shapes(recipe, layout, keys), name)
         return Recognised(
             title=layout.title,
@@ -102,6 +109,20 @@ class CrossFlowImporter(Importer):
             example=EXAMPLE,
             facts={"published_as": layout.published_as, "keys_sha256": keys_digest(shapes)},
         )
+
+    def _refuse_spoilt(self, layout: Layout, shapes: Mapping[str, tuple[int, ...]], name: str) -> None:
+        """Refuses a file with the keys of a published network of which a few have other shapes: a size that is read
+        from one of those would make all the others look wrong."""
+        if layout.published_as is not None:
+            return
+        own = {key: shape for key, shape in shapes.items() if not key.startswith(TOWER_KEYS)}
+        for published in PUBLISHED.values():
+            if type(published.network) is not type(layout.network) or published.encoder.tail != layout.encoder.tail:
+                continue
+            recipe = self._recipe(published, text_encoder(None, published.encoder).path, self._vae(), None, name)
+            expected = expected_shapes(recipe, published, key_map(published, _head(shapes)))
+            if expected.keys() == own.keys() and sum(own[key] != shape for key, shape in expected.items()) <= FEW:
+                refuse_others(own, expected, name)
 
     def _tower(self, shapes: Mapping[str, tuple[int, ...]], name: str) -> Tower | None:
         """Name, size in pixels and head of the image tower, where it is to be kept."""

@@ -135,9 +135,11 @@ class _Reader:
         return shape
 
     def count(self, prefix: str) -> int:
-        """One more than the highest N of the keys that start with `prefix` and N."""
+        """How many of the numbers 0, 1, 2, ... follow `prefix` in the keys. What comes after a gap is foreign, and
+        builds nothing."""
         pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
-        return 1 + max((int(m[1]) for key in self.shapes if (m := pattern.match(key))), default=-1)
+        found = {m[1] for key in self.shapes if (m := pattern.match(key))}
+        return next(number for number in range(len(found) + 1) if str(number) not in found)
 
     def side(self, key: str, cells: int, patch: int) -> int:
         side = math.isqrt(cells)

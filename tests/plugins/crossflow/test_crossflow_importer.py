@@ -167,6 +167,9 @@ def test_a_tower_that_is_not_there_cannot_be_kept(
             {"stages.1.blocks.0.block1.1.weight": torch.ones(32, 1, 5, 5)},
             r"has shape \(32, 1, 5, 5\), not \(32, 1, 7, 7\)",
         ),
+        ({"open_clip.other": torch.ones(2)}, "1 tensors .* does not have, such as 'open_clip.other'"),
+        ({"stages.0.blocks.4000.norm": torch.ones(2)}, "1 tensors .* such as 'stages.0.blocks.4000.norm'"),
+        ({"context_encoder.reduction_layers.99999999.x": torch.ones(2)}, "1 tensors .* such as 'context_encoder.red"),
         ({"unet.down.weight": torch.ones(2)}, "1 tensors .* does not have, such as 'unet.down.weight'"),
         ({"stages.0.tensor_true": torch.tensor([float("nan")])}, "is damaged .*'stages.0.tensor_true'.* not finite"),
         ({"stages.1.input_layer.1.bias": torch.full((32,), float("inf"))}, "not finite"),
@@ -187,6 +190,31 @@ def test_a_file_at_fault_is_refused_and_leaves_nothing(
     with pytest.raises(BridgeflowError, match=words):
         imported(file, tmp_path / "checkpoint", text_encoder=frozen[0], **HEADS)
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "shape"),
+    [
+        ("256px_clip_dimr", "context_encoder.layers.0.attn.W_Q.weight", (768, 766)),
+        ("256px_t5_dimr", "context_encoder.layers.0.feed_forward.ffn_1.weight", (1000, 1024)),
+        ("512px_t5_dit", "blocks.0.mlp.fc1.weight", (5000, 1280)),
+    ],
+)
+def test_a_published_file_with_one_spoilt_tensor_names_that_one(
+    shapes_of: Callable[[str], dict[str, tuple[int, ...]]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    key: str,
+    shape: tuple[int, ...],
+) -> None:
+    """A size is read from each of these, so that all the other tensors would look wrong."""
+    shapes = {**shapes_of(name), key: shape}
+    empty = {own: torch.empty(size, device="meta") for own, size in shapes.items()}
+    monkeypatch.setattr("bridgeflow_plugins.crossflow.importer.read_state_dict", lambda file: empty)
+    with pytest.raises(BridgeflowError, match="holds 1 tensors of other shapes") as told:
+        CrossFlowImporter(CrossFlowOptions()).recognise(tmp_path / "spoilt.pth")
+    assert f"{key!r} has shape {shape}, not {shapes_of(name)[key]}" in str(told.value)
 
 
 def test_a_text_encoder_of_unknown_width_must_be_named(shrunken: Shrunken, saved: Save, tmp_path: Path) -> None:
