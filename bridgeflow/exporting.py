@@ -166,18 +166,28 @@ def model_card(
     if knowledge:
         lines += ["", "## Limits", "", knowledge]
     if report is not None:
-        baseline = report.get("baseline") or {}
-        heading = f"| metric | result | {baseline['name']} |" if baseline else "| metric | result |"
-        lines += [
-            "", "## Figures", "",
-            f"{report['examples']:,} held-out examples, {report['network_evaluations']} network evaluations each",
-            "", heading, "|---|---|---|" if baseline else "|---|---|",
-        ]  # fmt: skip
-        for name, value in report["figures"].items():
-            beside = baseline.get("figures", {}).get(name) if baseline else None
-            tail = f" {_number(beside)} |" if baseline else ""
-            lines.append(f"| {name} | {_number(value)} |{tail}")
+        lines += ["", "## Figures", "", *figures_table(report)]
     return "\n".join([*lines, ""])
+
+
+def figures_table(report: Mapping[str, Any]) -> list[str]:
+    """Lines of Markdown: the figures of a report as `Report.json` gives it, with their 95 % confidence intervals, the
+    baseline and the ceiling where it has them."""
+    intervals = report.get("intervals") or {}
+    beside = [own for own in (report.get("baseline"), report.get("ceiling")) if own]
+    heading = ["metric", "result", *(["95 %"] if intervals else []), *(own["name"] for own in beside)]
+    lines = [
+        f"{report['examples']:,} held-out examples, {report['network_evaluations']} network evaluations each",
+        "",
+        f"| {' | '.join(heading)} |",
+        "|---" * len(heading) + "|",
+    ]
+    for name, value in report["figures"].items():
+        reach = intervals.get(name)
+        between = [f"{_number(reach['low'])} to {_number(reach['high'])}" if reach else ""] if intervals else []
+        cells = [name, _number(value), *between, *(_number(own["figures"].get(name)) for own in beside)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def _number(value: float | None) -> str:
