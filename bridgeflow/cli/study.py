@@ -38,9 +38,11 @@ def study(
 ) -> int:
     """Train and score a set of runs that differ in one thing each, and tell which claims hold.
 
-    Runs that are done are not done again, and one that was stopped goes on. Writes study.md, study.json and study.png.
+    Runs that are done are not done again, and one that was stopped goes on. One that fails keeps no other from its
+    turn; the exit code is then 1. Writes study.md, study.json and study.png.
     """
     from bridgeflow.console import Progress
+    from bridgeflow.study.results import Failed
     from bridgeflow.study.runner import carry_out, planned
     from bridgeflow.study.settings import read_study
 
@@ -51,25 +53,34 @@ def study(
     if dry_run:
         _print_runs(runs, as_json)
         return 0
+    failed: list[Failed] = []
     if not only_report:
-        for _ in carry_out(declared, folder, console, device, minutes):
-            _report(declared, folder)
+        for outcome in carry_out(declared, folder, console, device, minutes):
+            if isinstance(outcome, Failed):
+                console.warn(f"{outcome} The others go on.")
+                failed.append(outcome)
+            else:
+                _report(declared, folder)
     findings = _report(declared, folder)
     console.clear()
     if findings is None:
         console.say(f"none of the {len(runs)} runs is done.")
-        return 0
-    if as_json:
+    elif as_json:
         print(json.dumps(findings.json(), indent=1))
     else:
         print(findings.markdown())
         console.say(f"{folder / 'study.md'}, {folder / 'study.png'}")
-    return 0
+    for own in failed:
+        console.say(f"failed: {own}")
+    if failed:
+        console.say(f"{len(failed)} of {len(runs)} runs failed: the same command tries them again.")
+    return 1 if failed else 0
 
 
 def _print_runs(runs: list[Planned], as_json: bool) -> None:
     rows: list[dict[str, Any]] = [
         {"arm": run.arm, "seed": run.seed, "steps": run.recipe.recipe.training.steps, "done": run.done is not None}
+        | ({"failed": run.failed.why} if run.failed is not None else {})
         for run in runs
     ]
     if as_json:
@@ -77,21 +88,24 @@ def _print_runs(runs: list[Planned], as_json: bool) -> None:
         return
     width = max(len(run.arm) for run in runs)
     for row in rows:
-        mark = "  done" if row["done"] else ""
+        mark = "  done" if row["done"] else "  failed" if "failed" in row else ""
         print(f"{row['arm']:<{width}}  seed {row['seed']}  {row['steps']:>7,} steps{mark}")
 
 
 def _report(declared: StudySettings, folder: Path) -> Findings | None:
     """Writes what the runs that are done say; None where there is none."""
     from bridgeflow import durable
+    from bridgeflow.study.deciding import deciding
     from bridgeflow.study.picture import save_picture
     from bridgeflow.study.report import Findings
-    from bridgeflow.study.runner import deciding, planned
+    from bridgeflow.study.runner import planned
 
-    done = [run.done for run in planned(declared, folder) if run.done is not None]
+    runs = planned(declared, folder)
+    done = [run.done for run in runs if run.done is not None]
     if not done:
         return None
-    findings = Findings(declared, done, *deciding(declared, done))
+    failed = [run.failed for run in runs if run.failed is not None]
+    findings = Findings(declared, done, *deciding(declared, done), failed)
     durable.write_whole(folder / "study.md", findings.markdown())
     durable.write_whole(folder / "study.json", json.dumps(findings.json(), indent=1))
     save_picture(findings, folder / "study.png")

@@ -24,7 +24,7 @@ def save_picture(findings: Findings, path: Path) -> None:
     axes = figure.add_subplot()
     lines = []
     for number, (name, runs) in enumerate(scored):
-        values = [[findings.point(run, own).scores().figures[findings.metric] for run in runs] for own in steps]
+        values = [[findings.figure(run, own) for run in runs] for own in steps]
         means = [sum(own) / len(own) for own in values]
         stroke = STROKES[number // COLOURS % len(STROKES)]
         (line,) = axes.plot(

@@ -12,7 +12,7 @@ from typing import Any
 
 from bridgeflow import durable
 from bridgeflow.evaluation.uncertainty import Scores
-from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.recipe import ResolvedRecipe, SamplingSettings
 from bridgeflow.study.settings import ScoringSettings
 
 
@@ -35,7 +35,8 @@ class Point:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run that was trained and scored. weights: those that are learned. seconds: of training."""
+    """A run that was trained and scored. weights: those that are learned. seconds: of training. trained: the
+    fingerprint of its training, the same for runs that share one; empty where it is not known."""
 
     arm: str
     seed: int
@@ -44,6 +45,7 @@ class RunResult:
     steps: int
     seconds: float
     points: tuple[Point, ...]
+    trained: str = ""
 
     def save(self, path: Path) -> None:
         """Writes it, whole or not at all."""
@@ -57,6 +59,33 @@ class RunResult:
             points = tuple(Point(**point) for point in found.pop("points"))
             return cls(**found, points=points)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A run that could not be trained or scored. why: a sentence. trace: where in the code it happened."""
+
+    arm: str
+    seed: int
+    fingerprint: str
+    why: str
+    trace: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.arm}, seed {self.seed}: {self.why}"
+
+    def save(self, path: Path) -> None:
+        """Writes it, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.write_whole(path, json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def read(cls, path: Path) -> Failed | None:
+        """What `save` wrote; None where there is nothing or something else."""
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
             return None
 
 
@@ -79,9 +108,20 @@ def training_fingerprint(recipe: ResolvedRecipe, weak_step: int | None = None) -
     return _hashed([tree, weak_step])
 
 
-def fingerprint(trained: str, scoring: ScoringSettings, scales: tuple[float, ...]) -> str:
-    """Changes where the training, of which the fingerprint is given, or how it is scored would."""
-    return _hashed([trained, scoring.model_dump(mode="json"), scales])
+def fingerprint(
+    trained: str, scoring: ScoringSettings, scales: tuple[float, ...], sampling: SamplingSettings | None = None
+) -> str:
+    """Changes where the training, of which the fingerprint is given, or how it is scored would. sampling: that of the
+    recipe, of which steps, solver and scale are the study's and do not count."""
+    parts: list[Any] = [trained, scoring.model_dump(mode="json"), scales]
+    own = {} if sampling is None else sampling.model_dump(mode="json", exclude_defaults=True, exclude=_STUDYS_OWN)
+    own = {key: value for key, value in own.items() if value != {}}
+    # Only what differs from the defaults: without it the fingerprint is what it was before sampling counted.
+    return _hashed([*parts, own] if own else parts)
+
+
+_STUDYS_OWN: dict[str, Any] = {"solver": {"method", "steps"}, "guidance": {"kind", "scale"}, "batch_size": True}
+"""Settings of sampling that the study sets, or that change no result."""
 
 
 def _hashed(parts: list[Any]) -> str:

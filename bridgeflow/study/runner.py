@@ -5,27 +5,32 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bridgeflow import blame, registry
 from bridgeflow.console import Progress
-from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.errors import BridgeflowError
 from bridgeflow.evaluation.examples import Examples, read_examples
 from bridgeflow.evaluation.scoring import carry, scores_of
 from bridgeflow.inference import Pipeline
 from bridgeflow.randomness import seed_of
 from bridgeflow.recipe import ResolvedRecipe
-from bridgeflow.study.results import Point, RunResult, fingerprint, finite, training_fingerprint
+from bridgeflow.sentences import tidy
+from bridgeflow.study.deciding import check_decidable
+from bridgeflow.study.results import Failed, Point, RunResult, fingerprint, finite, training_fingerprint
 from bridgeflow.study.settings import StudySettings
 from bridgeflow.training import start
-from bridgeflow.training.checkpoint import list_checkpoints, open_checkpoint
+from bridgeflow.training.checkpoint import Checkpoint, list_checkpoints, open_checkpoint
 from bridgeflow.training.lock import FolderHeld, FolderLock
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A run of a study and where it stands. done: None where it has still to be trained or scored."""
+    """A run of a study and where it stands. done: None where it has still to be trained or scored. failed: why it could
+    not be when it was last tried; None where it was not, or has changed since."""
 
     arm: str
     seed: int
@@ -35,38 +40,56 @@ class Planned:
     """Fingerprint of the training, which arms that are scored in different ways may share."""
     fingerprint: str
     done: RunResult | None
+    failed: Failed | None = None
 
 
 def _name(arm: str, seed: int) -> str:
     return f"{arm}-seed{seed}"
 
 
+def _result_file(folder: Path, arm: str, seed: int) -> Path:
+    return folder / "results" / f"{_name(arm, seed)}.json"
+
+
+def _failure_file(folder: Path, arm: str, seed: int) -> Path:
+    return folder / "failures" / f"{_name(arm, seed)}.json"
+
+
 def planned(study: StudySettings, folder: Path) -> list[Planned]:
-    """Every run of the study in its order. Raises UsageError where a recipe does not fit."""
+    """Every run of the study in its order. Raises UsageError where a recipe does not fit, where the arms are of several
+    tasks, and where the metric is none of the task's."""
+    recipes = {(arm, seed): study.resolved(arm, seed) for arm, seed in study.runs()}
+    check_decidable(study, {arm: recipe for (arm, _), recipe in recipes.items()})
     runs = []
-    for arm, seed in study.runs():
-        recipe = study.resolved(arm, seed)
+    for (arm, seed), recipe in recipes.items():
         scales = study.scales(arm, recipe)
         trained = training_fingerprint(recipe, study.arms[arm].weak_step)
-        own = fingerprint(trained, study.scoring, scales)
-        runs.append(Planned(arm, seed, recipe, scales, trained, own, _result(folder, arm, seed, own)))
+        own = fingerprint(trained, study.scoring, scales, recipe.recipe.sampling)
+        done = _result(folder, arm, seed, own)
+        if done is not None:
+            # Results that were written before this was noted in them share trainings too.
+            done = replace(done, trained=trained)
+        failed = None if done is not None else Failed.read(_failure_file(folder, arm, seed))
+        failed = failed if failed and failed.fingerprint == own else None
+        runs.append(Planned(arm, seed, recipe, scales, trained, own, done, failed))
     return runs
 
 
 def _result(folder: Path, arm: str, seed: int, own: str) -> RunResult | None:
-    found = RunResult.read(folder / "results" / f"{_name(arm, seed)}.json")
+    found = RunResult.read(_result_file(folder, arm, seed))
     return found if found and found.fingerprint == own else None
 
 
 def carry_out(
     study: StudySettings, folder: Path, console: Progress, device: str | None = None, minutes: float | None = None
-) -> Iterator[RunResult]:
+) -> Iterator[RunResult | Failed]:
     """Trains and scores what is not done, run by run; after `minutes` it begins no other.
 
-    A run that was stopped goes on where it was saved. What another process is at is left to it. Raises Interrupted
-    where a training was stopped by a signal.
+    A run that was stopped goes on where it was saved. What another process is at is left to it. One that fails is noted
+    and keeps no other from its turn. Raises Interrupted where a training was stopped by a signal.
     """
     started, begun, elsewhere = time.monotonic(), 0, []
+    spoilt: dict[str, Failed] = {}
     for run in planned(study, folder):
         if run.done is not None:
             continue
@@ -83,9 +106,18 @@ def carry_out(
             if begun > 1 and minutes is not None and time.monotonic() - started >= 60 * minutes:
                 return
             console.say(f"{run.arm}, seed {run.seed}")
-            result = _carry_out(study, run, folder, console, device)
-            result.save(folder / "results" / f"{_name(run.arm, run.seed)}.json")
-        yield result
+            try:
+                outcome = _outcome(study, run, folder, console, device, spoilt)
+            except FolderHeld:
+                elsewhere.append(_name(run.arm, run.seed))
+                continue
+            failure = _failure_file(folder, run.arm, run.seed)
+            if isinstance(outcome, Failed):
+                outcome.save(failure)
+            else:
+                outcome.save(_result_file(folder, run.arm, run.seed))
+                failure.unlink(missing_ok=True)
+        yield outcome
     if elsewhere:
         console.say(f"left to the process that is at it: {', '.join(elsewhere)}.")
 
@@ -94,8 +126,40 @@ class Interrupted(BridgeflowError):
     """A training of the study was stopped by a signal."""
 
 
-def _carry_out(study: StudySettings, run: Planned, folder: Path, console: Progress, device: str | None) -> RunResult:
-    place = _place(folder, run)
+def _outcome(
+    study: StudySettings, run: Planned, folder: Path, console: Progress, device: str | None, spoilt: dict[str, Failed]
+) -> RunResult | Failed:
+    """How a run went. spoilt: the trainings that failed, by fingerprint, which no arm that shares one tries again."""
+    if run.trained in spoilt:
+        return replace(spoilt[run.trained], arm=run.arm, seed=run.seed, fingerprint=run.fingerprint)
+    trained = False
+    try:
+        place = _place(folder, run)
+        checkpoint = _trained(run, place, folder, console, device)
+        trained = True
+        return _scored(study, run, place, checkpoint, console, device)
+    except (Interrupted, FolderHeld):
+        raise
+    # Whatever it is, hours of other arms do not have to wait for its mend.
+    except Exception as error:
+        console.clear()
+        failed = Failed(run.arm, run.seed, run.fingerprint, _why(error), "".join(traceback.format_exception(error)))
+        if not trained:
+            spoilt[run.trained] = failed
+        return failed
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, BridgeflowError):
+        return str(error)
+    return blame.sentence_on(error) or tidy(
+        f"something unforeseen went wrong ({registry.one_line(error)}): report what stands under `trace` in the file "
+        "of the run in `failures`."
+    )
+
+
+def _trained(run: Planned, place: Path, folder: Path, console: Progress, device: str | None) -> Checkpoint:
+    """The last checkpoint of the run, trained as far as it still has to be."""
     (folder / "results").mkdir(parents=True, exist_ok=True)
     saved = list_checkpoints(place / "checkpoints")
     before = open_checkpoint(place, thorough=True) if saved else None
@@ -104,8 +168,15 @@ def _carry_out(study: StudySettings, run: Planned, folder: Path, console: Progre
         done = start.train(quiet, str(place), before, device, console)
         if done.outcome.interrupted is not None:
             raise Interrupted(f"the study was stopped by {done.outcome.interrupted}: the same command goes on with it.")
-    checkpoint = open_checkpoint(place)
+    return open_checkpoint(place)
+
+
+def _scored(
+    study: StudySettings, run: Planned, place: Path, checkpoint: Checkpoint, console: Progress, device: str | None
+) -> RunResult:
     pipeline = Pipeline.of(checkpoint, device)
+    # The checkpoint bears the sampling of the arm that it was first trained for.
+    pipeline.sampling = run.recipe.recipe.sampling
     weak_step = study.arms[run.arm].weak_step
     if weak_step is not None:
         pipeline.guide_by(place / "checkpoints" / f"{weak_step:06d}")
@@ -113,7 +184,7 @@ def _carry_out(study: StudySettings, run: Planned, folder: Path, console: Progre
     points = tuple(_points(study, run, pipeline, examples, console))
     weights = sum(own.numel() for own in pipeline.bridge.parameters() if own.requires_grad)
     seconds = _trained_seconds(place, run.recipe)
-    return RunResult(run.arm, run.seed, run.fingerprint, weights, checkpoint.step, seconds, points)
+    return RunResult(run.arm, run.seed, run.fingerprint, weights, checkpoint.step, seconds, points, run.trained)
 
 
 def _place(folder: Path, run: Planned) -> Path:
@@ -162,19 +233,3 @@ def _trained_seconds(place: Path, recipe: ResolvedRecipe) -> float:
         seconds += max(0, step - before) * pairs / rate
         before = max(before, step)
     return seconds
-
-
-def deciding(study: StudySettings, done: Sequence[RunResult]) -> tuple[str, str]:
-    """(metric, 'higher' or 'lower') that the study decides by. Raises UsageError where the task ranks by no such."""
-    better = study.resolved(done[0].arm, done[0].seed).task.better
-    figures = done[0].points[0].figures
-    ranked = {name: way for name, way in better.items() if name in figures}
-    if study.metric is None and not ranked:
-        raise UsageError("the task of this study ranks results by no metric: name one that it gives as `better`.")
-    metric = study.metric if study.metric is not None else next(iter(ranked))
-    if metric not in ranked:
-        raise UsageError(
-            f"the study's metric {metric!r} is none that its task ranks results by: one of {', '.join(ranked)} is "
-            "expected."
-        )
-    return metric, ranked[metric]
