@@ -30,6 +30,8 @@ from bridgeflow.training.tensor_file import StoredTensor, reason_of, write_state
 FORMAT = 1
 SEALED = ("step", "steps", "average_updates", "pairs_seen", "data", "order", "files", "checksums")
 """Facts of meta.json that a run goes on from; they carry a checksum of their own."""
+PAGES = ("README.md", "evaluation.json")
+"""Files of an exported model for people to read and to write on: nothing is computed from them."""
 COUNTS = ("steps", "average_updates", "pairs_seen", "processes", "order")
 """Facts of meta.json that are whole numbers."""
 
@@ -189,6 +191,7 @@ def _open(folder: Path, thorough: bool) -> Checkpoint:
         )
     if "seal" in meta and meta["seal"] != _seal(meta):
         raise _damaged(folder, "meta.json has changed since it was written")
+    files, checksums = ({name: own for name, own in of.items() if name not in PAGES} for of in (files, checksums))
     for name, size in files.items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
@@ -311,6 +314,7 @@ def _write(
         for path in files.values():
             # safetensors writes for its user alone; a checkpoint is for whoever may read other files here.
             path.chmod((part / "recipe.yaml").stat().st_mode)
+        kept = {name: path for name, path in files.items() if name not in PAGES}
         meta: dict[str, Any] = {
             "format": FORMAT,
             "step": step,
@@ -323,8 +327,8 @@ def _write(
             "plugins": plugins_of(recipe),
             "sampling": recipe.recipe.sampling.model_dump(mode="json"),
             **facts,
-            "files": {name: path.stat().st_size for name, path in files.items()},
-            "checksums": {name: durable.checksum(path) for name, path in files.items()},
+            "files": {name: path.stat().st_size for name, path in kept.items()},
+            "checksums": {name: durable.checksum(path) for name, path in kept.items()},
         }
         meta["seal"] = _seal(meta)
         (part / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")

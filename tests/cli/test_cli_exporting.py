@@ -93,6 +93,24 @@ def test_a_card_has_the_figures_of_its_own_checkpoint(bridgeflow: Call) -> None:
     assert "## Figures" in Path("last/README.md").read_text()
 
 
+def test_a_card_is_there_to_be_written_on(bridgeflow: Call, photos: Path) -> None:
+    assert bridgeflow("train", "--task", "depth", *TINY, "-o", "r").code == 0
+    assert bridgeflow("export", "r", "-o", "model").code == 0
+    for name in ("README.md", "evaluation.json"):
+        page = Path("model") / name
+        page.write_text(page.read_text() + "\n")
+    picture = str(next(photos.glob("*.jpg")))
+    assert bridgeflow("run", "--task", "depth", "--checkpoint", "model", picture, "-o", "a").code == 0
+    Path("model/README.md").unlink()
+    assert bridgeflow("run", "--task", "depth", "--checkpoint", "model", picture, "-o", "b").code == 0
+    # What results are made with is still watched over.
+    recipe = Path("model/recipe.yaml")
+    recipe.write_text(recipe.read_text() + "\n")
+    spoilt = bridgeflow("run", "--task", "depth", "--checkpoint", "model", picture, "-o", "c")
+    assert spoilt.code == 1
+    assert "is damaged (recipe.yaml is cut short or missing)" in " ".join(spoilt.err.split())
+
+
 def test_a_model_whose_data_are_gone_can_be_given_away(bridgeflow: Call, photos: Path) -> None:
     shutil.copytree(photos, "own")
     small = [
