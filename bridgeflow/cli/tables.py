@@ -18,7 +18,8 @@ def print_report(report: Any) -> None:
     beside = [(report.baseline_name, report.baseline), (report.ceiling_name, report.ceiling)]
     beside = [(name, figures) for name, figures in beside if name]
     heading += "".join(f"  {name:>22}" for name, _ in beside)
-    print(f"{report.count} held-out examples, {report.evaluations} network evaluations each")
+    kind = "held-out examples" if report.scored.get("split", "held_out") == "held_out" else "examples"
+    print(f"{report.count} {kind}, {report.evaluations} network evaluations each")
     print(heading)
     for name in names:
         line = f"{name:<{width}}  {report.figures[name]:>10.4f}"

@@ -25,6 +25,8 @@ Pixels = npt.NDArray[np.uint8]
 Kernel = npt.NDArray[np.float64]
 FEWEST = 256
 """Pictures below which a Frechet distance says more of their number than of them."""
+FEWEST_PAIRS = 20
+"""The same for a kernel distance."""
 SIDE = 224
 FEATURES = 1280
 BATCH = 32
@@ -106,7 +108,11 @@ class Distances:
         self.notes: list[str] = []
         self._kernels: tuple[Kernel, Kernel] | None = None
         count = len(results)
-        if count < 2:
+        if count < FEWEST_PAIRS:
+            self.notes.append(
+                f"distances of {count} examples say more of their number: raise --count to {FEWEST_PAIRS}, and to "
+                f"{FEWEST} for the Frechet distance."
+            )
             return
         try:
             own, real = features(results), features(truths)
@@ -142,12 +148,6 @@ class Distances:
         # Two matrix-vector products in place of parts cut out of the matrices, which would have to be copied.
         same, other = (float(counted @ matrix @ counted) for matrix in (within, between))
         return {"kd_efflite0": 1000 * (same / (count * (count - 1)) - 2 * other / count**2)}
-
-
-def distances(results: Sequence[Pixels], truths: Sequence[Pixels]) -> tuple[dict[str, float], list[str]]:
-    """(`fd_efflite0` and `kd_efflite0` of all examples, notes), see `Distances`."""
-    found = Distances(results, truths)
-    return {**found.once, **found.figures(range(len(results)))}, found.notes
 
 
 def _kernel(a: Tensor, b: Tensor) -> Kernel:

@@ -14,7 +14,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from bridgeflow.evaluation.uncertainty import score
 from bridgeflow_plugins.image_latent import distances as module
-from bridgeflow_plugins.image_latent.distances import FEATURES, Distances, distances, features
+from bridgeflow_plugins.image_latent.distances import FEATURES, FEWEST_PAIRS, Distances, features
 from bridgeflow_plugins.image_latent.metrics import luma, psnr, psnr_y, ssim, ssim_y
 
 
@@ -99,6 +99,12 @@ def kernel_distance(x: torch.Tensor, y: torch.Tensor) -> float:
     return 1000 * (within / (n * (n - 1)) - 2 * between / n**2)
 
 
+def distances(results: list[np.ndarray], truths: list[np.ndarray]) -> tuple[dict[str, float], list[str]]:
+    """The distances of all examples, and the notes."""
+    found = Distances(results, truths)
+    return {**found.once, **found.figures(range(len(results)))}, found.notes
+
+
 def frechet_distance(x: torch.Tensor, y: torch.Tensor) -> float:
     """Equation 6 of Heusel et al. (arXiv 1706.08500)."""
     a, b = x.double().numpy(), y.double().numpy()
@@ -173,7 +179,11 @@ def test_the_frechet_distance_tells_its_own_floor(found_features: tuple[torch.Te
     assert notes == ["a Frechet distance of 255 examples says more of their number: raise --count to 256."]
 
 
-def test_distances_need_two_pictures_of_each() -> None:
-    assert distances(cuts(0, 1), cuts(1, 1)) == ({}, [])
+def test_distances_need_more_than_a_few_pictures() -> None:
+    figures, notes = distances(cuts(0, FEWEST_PAIRS - 1), cuts(1, FEWEST_PAIRS - 1))
+    assert figures == {}
+    assert notes == [
+        "distances of 19 examples say more of their number: raise --count to 20, and to 256 for the Frechet distance."
+    ]
     with pytest.raises(ValueError, match="as many results as truths, not 1 and 2"):
         distances(cuts(0, 1), cuts(1, 2))
