@@ -101,7 +101,10 @@ def test_unknown_key_is_named_with_the_nearest(override: str, place: str, sugges
 
 def test_unknown_key_unlike_any_other_lists_what_is_known() -> None:
     assert mistake("depth.yaml", "training.schedule.zzz=1").endswith("Known here: decay, final, warmup.")
-    assert mistake("depth.yaml", "options.zzz=1") == "options.zzz: unknown key. Known here: alignment."
+    assert (
+        mistake("depth.yaml", "options.zzz=1")
+        == "options.zzz: unknown key. Known here: alignment, crop, farthest, nearest."
+    )
 
 
 def test_keys_of_the_chosen_member_of_a_union_are_the_ones_known() -> None:
