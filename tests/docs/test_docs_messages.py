@@ -153,7 +153,9 @@ def test_message(
     assert code == (0 if "--dry-run" in words else 2 if code == 2 else 1)
 
 
-def test_warnings() -> None:
+def test_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A run of the same name may lie where the tests are started.
+    monkeypatch.chdir(tmp_path)
     assert {
         "collapse in scale": collapse_warning({"z0_std": 0.09}, learned=True),
         "collapse of the mean": collapse_warning({"z0_std": 1.0, "mu_batch_std": 0.01}, learned=True),
