@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     "  bridgeflow eval --task depth --count 256 --picture depth.png\n"
     "  bridgeflow eval --task superres --data folder:photos --split all\n"
     "  bridgeflow eval --task depth --data folder:rooms options.alignment=scale_and_shift\n"
-    "  bridgeflow eval --task depth --compare runs/depth-blocks-01 --compare depth/blocks-full",
+    "  bridgeflow eval --task depth --compare runs/depth-blocks-01 depth/blocks-full",
 )
 @task_option()
 @click.option("--checkpoint", metavar="DIR", help="Run or checkpoint; the task's latest run under runs/ by default.")
-@click.option("--compare", multiple=True, metavar="DIR", help="Score several on the same examples; repeat it for each.")
+@click.option("--compare", multiple=True, metavar="DIR", help="Score several on the same examples: --compare A B C.")
 @data_options
 @click.option(
     "--split",
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 @click.option("--picture", metavar="FILE", help="Write a grid of source, truth and prediction, worst and best apart.")
 @device_option
 @json_option
-@click.argument("overrides", nargs=-1, metavar="[options.KEY=VALUE]...")
+@click.argument("overrides", nargs=-1, metavar="[CHECKPOINT]... [options.KEY=VALUE]...")
 def evaluate(
     task: str,
     checkpoint: str | None,
@@ -83,12 +83,15 @@ def evaluate(
     narrower: all carry the same examples with the same draws.
     """
     find_task(task)
+    if compare:
+        compare += tuple(own for own in overrides if "=" not in own)
+        overrides = tuple(own for own in overrides if "=" in own)
     if picture is not None and Path(picture).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise click.UsageError(f"--picture {picture!r} must end in .png, .jpg or .webp.")
     if compare and checkpoint is not None:
         raise click.UsageError("--compare names every checkpoint that is scored: leave --checkpoint out.")
     if len(compare) == 1:
-        raise click.UsageError("--compare needs two checkpoints or more: repeat it for each.")
+        raise click.UsageError("--compare needs two checkpoints or more: name them behind it.")
     if compare and weak is not None:
         raise click.UsageError("--weak guides one checkpoint by another of its run: leave --compare out.")
     if compare and quick:

@@ -56,7 +56,7 @@ def test_figures_have_intervals_and_a_picture_of_the_extremes(bridgeflow: Call, 
 
 def test_several_are_scored_on_the_same(bridgeflow: Call, runs: tuple[str, str]) -> None:
     line = ["eval", "--task", "depth", "--count", "16"]
-    both = [option for run in (runs[0], runs[1]) for option in ("--compare", run)]
+    both = ["--compare", *runs]
     told = json.loads(bridgeflow(*line, *both, "--json").out)
     assert [own["checkpoint"] for own in told] == list(runs)
     alone = json.loads(bridgeflow(*line, "--checkpoint", runs[1], "--json").out)
@@ -69,6 +69,10 @@ def test_several_are_scored_on_the_same(bridgeflow: Call, runs: tuple[str, str])
     assert low < value < high
     assert value == pytest.approx(told[1]["figures"]["abs_rel"] - told[0]["figures"]["abs_rel"])
     assert "differences" not in told[0]
+    repeated = [option for run in runs for option in ("--compare", run)]
+    again = json.loads(bridgeflow(*line, *repeated, "options.farthest=9", "--json").out)
+    assert [own["checkpoint"] for own in again] == list(runs)
+    assert [own["scored"]["options"]["farthest"] for own in again] == [9.0, 9.0]
     # A checkpoint differs from itself by nothing, for sure.
     same = bridgeflow(*line, "--compare", runs[0], "--compare", runs[0])
     assert "+0.0000 ±0.0000" in same.out
@@ -115,7 +119,7 @@ def test_rows_of_ones_own_are_counted(bridgeflow: Call, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        (["--compare", "runs/one"], "--compare needs two checkpoints or more: repeat it for each."),
+        (["--compare", "runs/one"], "--compare needs two checkpoints or more: name them behind it."),
         (["--compare", "a", "--compare", "b", "--checkpoint", "c"], "leave --checkpoint out."),
         (["--compare", "a", "--compare", "b", "--quick"], "leave --quick out."),
         (["--compare", "a", "--compare", "b"], "there is no folder 'a'"),
