@@ -184,6 +184,10 @@ def _parse_options(overrides: tuple[str, ...]) -> dict[str, Any]:
 
     tree: dict[str, Any] = {}
     for assignment in overrides:
+        if "=" not in assignment:
+            raise click.UsageError(
+                f"{assignment!r} is no options.KEY=VALUE: a checkpoint is named by --checkpoint, several by --compare."
+            )
         if not assignment.startswith("options."):
             raise click.UsageError(
                 f"{assignment!r} would change what was trained: only options.KEY=VALUE, how the task scores, goes here."

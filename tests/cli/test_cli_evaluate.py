@@ -125,6 +125,7 @@ def test_rows_of_ones_own_are_counted(bridgeflow: Call, tmp_path: Path) -> None:
         (["--compare", "a", "--compare", "b"], "there is no folder 'a'"),
         (["--weights", "lpips"], "--weights 'lpips' should be NAME=PLACE, such as lpips=alexnet.pth."),
         (["--weights", "lpips=a.pth", "--quick"], "leave --quick out."),
+        (["depth/blocks-full"], "'depth/blocks-full' is no options.KEY=VALUE: a checkpoint is named by --checkpoint"),
         (["training.steps=3"], "'training.steps=3' would change what was trained: only options.KEY=VALUE"),
         (["--picture", "grid.bmp"], "--picture 'grid.bmp' must end in .png, .jpg or .webp."),
     ],
