@@ -46,6 +46,13 @@ def test_real_pictures_show_what_their_captions_name(task: Task, examples: Examp
     assert next(name for name in task.better if name in figures) == "object_accuracy"
 
 
+def test_the_ceiling_is_what_the_judge_sees_in_real_pictures(task: Task, examples: Examples) -> None:
+    columns = (examples.truths, examples.sources, examples.rows)
+    expected = task.metrics(examples.truths, *columns)
+    assert task.ceiling(*columns) == ("real pictures", expected)
+    assert task.ceiling(examples.truths, ["a dog on a beach", *examples.sources[1:]], examples.rows) is None
+
+
 def test_blank_pictures_show_nothing(task: Task, examples: Examples) -> None:
     blank = [np.full((64, 64, 3), 128, np.uint8)] * len(examples.rows)
     figures = task.metrics(blank, examples.truths, examples.sources, examples.rows)
