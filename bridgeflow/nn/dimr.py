@@ -114,8 +114,8 @@ class TimeVector(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """t (B,) in [0, 1], or (1,) for all rows, to (B, 1, width)."""
-        share = torch.sigmoid((1 + self.slope) * (1 - 2 * t.float())[:, None] + self.offset)
-        return torch.lerp(self.late.expand_as(share), self.early.expand_as(share), share)[:, None]
+        share = torch.sigmoid(torch.addcmul(self.offset, 1 + self.slope, (1 - 2 * t.float())[:, None]))
+        return torch.lerp(self.late, self.early, share)[:, None]
 
 
 class TimeRMSNorm(nn.Module):

@@ -47,13 +47,16 @@ class _GatedMLP(torch.autograd.Function):
         gate_w, gate_b, value_w, value_b, out_w, out_b = (p.to(dtype) for p in parameters)
         rows = x.reshape(x.shape[:-1].numel(), x.shape[-1]).to(dtype)
         result = rows.new_empty(len(rows), out_w.shape[0])
-        hidden = []
+        # With the slopes kept too, the backward pass has nothing to compute again.
+        active, slope, inner = (rows.new_empty(len(rows), len(gate_w)) for _ in range(3))
         with torch.autocast(x.device.type, enabled=False):
             for part in _parts(len(rows), len(gate_w)):
                 gate, value = affine(rows[part], gate_w, gate_b), affine(rows[part], value_w, value_b)
-                result[part] = affine(F.gelu(gate).mul_(value), out_w, out_b)
-                hidden += [gate, value]
-        ctx.save_for_backward(rows, gate_w, value_w, out_w, *hidden)
+                torch.ops.aten.gelu.out(gate, out=active[part])
+                torch.mul(active[part], value, out=inner[part])
+                torch.ops.aten.gelu_backward.grad_input(value, gate, grad_input=slope[part])
+                result[part] = affine(inner[part], out_w, out_b)
+        ctx.save_for_backward(rows, gate_w, value_w, out_w, active, slope, inner)
         ctx.shape, ctx.dtype = x.shape, x.dtype
         ctx.parameter_types = [p.dtype for p in parameters]
         return result.view(*x.shape[:-1], result.shape[1])
@@ -61,18 +64,15 @@ class _GatedMLP(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        rows, gate_w, value_w, out_w, *hidden = ctx.saved_tensors
+        rows, gate_w, value_w, out_w, active, slope, inner = ctx.saved_tensors
         count, width = len(rows), len(gate_w)
         gradient = gradients[0].reshape(count, gradients[0].shape[-1]).to(rows.dtype)
-        inner, to_gate, to_value = (rows.new_empty(count, width) for _ in range(3))
-        to_rows = torch.empty_like(rows)
+        to_gate, to_value, to_rows = torch.empty_like(slope), torch.empty_like(active), torch.empty_like(rows)
         to_gate_b, to_value_b = (_wide(rows.new_zeros(width)) for _ in range(2))
-        for part, gate, value in zip(_parts(count, width), hidden[::2], hidden[1::2], strict=True):
-            active = F.gelu(gate)
-            torch.mul(active, value, out=inner[part])
+        for part in _parts(count, width):
             to_inner = affine(gradient[part], out_w.t())
-            torch.mul(to_inner, active, out=to_value[part])
-            torch.ops.aten.gelu_backward.grad_input(to_inner.mul_(value), gate, grad_input=to_gate[part])
+            torch.mul(to_inner, active[part], out=to_value[part])
+            torch.mul(to_inner, slope[part], out=to_gate[part])
             torch.add(affine(to_gate[part], gate_w.t()), affine(to_value[part], value_w.t()), out=to_rows[part])
             to_gate_b += to_gate[part].sum(0, dtype=to_gate_b.dtype)
             to_value_b += to_value[part].sum(0, dtype=to_value_b.dtype)
@@ -103,14 +103,12 @@ class _MLP(torch.autograd.Function):
         first_w, first_b, second_w, second_b = (p.to(dtype) for p in parameters)
         rows = x.reshape(x.shape[:-1].numel(), x.shape[-1]).to(dtype)
         result = rows.new_empty(len(rows), second_w.shape[0])
-        hidden = []
+        active, slope = (rows.new_empty(len(rows), len(first_w)) for _ in range(2))
         with torch.autocast(x.device.type, enabled=False):
             for part in _parts(len(rows), len(first_w)):
-                hidden.append(affine(rows[part], first_w, first_b))
-                wide = _wide(hidden[-1])
-                active = wide.mul(_tanh_gelu_share(wide))
-                result[part] = affine(active.to(dtype), second_w, second_b)
-        ctx.save_for_backward(rows, first_w, second_w, *hidden)
+                _tanh_gelu(affine(rows[part], first_w, first_b), active[part], slope[part])
+                result[part] = affine(active[part], second_w, second_b)
+        ctx.save_for_backward(rows, first_w, second_w, active, slope)
         ctx.shape, ctx.dtype = x.shape, x.dtype
         ctx.parameter_types = [p.dtype for p in parameters]
         return result.view(*x.shape[:-1], result.shape[1])
@@ -118,21 +116,13 @@ class _MLP(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        rows, first_w, second_w, *hidden = ctx.saved_tensors
+        rows, first_w, second_w, active, slope = ctx.saved_tensors
         count, width = len(rows), len(first_w)
         gradient = gradients[0].reshape(count, gradients[0].shape[-1]).to(rows.dtype)
-        active, to_hidden = (rows.new_empty(count, width) for _ in range(2))
+        to_hidden = torch.empty_like(slope)
         to_first_b = _wide(rows.new_zeros(width))
-        c, a = TANH_GELU
-        for part, own in zip(_parts(count, width), hidden, strict=True):
-            wide = _wide(own)
-            share = _tanh_gelu_share(wide)
-            acted = wide * share
-            active[part] = acted
-            # d (x s) / dx = s + x s (1 - s) c (1 + 3 a x^2)
-            rise = torch.addcmul(wide.new_tensor(c), wide, wide, value=3 * a * c)
-            slope = share.addcmul_(rise, acted.addcmul(acted, share, value=-1))
-            torch.mul(affine(gradient[part], second_w.t()), slope, out=to_hidden[part])
+        for part in _parts(count, width):
+            torch.mul(affine(gradient[part], second_w.t()), slope[part], out=to_hidden[part])
             to_first_b += to_hidden[part].sum(0, dtype=to_first_b.dtype)
         found = (to_hidden.t() @ rows, to_first_b, gradient.t() @ active, gradient.sum(0))
         typed = (g.to(own) for g, own in zip(found, ctx.parameter_types, strict=True))
@@ -144,9 +134,18 @@ def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-def _tanh_gelu_share(x: Tensor) -> Tensor:
+def _tanh_gelu(x: Tensor, active: Tensor, slope: Tensor) -> None:
+    """Writes GELU(x) and its derivative, GELU(x) = x s with s = sigmoid(c (x + a x^3))."""
     c, a = TANH_GELU
-    return torch.addcmul(x.new_tensor(c), x, x, value=a * c).mul_(x).sigmoid_()
+    x = _wide(x)
+    share = torch.addcmul(x.new_tensor(c), x, x, value=a * c).mul_(x).sigmoid_()
+    own = active if active.dtype == x.dtype else torch.empty_like(x)
+    torch.mul(x, share, out=own)
+    if own is not active:
+        active.copy_(own)
+    # s + x s (1 - s) c (1 + 3 a x^2)
+    rise = torch.addcmul(x.new_tensor(c), x, x, value=3 * a * c)
+    slope.copy_(share.addcmul_(rise, own.addcmul(own, share, value=-1)))
 
 
 def _parts(count: int, width: int) -> list[slice]:
@@ -187,7 +186,44 @@ class _RMSNorm(torch.autograd.Function):
 
 def layer_norm(x: Tensor, scale: Tensor, shift: Tensor, epsilon: float = 1e-5) -> Tensor:
     """Layer norm times scale plus shift, in float32; shapes as in `rms_norm`."""
-    return _LayerNorm.apply(x.float(), scale.float(), shift.float(), epsilon)
+    kernel = _LayerNormByRow if trains_on_cpu(x) and x[:1].numel() >= LONG_ROW else _LayerNorm
+    return kernel.apply(x.float(), scale.float(), shift.float(), epsilon)
+
+
+LONG_ROW = 2**15
+"""Numbers of a row of the batch from which on the library's own norm of each row is quicker than passes over all."""
+
+
+class _LayerNormByRow(torch.autograd.Function):
+    """The library's norm has one scale and shift for all that it is given."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, epsilon: float) -> Tensor:
+        result, moments = torch.empty_like(x), x.new_empty(2, *x.shape[:2], 1)
+        norm = torch.ops.aten.native_layer_norm.out
+        for own, out, mean, inverse, *vectors in zip(x, result, *moments, *_of_rows(x, scale, shift), strict=True):
+            norm(own, x.shape[-1:], *vectors, epsilon, out0=out, out1=mean, out2=inverse)
+        ctx.save_for_backward(x, scale, shift, moments)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, shift, moments = ctx.saved_tensors
+        to_x, found = torch.empty_like(x), []
+        norm = torch.ops.aten.native_layer_norm_backward
+        of_rows = zip(x, gradients[0], to_x, *moments, *_of_rows(x, scale, shift), strict=True)
+        for own, gradient, out, mean, inverse, *vectors in of_rows:
+            to_own, *to_vectors = norm(gradient, own, x.shape[-1:], mean, inverse, *vectors, [True, True, True])
+            out.copy_(to_own)
+            found.append(to_vectors)
+        to_scale, to_shift = (_for_batch(torch.stack(own)[:, None], scale) for own in zip(*found, strict=True))
+        return to_x, to_scale, to_shift, None
+
+
+def _of_rows(x: Tensor, *vectors: Tensor) -> list[Tensor]:
+    """Of vectors (B, 1, width), or (1, 1, width) for all, those of each row, (B, width)."""
+    return [own.expand(len(x), -1, -1)[:, 0] for own in vectors]
 
 
 class _LayerNorm(torch.autograd.Function):
@@ -254,20 +290,21 @@ COLUMNS = 3
 
 def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, size: int) -> Tensor:
     """(C, 1, size, size), a few columns of the kernel at a time."""
-    channels, width, pad = x.shape[1], x.shape[3], size // 2
-    padded = F.pad(x, (pad, pad))
+    channels, pad = x.shape[1], size // 2
+    starts = _first_columns(size) if size <= x.shape[3] else [0]
     found = []
-    for first in range(0, size, COLUMNS):
-        columns = min(COLUMNS, size - first)
-        seen = padded[..., first : first + width + columns - 1]
+    for first, after in zip(starts, [*starts[1:], size], strict=True):
+        left, right = pad - first, after - 1 - pad
+        # The library pads both sides alike: what is read further to one side is laid out so that it need not be padded.
+        seen = x if left == right else F.pad(x, (left, right))
         found.append(
             torch.ops.aten.convolution_backward(
                 gradient,
                 seen,
-                x.new_empty(channels, 1, size, columns),
+                x.new_empty(channels, 1, size, after - first),
                 None,
                 (1, 1),
-                (pad, 0),
+                (pad, left if seen is x else 0),
                 (1, 1),
                 False,
                 (0, 0),
@@ -276,6 +313,14 @@ def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, size: int) -> Tensor
             )[1]
         )
     return torch.cat(found, dim=-1)
+
+
+def _first_columns(size: int) -> list[int]:
+    """Where pieces of at most `COLUMNS` columns of a kernel begin, one of them in its middle."""
+    if size <= COLUMNS:
+        return [0]
+    middle = (size - COLUMNS) // 2
+    return [*range(0, middle, COLUMNS), *range(middle, size, COLUMNS)]
 
 
 # -- attention -------------------------------------------------------------------------------------------
@@ -295,31 +340,34 @@ class _SelfAttentionByRow(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, heads: int) -> Tensor:
         batch, count, width = qkv.shape
         seen, unread = qkv.new_empty(batch, count, width // 3), qkv.new_empty(1)
+        shares = qkv.new_empty(batch, heads, count, count)
+        scores = torch.empty_like(shares[0])
         scale = (width // 3 // heads) ** -0.5
-        shares = []
         with torch.autocast(qkv.device.type, enabled=False):
-            for own, result in zip(_by_head(qkv, 3, heads), _by_head(seen, 1, heads), strict=True):
+            for own, share, result in zip(_by_head(qkv, 3, heads), shares, _by_head(seen, 1, heads), strict=True):
                 query, key, value = own
-                scores = torch.baddbmm(unread, query, key.transpose(1, 2), beta=0, alpha=scale)
-                shares.append(scores.softmax(-1))
-                result[0] = torch.bmm(shares[-1], value)
-        ctx.save_for_backward(qkv, *shares)
+                torch.baddbmm(unread, query, key.transpose(1, 2), beta=0, alpha=scale, out=scores)
+                torch.softmax(scores, -1, out=share)
+                torch.bmm(share, value, out=result[0])
+        ctx.save_for_backward(qkv, shares)
         ctx.heads, ctx.scale = heads, scale
         return seen
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        qkv, *shares = ctx.saved_tensors
+        qkv, shares = ctx.saved_tensors
         to_qkv, unread = torch.empty_like(qkv), qkv.new_empty(1)
+        scores = torch.empty_like(shares[0])
         of_rows = (_by_head(x, n, ctx.heads) for x, n in ((qkv, 3), (gradients[0], 1), (to_qkv, 3)))
         for own, to_seen, result, share in zip(*of_rows, shares, strict=True):
             query, key, value = own
-            result[2] = torch.bmm(share.transpose(1, 2), to_seen[0])
-            to_share = torch.bmm(to_seen[0], value.transpose(1, 2))
-            to_scores = torch.ops.aten._softmax_backward_data(to_share, share, -1, share.dtype)
-            result[0] = torch.baddbmm(unread, to_scores, key, beta=0, alpha=ctx.scale)
-            result[1] = torch.baddbmm(unread, to_scores.transpose(1, 2), query, beta=0, alpha=ctx.scale)
+            # The shares come from memory: read once in order, they are at hand for the product that follows.
+            torch.bmm(to_seen[0], value.transpose(1, 2), out=scores)
+            torch.ops.aten._softmax_backward_data.out(scores, share, -1, share.dtype, grad_input=scores)
+            torch.bmm(share.transpose(1, 2), to_seen[0], out=result[2])
+            torch.baddbmm(unread, scores, key, beta=0, alpha=ctx.scale, out=result[0])
+            torch.baddbmm(unread, scores.transpose(1, 2), query, beta=0, alpha=ctx.scale, out=result[1])
         return to_qkv, None
 
 

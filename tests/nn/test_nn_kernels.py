@@ -37,7 +37,8 @@ def test_gradients_of_the_mlp() -> None:
 @pytest.mark.parametrize("rows", [1, 2])
 def test_gradients_of_the_norms(rows: int) -> None:
     assert gradcheck(kernels._RMSNorm.apply, (leaf(2, 5, 6), leaf(rows, 1, 6)))
-    assert gradcheck(lambda *a: kernels._LayerNorm.apply(*a, 1e-5), (leaf(2, 5, 6), leaf(rows, 1, 6), leaf(rows, 1, 6)))
+    for kernel in (kernels._LayerNorm, kernels._LayerNormByRow):
+        assert gradcheck(lambda *a: kernel.apply(*a, 1e-5), (leaf(2, 5, 6), leaf(rows, 1, 6), leaf(rows, 1, 6)))  # noqa: B023
 
 
 def test_gradients_of_the_depthwise_convolution() -> None:
@@ -45,7 +46,7 @@ def test_gradients_of_the_depthwise_convolution() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 7, 9])
-@pytest.mark.parametrize("width", [1, 2, 3, 7])
+@pytest.mark.parametrize("width", [1, 2, 3, 7, 12])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_the_depthwise_weight_gradient_by_columns(size: int, width: int, layout: torch.memory_format) -> None:
     x, gradient = (torch.randn(2, 20, 9, width, dtype=F64).contiguous(memory_format=layout) for _ in range(2))
@@ -64,7 +65,7 @@ def test_gradients_of_self_attention(count: int) -> None:
 
 
 def test_values_are_those_of_the_plain_forms() -> None:
-    x = torch.randn(2, 80, 16)
+    x, long = torch.randn(2, 80, 16), torch.randn(2, kernels.LONG_ROW // 16, 16)
     gate, value, out = nn.Linear(16, 32), nn.Linear(16, 32), nn.Linear(32, 16)
     convolution = nn.Conv2d(16, 16, 7, padding=3, groups=16)
     qkv = torch.randn(2, 9, 48)
@@ -76,6 +77,7 @@ def test_values_are_those_of_the_plain_forms() -> None:
         (kernels.self_attention(qkv, 4), F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)),
         (kernels.rms_norm(x, torch.ones(1, 1, 16)), F.rms_norm(x, (16,))),
         (kernels.layer_norm(x, 2 * torch.ones(1, 1, 16), torch.ones(1, 1, 16)), 2 * F.layer_norm(x, (16,)) + 1),
+        (kernels.layer_norm(long, 2 * torch.ones(1, 1, 16), torch.ones(2, 1, 16)), 2 * F.layer_norm(long, (16,)) + 1),
     ]
     for found, expected in pairs:
         torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
