@@ -15,9 +15,6 @@ from torch.nn import functional as F
 
 from bridgeflow.nn.products import affine
 
-CACHED = 2**18
-"""Numbers of a hidden layer that are worked on together, so that they stay in a core's own cache."""
-
 
 def trains_on_cpu(x: Tensor) -> bool:
     """True where a gradient will be asked for on a CPU, and no compiler writes it."""
@@ -46,16 +43,13 @@ class _GatedMLP(torch.autograd.Function):
         *parameters, dtype = rest
         gate_w, gate_b, value_w, value_b, out_w, out_b = (p.to(dtype) for p in parameters)
         rows = x.reshape(x.shape[:-1].numel(), x.shape[-1]).to(dtype)
-        result = rows.new_empty(len(rows), out_w.shape[0])
-        # With the slopes kept too, the backward pass has nothing to compute again.
-        active, slope, inner = (rows.new_empty(len(rows), len(gate_w)) for _ in range(3))
         with torch.autocast(x.device.type, enabled=False):
-            for part in _parts(len(rows), len(gate_w)):
-                gate, value = affine(rows[part], gate_w, gate_b), affine(rows[part], value_w, value_b)
-                torch.ops.aten.gelu.out(gate, out=active[part])
-                torch.mul(active[part], value, out=inner[part])
-                torch.ops.aten.gelu_backward.grad_input(value, gate, grad_input=slope[part])
-                result[part] = affine(inner[part], out_w, out_b)
+            gate, value = affine(rows, gate_w, gate_b), affine(rows, value_w, value_b)
+            active = F.gelu(gate)
+            inner = active * value
+            # With the slope kept too, the backward pass has nothing to compute again.
+            slope = torch.ops.aten.gelu_backward(value, gate)
+            result = affine(inner, out_w, out_b)
         ctx.save_for_backward(rows, gate_w, value_w, out_w, active, slope, inner)
         ctx.shape, ctx.dtype = x.shape, x.dtype
         ctx.parameter_types = [p.dtype for p in parameters]
@@ -65,19 +59,13 @@ class _GatedMLP(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         rows, gate_w, value_w, out_w, active, slope, inner = ctx.saved_tensors
-        count, width = len(rows), len(gate_w)
-        gradient = gradients[0].reshape(count, gradients[0].shape[-1]).to(rows.dtype)
-        to_gate, to_value, to_rows = torch.empty_like(slope), torch.empty_like(active), torch.empty_like(rows)
-        to_gate_b, to_value_b = (_wide(rows.new_zeros(width)) for _ in range(2))
-        for part in _parts(count, width):
-            to_inner = affine(gradient[part], out_w.t())
-            torch.mul(to_inner, active[part], out=to_value[part])
-            torch.mul(to_inner, slope[part], out=to_gate[part])
-            torch.add(affine(to_gate[part], gate_w.t()), affine(to_value[part], value_w.t()), out=to_rows[part])
-            to_gate_b += to_gate[part].sum(0, dtype=to_gate_b.dtype)
-            to_value_b += to_value[part].sum(0, dtype=to_value_b.dtype)
-        to_gate_w, to_value_w, to_out_w = to_gate.t() @ rows, to_value.t() @ rows, gradient.t() @ inner
-        found = (to_gate_w, to_gate_b, to_value_w, to_value_b, to_out_w, gradient.sum(0))
+        gradient = gradients[0].reshape(len(rows), gradients[0].shape[-1]).to(rows.dtype)
+        to_inner = affine(gradient, out_w.t())
+        to_value = to_inner * active
+        to_gate = to_inner.mul_(slope)
+        to_rows = affine(to_gate, gate_w.t()).add_(affine(to_value, value_w.t()))
+        of_layers = ((to_gate, rows), (to_value, rows), (gradient, inner))
+        found = (own for to_outputs, inputs in of_layers for own in _of_layer(to_outputs, inputs))
         typed = (g.to(dtype) for g, dtype in zip(found, ctx.parameter_types, strict=True))
         return to_rows.view(ctx.shape).to(ctx.dtype), *typed, None
 
@@ -102,12 +90,9 @@ class _MLP(torch.autograd.Function):
         *parameters, dtype = rest
         first_w, first_b, second_w, second_b = (p.to(dtype) for p in parameters)
         rows = x.reshape(x.shape[:-1].numel(), x.shape[-1]).to(dtype)
-        result = rows.new_empty(len(rows), second_w.shape[0])
-        active, slope = (rows.new_empty(len(rows), len(first_w)) for _ in range(2))
         with torch.autocast(x.device.type, enabled=False):
-            for part in _parts(len(rows), len(first_w)):
-                _tanh_gelu(affine(rows[part], first_w, first_b), active[part], slope[part])
-                result[part] = affine(active[part], second_w, second_b)
+            active, slope = _tanh_gelu(affine(rows, first_w, first_b))
+            result = affine(active, second_w, second_b)
         ctx.save_for_backward(rows, first_w, second_w, active, slope)
         ctx.shape, ctx.dtype = x.shape, x.dtype
         ctx.parameter_types = [p.dtype for p in parameters]
@@ -117,16 +102,16 @@ class _MLP(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         rows, first_w, second_w, active, slope = ctx.saved_tensors
-        count, width = len(rows), len(first_w)
-        gradient = gradients[0].reshape(count, gradients[0].shape[-1]).to(rows.dtype)
-        to_hidden = torch.empty_like(slope)
-        to_first_b = _wide(rows.new_zeros(width))
-        for part in _parts(count, width):
-            torch.mul(affine(gradient[part], second_w.t()), slope[part], out=to_hidden[part])
-            to_first_b += to_hidden[part].sum(0, dtype=to_first_b.dtype)
-        found = (to_hidden.t() @ rows, to_first_b, gradient.t() @ active, gradient.sum(0))
+        gradient = gradients[0].reshape(len(rows), gradients[0].shape[-1]).to(rows.dtype)
+        to_hidden = affine(gradient, second_w.t()).mul_(slope)
+        found = (*_of_layer(to_hidden, rows), *_of_layer(gradient, active))
         typed = (g.to(own) for g, own in zip(found, ctx.parameter_types, strict=True))
         return affine(to_hidden, first_w.t()).view(ctx.shape).to(ctx.dtype), *typed, None
+
+
+def _of_layer(to_outputs: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of a linear layer's weight and bias, from that of its outputs (rows, outputs) and its inputs."""
+    return to_outputs.t() @ inputs, to_outputs.sum(0, dtype=_wide(to_outputs[:0]).dtype)
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -134,23 +119,25 @@ def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-def _tanh_gelu(x: Tensor, active: Tensor, slope: Tensor) -> None:
-    """Writes GELU(x) and its derivative, GELU(x) = x s with s = sigmoid(c (x + a x^3))."""
+CACHED = 2**18
+"""Numbers that are worked on together, step after step, so that they stay in a core's own cache."""
+
+
+def _tanh_gelu(x: Tensor) -> tuple[Tensor, Tensor]:
+    """GELU(x) = x s with s = sigmoid(c (x + a x^3)), and its derivative; x: (rows, width)."""
+    active, slope = torch.empty_like(x), torch.empty_like(x)
     c, a = TANH_GELU
-    x = _wide(x)
-    share = torch.addcmul(x.new_tensor(c), x, x, value=a * c).mul_(x).sigmoid_()
-    own = active if active.dtype == x.dtype else torch.empty_like(x)
-    torch.mul(x, share, out=own)
-    if own is not active:
-        active.copy_(own)
-    # s + x s (1 - s) c (1 + 3 a x^2)
-    rise = torch.addcmul(x.new_tensor(c), x, x, value=3 * a * c)
-    slope.copy_(share.addcmul_(rise, own.addcmul(own, share, value=-1)))
-
-
-def _parts(count: int, width: int) -> list[slice]:
-    size = max(64, CACHED // width)
-    return [slice(start, start + size) for start in range(0, count, size)]
+    for own, out, rise in zip(
+        *(whole.split(max(64, CACHED // x.shape[1])) for whole in (x, active, slope)), strict=True
+    ):
+        wide = _wide(own)
+        share = torch.addcmul(wide.new_tensor(c), wide, wide, value=a * c).mul_(wide).sigmoid_()
+        acted = wide * share
+        out.copy_(acted)
+        # s + x s (1 - s) c (1 + 3 a x^2)
+        steep = torch.addcmul(wide.new_tensor(c), wide, wide, value=3 * a * c)
+        rise.copy_(share.addcmul_(steep, acted.addcmul(acted, share, value=-1)))
+    return active, slope
 
 
 # -- norms whose scale and shift follow the batch --------------------------------------------------------
