@@ -111,12 +111,12 @@ class _MLP(torch.autograd.Function):
 
 def _of_layer(to_outputs: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of a linear layer's weight and bias, from that of its outputs (rows, outputs) and its inputs."""
-    return to_outputs.t() @ inputs, to_outputs.sum(0, dtype=_wide(to_outputs[:0]).dtype)
+    return to_outputs.t() @ inputs, to_outputs.sum(0, dtype=_wide(to_outputs.dtype))
 
 
-def _wide(x: Tensor) -> Tensor:
+def _wide(dtype: torch.dtype) -> torch.dtype:
     """At least float32: half types lose too much between one elementwise step and the next."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    return torch.promote_types(dtype, torch.float32)
 
 
 CACHED = 2**18
@@ -130,7 +130,7 @@ def _tanh_gelu(x: Tensor) -> tuple[Tensor, Tensor]:
     for own, out, rise in zip(
         *(whole.split(max(64, CACHED // x.shape[1])) for whole in (x, active, slope)), strict=True
     ):
-        wide = _wide(own)
+        wide = own.to(_wide(own.dtype))
         share = torch.addcmul(wide.new_tensor(c), wide, wide, value=a * c).mul_(wide).sigmoid_()
         acted = wide * share
         out.copy_(acted)
