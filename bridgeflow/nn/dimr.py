@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import LatentSpec
 from bridgeflow.nn.attention import SelfAttention
-from bridgeflow.nn.kernels import depthwise, gated_mlp, layer_norm, rms_norm
+from bridgeflow.nn.kernels import convolution, depthwise, gated_mlp, layer_norm, rms_norm
 from bridgeflow.nn.products import Linear, linear
 from bridgeflow.nn.recompute import Recomputing
 from bridgeflow.nn.velocity import NetworkSettings, VelocityNet
@@ -246,7 +246,8 @@ class Stage(Recomputing):
         coarse: what the coarser stage kept.
         """
         # Features innermost from here on: a sum keeps the order of its first term in memory.
-        x = self.embed(z).flatten(2).transpose(1, 2).contiguous() + self.positions
+        patches = F.pixel_unshuffle(z, self.embed.stride[0]).flatten(2).transpose(1, 2)
+        x = linear(patches, self.embed.weight.flatten(1), self.embed.bias) + self.positions
         if self.upsample is not None and coarse is not None:
             ratio = self.upsample.ratio
             x = x + self.upsample(coarse, t, (self.grid[0] // ratio, self.grid[1] // ratio))
@@ -262,7 +263,7 @@ class Stage(Recomputing):
                 skips.append(x)
             seen.append(x)
         first = x.shape[1] - self.positions.shape[0]
-        velocity = self.head(self.norm_out(x[:, first:], t).unflatten(1, self.grid).permute(0, 3, 1, 2))
+        velocity = convolution(self.norm_out(x[:, first:], t), self.head, self.grid)
         kept = torch.cat([own[:, first:] for own in seen], dim=-1) if keep else x
         return velocity, kept
 

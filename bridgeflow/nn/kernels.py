@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from bridgeflow.nn.products import affine
+from bridgeflow.nn.products import affine, linear
 
 
 def trains_on_cpu(x: Tensor) -> bool:
@@ -308,6 +308,27 @@ def _first_columns(size: int) -> list[int]:
         return [0]
     middle = (size - COLUMNS) // 2
     return [*range(0, middle, COLUMNS), *range(middle, size, COLUMNS)]
+
+
+# -- convolution to few channels -------------------------------------------------------------------------
+
+FEW = 4
+"""Output channels up to which a convolution leaves most lanes of the processor's vectors empty."""
+
+
+def convolution(x: Tensor, layer: nn.Conv2d, grid: tuple[int, int]) -> Tensor:
+    """A convolution by kernels (k, k), k odd, same size, with a bias; x: (B, H W, C), the cells of a grid (H, W) row by
+    row; gives (B, outputs, H, W).
+
+    Where there are few outputs, one product gives what each cell adds to each of its neighbours, which is then summed.
+    """
+    if not trains_on_cpu(x) or layer.out_channels > FEW:
+        return layer(x.unflatten(1, grid).permute(0, 3, 1, 2))
+    size = layer.kernel_size[0]
+    to_neighbours = layer.weight.flip(2, 3).permute(0, 2, 3, 1).flatten(0, 2)
+    shares = linear(x, to_neighbours).transpose(1, 2)
+    assert layer.bias is not None
+    return F.fold(shares.to(_wide(shares.dtype)), grid, size, padding=size // 2) + layer.bias[:, None, None]
 
 
 # -- attention -------------------------------------------------------------------------------------------

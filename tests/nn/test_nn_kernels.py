@@ -58,6 +58,19 @@ def test_the_depthwise_weight_gradient_by_columns(size: int, width: int, layout:
         assert (found - weight.grad).abs().max() < tolerance
 
 
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize("outputs", [1, 4, 5])
+def test_a_convolution_to_few_channels(size: int, outputs: int) -> None:
+    layer = nn.Conv2d(6, outputs, size, padding=size // 2).to(F64)
+    grid = (7, 4)
+    assert gradcheck(lambda x, *_: kernels.convolution(x, layer, grid), (leaf(2, 28, 6), *layer.parameters()))
+    x = leaf(2, 28, 6)
+    expected = layer(x.transpose(1, 2).unflatten(2, grid))
+    torch.testing.assert_close(kernels.convolution(x, layer, grid), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(kernels.convolution(x, layer, grid), expected)
+
+
 @pytest.mark.parametrize("count", [5, 8])
 def test_gradients_of_self_attention(count: int) -> None:
     for kernel in (kernels._SelfAttention, kernels._SelfAttentionByRow):
