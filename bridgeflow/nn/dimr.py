@@ -245,8 +245,8 @@ class Stage(Recomputing):
 
         coarse: what the coarser stage kept.
         """
-        # Features innermost from here on: a sum keeps the order of its first term in memory.
-        patches = F.pixel_unshuffle(z, self.embed.stride[0]).flatten(2).transpose(1, 2)
+        # Laid out anew: of what has gaps a linear layer in half types rounds its product before it adds the bias.
+        patches = F.pixel_unshuffle(z, self.embed.stride[0]).flatten(2).transpose(1, 2).contiguous()
         x = linear(patches, self.embed.weight.flatten(1), self.embed.bias) + self.positions
         if self.upsample is not None and coarse is not None:
             ratio = self.upsample.ratio

@@ -1,4 +1,5 @@
-"""Gradients written out by hand, for training on a CPU, where passes over memory cost as much as products.
+"""Forms of their own for training on a CPU, where passes over memory cost as much as products: most have their
+gradients written out by hand.
 
 Each has a plain form beside it, of the same value, that other devices and inference take.
 """
@@ -64,9 +65,12 @@ class _GatedMLP(torch.autograd.Function):
         to_value = to_inner * active
         to_gate = to_inner.mul_(slope)
         to_rows = affine(to_gate, gate_w.t()).add_(affine(to_value, value_w.t()))
-        of_layers = ((to_gate, rows), (to_value, rows), (gradient, inner))
-        found = (own for to_outputs, inputs in of_layers for own in _of_layer(to_outputs, inputs))
-        typed = (g.to(dtype) for g, dtype in zip(found, ctx.parameter_types, strict=True))
+        found = (
+            *_layer_gradients(to_gate, rows),
+            *_layer_gradients(to_value, rows),
+            *_layer_gradients(gradient, inner),
+        )
+        typed = (g.to(own) for g, own in zip(found, ctx.parameter_types, strict=True))
         return to_rows.view(ctx.shape).to(ctx.dtype), *typed, None
 
 
@@ -104,12 +108,12 @@ class _MLP(torch.autograd.Function):
         rows, first_w, second_w, active, slope = ctx.saved_tensors
         gradient = gradients[0].reshape(len(rows), gradients[0].shape[-1]).to(rows.dtype)
         to_hidden = affine(gradient, second_w.t()).mul_(slope)
-        found = (*_of_layer(to_hidden, rows), *_of_layer(gradient, active))
+        found = (*_layer_gradients(to_hidden, rows), *_layer_gradients(gradient, active))
         typed = (g.to(own) for g, own in zip(found, ctx.parameter_types, strict=True))
         return affine(to_hidden, first_w.t()).view(ctx.shape).to(ctx.dtype), *typed, None
 
 
-def _of_layer(to_outputs: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+def _layer_gradients(to_outputs: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of a linear layer's weight and bias, from that of its outputs (rows, outputs) and its inputs."""
     return to_outputs.t() @ inputs, to_outputs.sum(0, dtype=_wide(to_outputs.dtype))
 
@@ -124,7 +128,7 @@ CACHED = 2**18
 
 
 def _tanh_gelu(x: Tensor) -> tuple[Tensor, Tensor]:
-    """GELU(x) = x s with s = sigmoid(c (x + a x^3)), and its derivative; x: (rows, width)."""
+    """GELU(x) = x s with s = sigmoid(c (x + a x^3)), and its derivative, both of the type of x; x: (rows, width)."""
     active, slope = torch.empty_like(x), torch.empty_like(x)
     c, a = TANH_GELU
     for own, out, rise in zip(
@@ -171,14 +175,14 @@ class _RMSNorm(torch.autograd.Function):
         return to_x.addcmul_(x, pull * inverse.pow(3), value=-1.0 / x.shape[-1]), to_scale
 
 
+LONG_ROW = 2**16
+"""Numbers of a row of the batch from which on the library's own norm of each row is quicker than passes over all."""
+
+
 def layer_norm(x: Tensor, scale: Tensor, shift: Tensor, epsilon: float = 1e-5) -> Tensor:
     """Layer norm times scale plus shift, in float32; shapes as in `rms_norm`."""
     kernel = _LayerNormByRow if trains_on_cpu(x) and x[:1].numel() >= LONG_ROW else _LayerNorm
     return kernel.apply(x.float(), scale.float(), shift.float(), epsilon)
-
-
-LONG_ROW = 2**15
-"""Numbers of a row of the batch from which on the library's own norm of each row is quicker than passes over all."""
 
 
 class _LayerNormByRow(torch.autograd.Function):
@@ -186,50 +190,55 @@ class _LayerNormByRow(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, epsilon: float) -> Tensor:
-        result, moments = torch.empty_like(x), x.new_empty(2, *x.shape[:2], 1)
-        norm = torch.ops.aten.native_layer_norm.out
-        for own, out, mean, inverse, *vectors in zip(x, result, *moments, *_of_rows(x, scale, shift), strict=True):
-            norm(own, x.shape[-1:], *vectors, epsilon, out0=out, out1=mean, out2=inverse)
-        ctx.save_for_backward(x, scale, shift, moments)
+        result, moments = torch.empty_like(x), []
+        vectors = (_vectors_by_row(own, x) for own in (scale, shift))
+        for own, its_scale, its_shift, out in zip(x, *vectors, result, strict=True):
+            normal, *its_moments = torch.native_layer_norm(own, x.shape[-1:], its_scale, its_shift, epsilon)
+            out.copy_(normal)
+            moments += its_moments
+        ctx.save_for_backward(x, scale, shift, *moments)
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, shift, moments = ctx.saved_tensors
+        x, scale, shift, *moments = ctx.saved_tensors
         to_x, found = torch.empty_like(x), []
-        norm = torch.ops.aten.native_layer_norm_backward
-        of_rows = zip(x, gradients[0], to_x, *moments, *_of_rows(x, scale, shift), strict=True)
-        for own, gradient, out, mean, inverse, *vectors in of_rows:
-            to_own, *to_vectors = norm(gradient, own, x.shape[-1:], mean, inverse, *vectors, [True, True, True])
+        vectors = (_vectors_by_row(own, x) for own in (scale, shift))
+        backward = torch.ops.aten.native_layer_norm_backward
+        of_rows = zip(x, gradients[0], moments[::2], moments[1::2], *vectors, to_x, strict=True)
+        for own, gradient, mean, inverse, its_scale, its_shift, out in of_rows:
+            to_own, *to_vectors = backward(
+                gradient, own, x.shape[-1:], mean, inverse, its_scale, its_shift, [True, True, True]
+            )
             out.copy_(to_own)
             found.append(to_vectors)
-        to_scale, to_shift = (_for_batch(torch.stack(own)[:, None], scale) for own in zip(*found, strict=True))
-        return to_x, to_scale, to_shift, None
+        to_scale, to_shift = (torch.stack(own)[:, None] for own in zip(*found, strict=True))
+        return to_x, _for_batch(to_scale, scale), _for_batch(to_shift, shift), None
 
 
-def _of_rows(x: Tensor, *vectors: Tensor) -> list[Tensor]:
-    """Of vectors (B, 1, width), or (1, 1, width) for all, those of each row, (B, width)."""
-    return [own.expand(len(x), -1, -1)[:, 0] for own in vectors]
+def _vectors_by_row(vectors: Tensor, x: Tensor) -> Tensor:
+    """Of (B, 1, width), or (1, 1, width) for all, those of each row of x, (B, width)."""
+    return vectors.expand(len(x), -1, -1)[:, 0]
 
 
 class _LayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, epsilon: float) -> Tensor:
         normal, _, inverse = torch.native_layer_norm(x, x.shape[-1:], None, None, epsilon)
-        ctx.save_for_backward(normal, scale, inverse)
+        ctx.save_for_backward(normal, scale, shift, inverse)
         return torch.addcmul(shift, normal, scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        normal, scale, inverse = ctx.saved_tensors
+        normal, scale, shift, inverse = ctx.saved_tensors
         batch, count, width = normal.shape
         column = scale.expand(batch, -1, -1).transpose(1, 2)
         product = gradient * normal
         ones = normal.new_ones(batch, 1, count)
-        to_scale, to_shift = _for_batch(ones @ product, scale), _for_batch(ones @ gradient, scale)
+        to_scale, to_shift = _for_batch(ones @ product, scale), _for_batch(ones @ gradient, shift)
         mean, pull = (gradient @ column).div_(width), (product @ column).div_(width)
         to_x = torch.mul(gradient, scale, out=product).sub_(mean)
         return to_x.addcmul_(normal, pull, value=-1).mul_(inverse), to_scale, to_shift, None
@@ -267,7 +276,7 @@ class _Depthwise(torch.autograd.Function):
         gradient = gradient.to(x.dtype)
         to_x = F.conv2d(gradient, weight.to(x.dtype).flip(2, 3), padding=padding, groups=groups)
         to_weight = _depthwise_weight_gradient(x, gradient, weight.shape[-1])
-        to_bias = gradient.sum((0, 2, 3), dtype=torch.float32)
+        to_bias = gradient.sum((0, 2, 3), dtype=_wide(gradient.dtype))
         return to_x, to_weight.to(weight.dtype), to_bias.to(ctx.bias_type)
 
 
@@ -278,12 +287,13 @@ COLUMNS = 3
 def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, size: int) -> Tensor:
     """(C, 1, size, size), a few columns of the kernel at a time."""
     channels, pad = x.shape[1], size // 2
+    # A grid narrower than the kernel is quick in one piece.
     starts = _first_columns(size) if size <= x.shape[3] else [0]
     found = []
     for first, after in zip(starts, [*starts[1:], size], strict=True):
         left, right = pad - first, after - 1 - pad
-        # The library pads both sides alike: what is read further to one side is laid out so that it need not be padded.
-        seen = x if left == right else F.pad(x, (left, right))
+        # The library pads both sides alike: a piece off the centre gets a padded or cropped copy of its own.
+        seen, padding = (x, left) if left == right else (F.pad(x, (left, right)), 0)
         found.append(
             torch.ops.aten.convolution_backward(
                 gradient,
@@ -291,7 +301,7 @@ def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, size: int) -> Tensor
                 x.new_empty(channels, 1, size, after - first),
                 None,
                 (1, 1),
-                (pad, left if seen is x else 0),
+                (pad, padding),
                 (1, 1),
                 False,
                 (0, 0),
@@ -317,8 +327,10 @@ FEW = 4
 
 
 def convolution(x: Tensor, layer: nn.Conv2d, grid: tuple[int, int]) -> Tensor:
-    """A convolution by kernels (k, k), k odd, same size, with a bias; x: (B, H W, C), the cells of a grid (H, W) row by
-    row; gives (B, outputs, H, W).
+    """A convolution by kernels (k, k), k odd, with zeros around, without stride, dilation or groups.
+
+    x: (B, H W, C), the cells of a grid (H, W) row by row. Gives (B, outputs, H, W), in training on a CPU in float32 at
+    least.
 
     Where there are few outputs, one product gives what each cell adds to each of its neighbours, which is then summed.
     """
@@ -327,8 +339,8 @@ def convolution(x: Tensor, layer: nn.Conv2d, grid: tuple[int, int]) -> Tensor:
     size = layer.kernel_size[0]
     to_neighbours = layer.weight.flip(2, 3).permute(0, 2, 3, 1).flatten(0, 2)
     shares = linear(x, to_neighbours).transpose(1, 2)
-    assert layer.bias is not None
-    return F.fold(shares.to(_wide(shares.dtype)), grid, size, padding=size // 2) + layer.bias[:, None, None]
+    result = F.fold(shares.to(_wide(shares.dtype)), grid, size, padding=size // 2)
+    return result if layer.bias is None else result + layer.bias[:, None, None]
 
 
 # -- attention -------------------------------------------------------------------------------------------
@@ -349,7 +361,7 @@ class _SelfAttentionByRow(torch.autograd.Function):
         batch, count, width = qkv.shape
         seen, unread = qkv.new_empty(batch, count, width // 3), qkv.new_empty(1)
         shares = qkv.new_empty(batch, heads, count, count)
-        scores = torch.empty_like(shares[0])
+        scores = qkv.new_empty(heads, count, count)
         scale = (width // 3 // heads) ** -0.5
         with torch.autocast(qkv.device.type, enabled=False):
             for own, share, result in zip(_by_head(qkv, 3, heads), shares, _by_head(seen, 1, heads), strict=True):
@@ -366,16 +378,16 @@ class _SelfAttentionByRow(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         qkv, shares = ctx.saved_tensors
         to_qkv, unread = torch.empty_like(qkv), qkv.new_empty(1)
-        scores = torch.empty_like(shares[0])
+        to_scores = shares.new_empty(shares.shape[1:])
         of_rows = (_by_head(x, n, ctx.heads) for x, n in ((qkv, 3), (gradients[0], 1), (to_qkv, 3)))
         for own, to_seen, result, share in zip(*of_rows, shares, strict=True):
             query, key, value = own
             # The shares come from memory: read once in order, they are at hand for the product that follows.
-            torch.bmm(to_seen[0], value.transpose(1, 2), out=scores)
-            torch.ops.aten._softmax_backward_data.out(scores, share, -1, share.dtype, grad_input=scores)
+            to_share = torch.bmm(to_seen[0], value.transpose(1, 2), out=to_scores)
+            torch.ops.aten._softmax_backward_data.out(to_share, share, -1, share.dtype, grad_input=to_scores)
             torch.bmm(share.transpose(1, 2), to_seen[0], out=result[2])
-            torch.baddbmm(unread, scores, key, beta=0, alpha=ctx.scale, out=result[0])
-            torch.baddbmm(unread, scores.transpose(1, 2), query, beta=0, alpha=ctx.scale, out=result[1])
+            torch.baddbmm(unread, to_scores, key, beta=0, alpha=ctx.scale, out=result[0])
+            torch.baddbmm(unread, to_scores.transpose(1, 2), query, beta=0, alpha=ctx.scale, out=result[1])
         return to_qkv, None
 
 
@@ -410,7 +422,7 @@ class _SelfAttention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         query, key, value, shares = ctx.saved_tensors
         batch, count, heads, features = ctx.shape
-        to_seen = torch.empty_like(query).view(batch, heads, -1, features)
+        to_seen = torch.empty_like(query).view(batch, heads, query.shape[1], features)
         to_seen[:, :, :count] = gradients[0].view(batch, count, heads, features).transpose(1, 2)
         to_seen[:, :, count:] = 0
         to_seen = to_seen.flatten(0, 1)
@@ -420,5 +432,5 @@ class _SelfAttention(torch.autograd.Function):
         to_scores = torch.ops.aten._softmax_backward_data(to_shares, shares, -1, shares.dtype).mul_(features**-0.5)
         torch.bmm(to_scores, key, out=to_parts[0])
         torch.bmm(to_scores.transpose(1, 2), query, out=to_parts[1])
-        packed = to_parts.view(3, batch, heads, -1, features)[..., :count, :].permute(1, 3, 0, 2, 4)
-        return packed.reshape(batch, count, -1), None
+        packed = to_parts.view(3, batch, heads, query.shape[1], features)[..., :count, :].permute(1, 3, 0, 2, 4)
+        return packed.reshape(batch, count, 3 * heads * features), None

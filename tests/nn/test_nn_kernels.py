@@ -38,7 +38,9 @@ def test_gradients_of_the_mlp() -> None:
 def test_gradients_of_the_norms(rows: int) -> None:
     assert gradcheck(kernels._RMSNorm.apply, (leaf(2, 5, 6), leaf(rows, 1, 6)))
     for kernel in (kernels._LayerNorm, kernels._LayerNormByRow):
-        assert gradcheck(lambda *a: kernel.apply(*a, 1e-5), (leaf(2, 5, 6), leaf(rows, 1, 6), leaf(rows, 1, 6)))  # noqa: B023
+        for others in (1, 2):
+            inputs = leaf(2, 5, 6), leaf(rows, 1, 6), leaf(others, 1, 6)
+            assert gradcheck(lambda *a: kernel.apply(*a, 1e-5), inputs)  # noqa: B023
 
 
 def test_gradients_of_the_depthwise_convolution() -> None:
@@ -135,7 +137,9 @@ def test_products_follow_autocast_and_gradients_the_parameters(name: str) -> Non
 def test_of_nothing(shape: tuple[int, ...]) -> None:
     gate, value, out = nn.Linear(16, 32), nn.Linear(16, 32), nn.Linear(32, 16)
     x = torch.randn(*shape, requires_grad=True)
-    for found in (kernels.gated_mlp(x, gate, value, out), kernels.mlp(x, gate, out)):
+    qkv = torch.cat([x, x, x], dim=-1)
+    attended = kernels.self_attention(qkv, 4), kernels.self_attention(qkv.bfloat16(), 4)
+    for found in (kernels.gated_mlp(x, gate, value, out), kernels.mlp(x, gate, out), *attended):
         assert found.shape == shape
         found.sum().backward()
     assert gate.weight.grad is not None
