@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import io
@@ -82,7 +83,15 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 def main() -> NoReturn:
     """Runs the command line: a user's mistake is one sentence and an exit code, never a traceback."""
-    sys.exit(invoke(sys.argv[1:]))
+    code = invoke(sys.argv[1:])
+    if "LOCAL_RANK" in os.environ:
+        # One of several processes of a run. Threads of torch's process group outlive it, and one that asks for the
+        # interpreter while that is taken down aborts the process: the launcher would call a finished run failed.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _usage_sentence(error: click.ClickException) -> str:

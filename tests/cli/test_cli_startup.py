@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 Call = Callable[..., Any]
@@ -66,3 +68,23 @@ def test_run_of_a_blocks_model_imports_nothing_heavy_but_torch(bridgeflow: Call)
 
 def test_commands_that_list_import_no_torch() -> None:
     assert _imports("plugins", "list") == (0, False, [])
+
+
+@pytest.mark.parametrize(("arguments", "code", "words"), [(["--version"], 0, "bridgeflow"), (["trian"], 2, "trian")])
+def test_one_of_several_processes_ends_at_once_with_its_code_and_all_that_it_said(
+    arguments: list[str], code: int, words: str
+) -> None:
+    program = "import atexit, sys; atexit.register(print, 'taken down')\nfrom bridgeflow.cli.main import main\nmain()"
+    for environment, taken_down in (({"LOCAL_RANK": "1"}, False), ({}, True)):
+        plain = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            env=plain | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == code
+        assert words in done.stdout + done.stderr
+        assert ("taken down" in done.stdout) == taken_down
