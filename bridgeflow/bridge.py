@@ -16,14 +16,13 @@ from torch import Tensor, nn
 
 from bridgeflow import collective
 from bridgeflow.flow.coupling import PairedCoupling, draw_null_rows
-from bridgeflow.flow.guidance import Guidance, NoGuidance
+from bridgeflow.flow.guidance import Guidance, IndicatorVelocity, NoGuidance
 from bridgeflow.flow.losses import (
     KLSettings,
     contrastive_loss,
     kl_loss,
     logit_multiplier,
     masked_mean,
-    pooled,
     staged_flow_loss,
 )
 from bridgeflow.flow.path import Path
@@ -53,7 +52,7 @@ class BridgeSettings(Settings):
     prediction: Literal["velocity", "target"] = "velocity"
     """What the network gives: `velocity` itself, as in the paper; or `target`, z1, from which the velocity follows, so
     that the network need not know what of the source is to vanish (Li and He, arXiv 2511.13720, for noise as the
-    source). The loss is that of the velocity either way."""
+    source). The loss is that of the velocity either way; an error of z1 then counts 1 / (1 - t)^2, at most 400."""
     time: TimeSchedule = TimeSchedule()
     """Times in training and the solver's grid."""
     encoding: EncodingSettings = EncodingSettings()
@@ -135,6 +134,11 @@ class Bridge(nn.Module):
         return TokenEncoder(source if sees == "source" else target, target, settings)
 
     @property
+    def open_end(self) -> bool:
+        """True where the velocity is not defined at t = 1, see `Solver.integrate`."""
+        return self.settings.prediction == "target"
+
+    @property
     def sees_observed(self) -> bool:
         """True where the loss looks at the target before its codec (`Latent.observed`)."""
         return isinstance(self.tower, TimmTower)
@@ -171,10 +175,13 @@ class Bridge(nn.Module):
         null = null[first : first + batch].to(device)
         t = settings.time.sample(batch, randomness).to(device)
         z_t = settings.path.interpolate(z0, coupled, t)
-        velocities = self._velocities(encoded, z_t, t, null)
-        weights = self.network.stage_weights
-        per_row = staged_flow_loss(velocities, settings.path.velocity(z0, coupled), weights, mask)
-        flow = (settings.time.loss_weight(t) * per_row).mean()
+        given = self._given(encoded, z_t, t, null)
+        weight = settings.time.loss_weight(t)
+        if settings.prediction == "target":
+            truth, weight = coupled, settings.path.target_weight(t, weight)
+        else:
+            truth = settings.path.velocity(z0, coupled)
+        flow = (weight * staged_flow_loss(given, truth, self.network.stage_weights, mask)).mean()
 
         terms = {"flow": flow}
         total = flow
@@ -204,29 +211,28 @@ class Bridge(nn.Module):
         assert self.logit_scale is not None
         return contrastive_loss(z0, seen, logit_multiplier(self.logit_scale, encoding.logit_scale))
 
-    def _velocities(self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor) -> list[Tensor]:
-        """The velocity at each resolution of the network, the last at the latent's own."""
+    def _given(self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor) -> list[Tensor]:
+        """What the network predicts at each of its resolutions, the last at the latent's own."""
         if encoded.context is None or self.null_context is None:
-            given = self.network.velocities(z, t, null)
-        else:
-            given = self.network.velocities(z, t, null, *self._context(encoded, self.null_context, null))
-        return [self._as_velocity(own, z, t) for own in given]
+            return list(self.network.velocities(z, t, null))
+        return list(self.network.velocities(z, t, null, *self._context(encoded, self.null_context, null)))
 
-    def velocity(self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor) -> Tensor:
+    def velocity(
+        self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor, network_time: Tensor | None = None
+    ) -> Tensor:
         """The velocity (B, *shape) at states z (B, *shape) and times t (B,) of flows that began at `encoded`; under the
-        null indicator where null (B,) is True. B may be a multiple of the rows that were encoded."""
-        if encoded.context is None or self.null_context is None:
-            given = self.network(z, t, null)
-        else:
-            given = self.network(z, t, null, *self._context(encoded, self.null_context, null))
-        return self._as_velocity(given, z, t)
+        null indicator where null (B,) is True. B may be a multiple of the rows that were encoded.
 
-    def _as_velocity(self, given: Tensor, z: Tensor, t: Tensor) -> Tensor:
-        """What the network gave, at its resolution, as a velocity."""
+        network_time: (B,), what the network takes for the time, where that is not t. With `prediction: target` there is
+        no velocity at t = 1 (`Path.velocity_towards`)."""
+        seen = t if network_time is None else network_time
+        if encoded.context is None or self.null_context is None:
+            given = self.network(z, seen, null)
+        else:
+            given = self.network(z, seen, null, *self._context(encoded, self.null_context, null))
         if self.settings.prediction == "velocity":
             return given
-        coarse = z if given.shape == z.shape else pooled(z, z.shape[-1] // given.shape[-1])
-        return self.settings.path.velocity_towards(coarse, given.float(), t.to(z.device, torch.float32))
+        return self.settings.path.velocity_towards(z, given.float(), t.to(z.device, torch.float32))
 
     def _context(self, encoded: Encoded, null_context: Tensor, null: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens to attend to, a learned one in front that null rows see alone, and which of them are real."""
@@ -265,16 +271,32 @@ class Bridge(nn.Module):
         grid of times than that of `settings.time`.
         """
         guide = guidance or NoGuidance()
-        time = self.settings.time if grid is None else self.settings.time.model_copy(update={"grid": grid})
+        own = self.velocity_in(encoded, solver, steps, grid)
 
         def velocity(z: Tensor, t: float) -> Tensor:
             if on_step is not None:
                 on_step(t)
-            # The lead of the published grid belongs to its own sampler: other solvers are told the state's time.
-            told = time.network_time(t, steps) if isinstance(solver, Euler) else t
-            return guide(lambda z, t, null: self.velocity(encoded, z, t, null), z, told)
+            return guide(own, z, t)
 
-        return solver.integrate(velocity, encoded.z0, time.solver_grid(steps), observer)
+        times = self._time(grid).solver_grid(steps)
+        return solver.integrate(velocity, encoded.z0, times, observer, open_end=self.open_end)
+
+    def velocity_in(
+        self, encoded: Encoded, solver: Solver, steps: int, grid: Literal["uniform", "density"] | None = None
+    ) -> IndicatorVelocity:
+        """`velocity` of flows that began at `encoded`, as a sampling with that solver, steps and grid asks for it."""
+        time = self._time(grid)
+
+        def velocity(z: Tensor, t: Tensor, null: Tensor) -> Tensor:
+            # The lead of the published grid belongs to its own sampler: other solvers give the state's time.
+            seen = time.network_time(t, steps) if isinstance(solver, Euler) else t
+            return self.velocity(encoded, z, t, null, seen)
+
+        return velocity
+
+    def _time(self, grid: Literal["uniform", "density"] | None) -> TimeSchedule:
+        time = self.settings.time
+        return time if grid is None else time.model_copy(update={"grid": grid})
 
 
 def _scale_of_one_number(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -18,14 +18,11 @@ from bridgeflow.encoding import encode
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.familiarity import Familiarity
 from bridgeflow.flow.guidance import IndicatorVelocity
-from bridgeflow.flow.solver import SolverSettings
+from bridgeflow.flow.solver import EVALUATIONS, Solver, SolverSettings
 from bridgeflow.modality import Item, Latent, Modality, Progress
 from bridgeflow.nn.encoded import Encoded
 from bridgeflow.randomness import generator
 from bridgeflow.recipe import SamplingSettings
-
-EVALUATIONS = {"euler": 1, "ab2": 1, "midpoint": 2, "heun": 2}
-"""Evaluations of the network in a step of the methods that have steps."""
 
 _T = TypeVar("_T")
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -182,7 +179,7 @@ class Stages:
         bridge = self._place(self.bridge)
         solver = sampling.solver.build()
         states: list[tuple[float, Tensor]] = []
-        steps = _Steps(sampling.solver, place, count, self._tell)
+        steps = _Steps(sampling.solver, bridge.open_end, place, count, self._tell)
         with self._autocast():
             # The same draws for every term, so that what is added and subtracted again leaves nothing.
             terms = [
@@ -198,7 +195,7 @@ class Stages:
                 encoded,
                 solver,
                 sampling.solver.steps,
-                sampling.guidance.build(self._weak_velocity(encoded)),
+                sampling.guidance.build(self._weak_velocity(encoded, solver, sampling)),
                 (lambda t, z: states.append((t, self._wait(z.float())))) if whole_flow else None,
                 steps.begin,
                 sampling.grid,
@@ -207,11 +204,12 @@ class Stages:
         self.evaluations = solver.evaluations
         return _Sampled(batch.jobs, states if whole_flow else [(1.0, self._wait(z1.float()))])
 
-    def _weak_velocity(self, encoded: Encoded) -> IndicatorVelocity | None:
+    def _weak_velocity(
+        self, encoded: Encoded, solver: Solver, sampling: SamplingSettings
+    ) -> IndicatorVelocity | None:
         if self.weak is None:
             return None
-        weak = self._place(self.weak)
-        return lambda z, t, null: weak.velocity(encoded, z, t, null)
+        return self._place(self.weak).velocity_in(encoded, solver, sampling.solver.steps, sampling.grid)
 
     @torch.no_grad()
     def _decode(self, batch: _Sampled, place: int, count: int) -> Done:
@@ -265,11 +263,11 @@ class _Steps:
     """Tells how far sampling is: in steps, in evaluations where a step has two, in per cent of the way where the
     solver chooses its steps."""
 
-    def __init__(self, solver: SolverSettings, place: int, count: int, tell: Progress) -> None:
-        per_step = EVALUATIONS.get(solver.method)
-        self.adaptive = per_step is None
-        self.what = {1: "step", 2: "evaluation", None: "flow, per cent"}[per_step]
-        self.each = solver.steps * per_step if per_step is not None else 100
+    def __init__(self, solver: SolverSettings, open_end: bool, place: int, count: int, tell: Progress) -> None:
+        evaluations = solver.evaluations(open_end)
+        self.adaptive = evaluations is None
+        self.what = {1: "step", 2: "evaluation", None: "flow, per cent"}[EVALUATIONS.get(solver.method)]
+        self.each = 100 if evaluations is None else evaluations
         self.done = place * self.each
         self.until = self.done + self.each
         self.total = count * self.each

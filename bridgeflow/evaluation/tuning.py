@@ -17,12 +17,11 @@ from bridgeflow.errors import UsageError
 from bridgeflow.evaluation.examples import Examples
 from bridgeflow.evaluation.scoring import carry, scores_of
 from bridgeflow.evaluation.uncertainty import Scores, score
-from bridgeflow.flow.solver import SolverSettings
+from bridgeflow.flow.solver import EVALUATIONS, SolverSettings
 from bridgeflow.inference import Pipeline
 from bridgeflow.modality import Item
 from bridgeflow.randomness import seed_of
 from bridgeflow.recipe import SamplingSettings
-from bridgeflow.stages import EVALUATIONS
 
 LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 25, 50)
 """Evaluations of the network that are tried."""

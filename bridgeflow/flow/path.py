@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from bridgeflow.settings import Settings
 
-SHORTEST = 0.05
-"""Least part of the path by which a difference to the target is divided to give a velocity."""
+LARGEST_WEIGHT = 400.0
+"""Most that the squared error of a predicted target counts: that of the velocity at 5 % of the path before its end."""
 
 
 def expand(t: Tensor, like: Tensor) -> Tensor:
@@ -37,7 +38,17 @@ class Path(Settings):
         return (1 - self.sigma_min) * z_t + (1 - (1 - self.sigma_min) * t) * velocity
 
     def velocity_towards(self, z_t: Tensor, z1: Tensor, t: Tensor) -> Tensor:
-        """The velocity that leads from (z_t, t) to z1, the inverse of `target`; what is left of the path counts as
-        SHORTEST where it is shorter. Shapes as in `interpolate`."""
-        left = (1 - (1 - self.sigma_min) * expand(t, z_t)).clamp_min(SHORTEST)
-        return (z1 - (1 - self.sigma_min) * z_t) / left
+        """The velocity that leads from (z_t, t) to z1, the inverse of `target`. Shapes as in `interpolate`.
+
+        It is defined for t < 1: at the end nothing of the path is left to divide by, and a solver takes its last step
+        from before it (`Solver.integrate`, `open_end`)."""
+        return (z1 - (1 - self.sigma_min) * z_t) / (1 - (1 - self.sigma_min) * expand(t, z_t))
+
+    def target_weight(self, t: Tensor, weight: Tensor) -> Tensor:
+        """What the squared error of a predicted z1 counts, (B,), where that of the velocity counts `weight` (B,).
+
+        An error e of z1 is an error e / (1 - (1 - sigma_min) t) of the velocity (`velocity_towards`), so this is
+        weight / (1 - (1 - sigma_min) t)^2, held at LARGEST_WEIGHT near the end, where it would have no bound.
+        """
+        left = 1 - (1 - self.sigma_min) * t
+        return (weight / left.square().clamp_min(torch.finfo(t.dtype).tiny)).clamp_max(LARGEST_WEIGHT)

@@ -37,7 +37,7 @@ class TimeSchedule(Settings):
     weight: Literal["none", "source", "target", "endpoint"] = "none"
     """Weight of the flow loss along t, of mean 1 for uniform t: `source` is 2 (1 - t), `target` is 2 t, and `endpoint`
     is 3 (1 - t)^2, which turns the velocity's error into that of the z1 it leads to: with `prediction: target` the loss
-    is the plain mean square of what the network gives."""
+    is 3 times the plain mean square of what the network gives."""
     grid: Literal["uniform", "density", "endpoints"] = "uniform"
     """Solver steps equal in t, or equal in probability under the density. `endpoints`: N equal steps at which the
     network is told i / (N - 1), so that it sees both 0 and 1: the sampler of CrossFlow's published code, whose
@@ -96,8 +96,8 @@ class TimeSchedule(Settings):
             )
         return t
 
-    def network_time(self, t: float, steps: int) -> float:
-        """The time that the network is told in the state of time t, for a solver of that many steps."""
+    def network_time(self, t: Tensor, steps: int) -> Tensor:
+        """What the network takes for the time in states of time t (B,), for a solver of that many steps."""
         if self.grid != "endpoints" or steps == 1:
             return t
-        return min(1.0, t / (1 - ENDPOINTS_SHORT) * steps / (steps - 1))
+        return (t / (1 - ENDPOINTS_SHORT) * steps / (steps - 1)).clamp_max(1.0)

@@ -19,7 +19,7 @@ from bridgeflow.evaluation.examples import Examples
 from bridgeflow.evaluation.tuning_picture import save_picture
 from bridgeflow.inference import Pipeline
 from bridgeflow.recipe import ResolvedRecipe, SamplingSettings
-from bridgeflow.stages import EVALUATIONS
+from bridgeflow.flow.solver import EVALUATIONS
 
 ORDERS = {"euler": 1, "ab2": 2, "midpoint": 2, "heun": 2}
 
