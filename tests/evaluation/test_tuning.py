@@ -17,9 +17,9 @@ from bridgeflow.errors import UsageError
 from bridgeflow.evaluation import tuning
 from bridgeflow.evaluation.examples import Examples
 from bridgeflow.evaluation.tuning_picture import save_picture
+from bridgeflow.flow.solver import EVALUATIONS
 from bridgeflow.inference import Pipeline
 from bridgeflow.recipe import ResolvedRecipe, SamplingSettings
-from bridgeflow.flow.solver import EVALUATIONS
 
 ORDERS = {"euler": 1, "ab2": 2, "midpoint": 2, "heun": 2}
 

@@ -7,7 +7,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from bridgeflow.flow.path import Path, expand
+from bridgeflow.flow.losses import flow_loss
+from bridgeflow.flow.path import LARGEST_WEIGHT, Path, expand
+from bridgeflow.flow.schedule import TimeSchedule
 
 SIGMAS = [0.0, 1e-5, 0.1, 0.7]
 SHAPES = [(5, 3), (5, 2, 4), (5, 2, 3, 4)]
@@ -73,3 +75,26 @@ def test_a_velocity_towards_a_target_is_the_inverse_of_the_target(sigma: float) 
     z_t, velocity = path.interpolate(z0, z1, t), path.velocity(z0, z1)
     found = path.velocity_towards(z_t, path.target(z_t, velocity, t), t)
     torch.testing.assert_close(found, velocity, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 1e-5, 0.1])
+@pytest.mark.parametrize("weight", ["none", "source", "target", "endpoint"])
+def test_an_error_of_the_target_counts_what_the_error_of_its_velocity_does(sigma: float, weight: str) -> None:
+    path, own = Path(sigma_min=sigma), TimeSchedule(weight=weight)
+    z0, z1 = ends((6, 3, 4))
+    t = torch.tensor([0.0, 0.3, 0.6, 0.8, 0.9, 0.92]).double()
+    guess = z1 + 0.1 * torch.randn(6, 3, 4, generator=torch.Generator().manual_seed(1)).double()
+    z_t = path.interpolate(z0, z1, t)
+    of_velocity = own.loss_weight(t) * flow_loss(path.velocity_towards(z_t, guess, t), path.velocity(z0, z1))
+    of_target = path.target_weight(t, own.loss_weight(t)) * flow_loss(guess, z1)
+    torch.testing.assert_close(of_target, of_velocity, rtol=1e-4, atol=1e-6)
+
+
+def test_the_weight_of_a_predicted_target_is_bounded_to_the_end() -> None:
+    t = torch.tensor([0.0, 0.5, 0.95, 0.99, 1.0])
+    path = Path(sigma_min=0.0)
+    found = path.target_weight(t, torch.ones(5)).tolist()
+    assert found == pytest.approx([1, 4, LARGEST_WEIGHT, LARGEST_WEIGHT, LARGEST_WEIGHT], rel=1e-4)
+    plain = path.target_weight(t, TimeSchedule(weight="endpoint").loss_weight(t))
+    assert plain[:4].tolist() == pytest.approx([3.0] * 4, rel=1e-4)
+    assert float(plain[4]) == 0.0

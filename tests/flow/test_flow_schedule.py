@@ -132,10 +132,11 @@ def test_the_published_grid_tells_the_network_both_ends() -> None:
     schedule = TimeSchedule(grid="endpoints")
     grid = schedule.solver_grid(5)
     assert grid.tolist() == pytest.approx([(1 - 1e-5) * n / 5 for n in range(6)], abs=1e-12)
-    told = [schedule.network_time(t, 5) for t in grid.tolist()]
-    assert told == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0, 1.0])
-    assert schedule.network_time(0.0, 1) == 0.0
-    assert TimeSchedule().network_time(0.4, 5) == 0.4
+    seen = schedule.network_time(grid.float(), 5)
+    assert seen.tolist() == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0, 1.0])
+    t = torch.tensor([0.0, 0.4])
+    assert schedule.network_time(t, 1).tolist() == t.tolist()
+    assert TimeSchedule().network_time(t, 5).tolist() == t.tolist()
 
 
 def test_the_published_grid_is_not_shifted() -> None:

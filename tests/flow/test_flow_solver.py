@@ -190,3 +190,38 @@ def test_ab2_extrapolates_the_slope_by_the_ratio_of_the_steps() -> None:
     end = integrate("ab2", Equation(lambda z, t: torch.full_like(z, 4 * t), column(0), lambda t: column(0)), grid)
     # Euler with slope 0 to 0.25; then slope 1 + 0.75 / (2 * 0.25) * (1 - 0) = 2.5 over 0.75.
     assert float(end) == pytest.approx(1.875, abs=1e-12)
+
+
+@pytest.mark.parametrize("observed", [False, True])
+@pytest.mark.parametrize("steps", [1, 2, 5, 50])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_velocity_without_an_end_is_asked_for_before_it_alone(method: str, steps: int, observed: bool) -> None:
+    """A predicted target x(t) = 1 + 0.5 (1 - t)^2 gives (x - z) / (1 - t), which leads to 1 and has no value there."""
+    asked: list[float] = []
+
+    def velocity(z: Tensor, t: float) -> Tensor:
+        asked.append(t)
+        return (1 + 0.5 * (1 - t) ** 2 - z) / (1 - t)
+
+    solver = SolverSettings(method=method, steps=steps, tolerance=1e-6)
+    seen: list[tuple[float, Tensor]] = []
+    observer = (lambda t, z: seen.append((t, z))) if observed else None
+    built = solver.build()
+    grid = GRIDS["even"](steps)
+    end = built.integrate(velocity, column(-3.0, 4.0), grid, observer, open_end=True)
+    assert max(asked) < 1
+    assert built.evaluations == len(asked)
+    assert solver.evaluations(open_end=True) in (None, len(asked))
+    # The last step lands on what is predicted before the end.
+    assert float((end - 1).abs().max()) <= 0.5 / steps**2 + 1e-6
+    if observed:
+        assert [t for t, _ in seen] == grid.tolist()
+        torch.testing.assert_close(seen[-1][1], end, rtol=0, atol=0)
+
+
+def test_the_evaluations_of_a_solver_are_known_beforehand() -> None:
+    for method, each in EVALUATIONS_PER_STEP.items():
+        assert SolverSettings(method=method, steps=7).evaluations() == 7 * each
+    assert SolverSettings(method="heun", steps=7).evaluations(open_end=True) == 13
+    assert SolverSettings(method="midpoint", steps=7).evaluations(open_end=True) == 14
+    assert SolverSettings(method="dopri5").evaluations() is None
