@@ -129,10 +129,8 @@ def test_a_gradient_stops_a_training_that_clips_none(
             patched.setattr(loop.Soundness, "__init__", elsewhere)
         moved = torch.optim.AdamW.step
         patched.setattr(torch.optim.AdamW, "step", lambda self, *given: (seen.append({}), moved(self, *given))[1])
-        with pytest.raises(
-            BridgeflowError,
-            match="^the gradient is no longer finite at step 2; the weights of step 1 are safe in run/checkpoints/000001:",
-        ):
+        words = "the gradient is no longer finite at step 2; the weights of step 1 are safe in run/checkpoints/000001: "
+        with pytest.raises(BridgeflowError, match=rf"^{words}lower"):
             quiet_train(tiny_depth(*EVERY_STEP), output="run")
     assert len(seen) == (1 if at_once else 2)
     assert_goes_on(Path("run"), 1, quiet_train)
