@@ -23,7 +23,7 @@ from bridgeflow.loading import PRODUCTS, load_bridge
 from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.training.checkpoint import Checkpoint, save_apart
 from bridgeflow.training.start import open_rows
-from bridgeflow.training.tensor_file import write_state
+from bridgeflow.training.tensor_file import is_finite, write_state
 
 Precision = Literal["fp16", "bf16", "fp32"]
 TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -40,7 +40,8 @@ def export(checkpoint: Checkpoint, folder: Path, precision: Precision, card: str
     precision: number type of the weights of linear layers and convolutions, and of the matrices of fitted codecs; all
     else is float32. card: a model card to take instead of the one that is written from recipe and figures.
 
-    Raises BridgeflowError where the folder holds something or cannot be written, or where a plugin is missing.
+    Raises BridgeflowError where the folder holds something or cannot be written, where a plugin is missing, or where a
+    weight is not finite.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BridgeflowError(f"{str(folder)!r} holds something already: choose another --output.")
@@ -83,7 +84,7 @@ def _narrowed(bridge: Bridge, dtype: torch.dtype) -> dict[str, Tensor]:
     }
     weights = {name: tensor.to(dtype) if name in narrow else tensor for name, tensor in wide.items()}
     for name in narrow & weights.keys():
-        if not weights[name].isfinite().all():
+        if not is_finite(weights[name]) and is_finite(wide[name]):
             raise BridgeflowError(f"the weights {name!r} are too large for {dtype}: choose --precision bf16 or fp32.")
     return weights
 

@@ -26,7 +26,7 @@ from bridgeflow.validation import validated
 
 
 class AdamWSettings(Settings):
-    """AdamW; biases, norms and single vectors are not decayed."""
+    """AdamW; biases, norms, embeddings and learned tokens, positions and queries are not decayed."""
 
     name: Literal["adamw"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -34,7 +34,7 @@ class AdamWSettings(Settings):
     betas: tuple[float, float] = (0.9, 0.95)
     """Decay of the first and second moment."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """Decoupled weight decay of matrices and kernels."""
+    """Decoupled weight decay of matrices and kernels, which is what layers call `weight`."""
 
 
 class SGDSettings(Settings):

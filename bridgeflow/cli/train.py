@@ -89,7 +89,7 @@ def train(
     if initial is not None:
         from bridgeflow.training.checkpoint import open_checkpoint
 
-        begin = open_checkpoint(Path(initial))
+        begin = open_checkpoint(Path(initial), thorough=True)
     if dry_run:
         from bridgeflow.training.dry_run import dry_run as try_out
 

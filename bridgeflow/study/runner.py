@@ -166,8 +166,8 @@ def _trained(run: Planned, place: Path, folder: Path, console: Progress, device:
     quiet = run.recipe.changed(training={"evaluate": 0})
     if before is None or before.step < quiet.recipe.training.steps:
         done = start.train(quiet, str(place), before, device, console)
-        if done.outcome.interrupted is not None:
-            raise Interrupted(f"the study was stopped by {done.outcome.interrupted}: the same command goes on with it.")
+        if done.outcome.signal is not None:
+            raise Interrupted(f"the study was stopped by {done.outcome.signal}: the same command goes on with it.")
     return open_checkpoint(place)
 
 

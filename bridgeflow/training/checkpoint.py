@@ -6,7 +6,7 @@ import json
 import platform
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from bridgeflow.assembly import SIDES, Assembly, save_codec
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.recipe import ResolvedRecipe, SamplingSettings
 from bridgeflow.training import requirements
-from bridgeflow.training.tensor_file import StoredTensor, reason_of, write_state, write_tensors
+from bridgeflow.training.tensor_file import StoredTensor, first_not_finite, reason_of, write_state, write_tensors
 
 FORMAT = 1
 SEALED = ("step", "steps", "average_updates", "pairs_seen", "data", "order", "files", "checksums")
@@ -34,6 +34,8 @@ PAGES = ("README.md", "evaluation.json")
 """Files of an exported model for people to read and to write on: nothing is computed from them."""
 COUNTS = ("steps", "average_updates", "pairs_seen", "processes", "order")
 """Facts of meta.json that are whole numbers."""
+WEIGHTS = ("model.safetensors", "ema.safetensors", "trainer/optimizer.safetensors")
+"""Files of tensors that training goes on from."""
 
 
 class NotSaved(BridgeflowError):
@@ -60,7 +62,7 @@ class Checkpoint:
     folder: Path
     meta: Mapping[str, Any]
     passed_over: tuple[str, ...] = ()
-    """A sentence for each newer checkpoint of the run that is damaged."""
+    """A sentence for each newer checkpoint of the run that is damaged or not finite."""
 
     @property
     def step(self) -> int:
@@ -154,8 +156,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 def open_checkpoint(folder: Path, thorough: bool = False) -> Checkpoint:
     """The checkpoint in a folder, or the newest whole one of a run's folder.
 
-    The files that results are made with are read and compared with their checksums; `thorough` compares all, as going
-    on with training needs. Raises BridgeflowError when there is none.
+    The files that results are made with are read and compared with their checksums; `thorough` compares all, and looks
+    for numbers that are not finite, as going on with training needs. Raises BridgeflowError when there is none.
     """
     if (folder / "meta.json").is_file():
         return _open(folder, thorough)
@@ -204,7 +206,19 @@ def _open(folder: Path, thorough: bool) -> Checkpoint:
                 raise _damaged(folder, f"{name} cannot be read: {error.strerror or error}") from error
             if changed:
                 raise _damaged(folder, f"{name} has changed since it was written")
+    if thorough:
+        _check_finite(folder, [name for name in WEIGHTS if name in files])
     return Checkpoint(folder, meta)
+
+
+def _check_finite(folder: Path, names: Sequence[str]) -> None:
+    for name in names:
+        try:
+            tensor = first_not_finite(folder / name)
+        except (OSError, SafetensorError) as error:
+            raise _damaged(folder, f"{name} cannot be read: {error}") from error
+        if tensor is not None:
+            raise _damaged(folder, f"the tensor {tensor!r} of {name} holds numbers that are not finite")
 
 
 def _check_meta(meta: Mapping[str, Any], files: Any, checksums: Any) -> None:
@@ -267,7 +281,7 @@ def save_checkpoint(
     """Writes `folder/STEP` under a temporary name, syncs it to disk and renames it, so that it is whole or absent.
 
     keep: as many of the newest stay, the others are removed once this one is on the disk; or before, where there is no
-    space for it otherwise. Raises NotSaved where it cannot be written.
+    space for it otherwise. Raises NotSaved where it cannot be written, and NotFinite where a tensor is not to be kept.
     """
     final = folder / f"{step:06d}"
     if not _is_whole(final):
@@ -385,7 +399,8 @@ def save_apart(
     folder: Path, step: int, recipe: ResolvedRecipe, fill: Callable[[Path], None], facts: Mapping[str, Any]
 ) -> Path:
     """Writes a checkpoint of no run, as `folder` itself: under a temporary name beside it, synced, renamed. `fill` puts
-    the weights into the folder that it is given. The folder must be absent or empty. Raises NotSaved."""
+    the weights into the folder that it is given. The folder must be absent or empty. Raises NotSaved, and what `fill`
+    raises: nothing is left then."""
     folder = folder.resolve()
     _write(folder, step, recipe, fill, facts)
     return folder

@@ -31,8 +31,9 @@ from bridgeflow.training.average import WeightAverage, has_batch_statistics, mea
 from bridgeflow.training.checkpoint import Checkpoint
 from bridgeflow.training.interruption import Interruption
 from bridgeflow.training.journal import Journal
-from bridgeflow.training.soundness import Soundness
+from bridgeflow.training.soundness import Soundness, check_start
 from bridgeflow.training.step_options import apply_options
+from bridgeflow.training.tensor_file import NotFinite
 
 OPTIONAL = ("tower.", "logit_scale")
 """Names of weights that training alone needs, and that a checkpoint to start from need not have."""
@@ -43,11 +44,15 @@ CALIBRATION_BATCHES = 16
 
 @dataclass
 class Outcome:
-    """How a run ended. `interrupted` names the signal that stopped it, or is None."""
+    """How a run ended.
+
+    signal: names the signal that came while it trained, or is None. interrupted: the same where steps were left.
+    """
 
     step: int
     seconds: float
     checkpoint: Path
+    signal: str | None = None
     interrupted: str | None = None
     unreadable: list[str] = field(default_factory=list)
 
@@ -144,6 +149,7 @@ class Trainer:
         self.soundness = Soundness(self.recipe, folder, self.device)
         if resume is not None:
             self._restore(resume)
+        check_start(self.bridge)
         apply_options(self.bridge, self.settings, self.device)
         self.model, self.optimizer, self.prepared = sharding.prepare(
             self.bridge, lambda bridge: optimizers.build_optimizer(bridge, self.recipe.recipe.optimizer), accelerator
@@ -158,6 +164,8 @@ class Trainer:
 
     def _start_from(self, checkpoint: Checkpoint) -> None:
         """Takes another checkpoint's weights; what only the encoding loss needs may be missing on either side."""
+        for sentence in checkpoint.passed_over:
+            self.console.warn(sentence)
         own = self.bridge.state_dict()
         given = checkpoint.weights()
         check_weights(checkpoint, given, own)
@@ -206,8 +214,11 @@ class Trainer:
                     self.save(last=False)
                 if settings.sample_every and self.step % settings.sample_every == 0 and not last:
                     self._sample(journal)
-            stopped_by = self._interrupted(interruption)
+            received = self._interrupted(interruption)
+            stopped_by = received if self.step < settings.steps else None
             saved = self.save()
+            if received is not None and stopped_by is None:
+                self.console.say(f"{received} came when all steps were done: the run ends as a whole one does.")
             if stopped_by is None:
                 self._sample(journal)
         self.console.clear()
@@ -215,7 +226,7 @@ class Trainer:
             journal.curve()
             journal.close()
         unreadable = [sentence for own in collective.told(self.unreadable) for sentence in own]
-        return Outcome(self.step, time.monotonic() - started, saved, stopped_by, unreadable)
+        return Outcome(self.step, time.monotonic() - started, saved, received, stopped_by, unreadable)
 
     def _interrupted(self, interruption: Interruption) -> str | None:
         """The signal that any process received, so that all of them stop at the same step. Among several it counts a
@@ -265,14 +276,14 @@ class Trainer:
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 losses = self._backward(source, target)
             parts.append(Losses(losses.total.detach(), losses.terms, losses.health))
-        if settings.clip is not None:
-            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), settings.clip)
-            self.soundness.note("gradient", self.step, sharding.whole(norm))
+        norm = optimizers.clip_gradient(self.bridge.parameters(), settings.clip)
+        self.soundness.note("gradient", self.step, norm)
         self.prepared.step()
         self.prepared.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(self.bridge)
-        return mean_losses(parts), waited
+        losses = mean_losses(parts)
+        return Losses(losses.total, losses.terms | {"gradient_norm": norm}, losses.health), waited
 
     def _backward(self, source: Latent, target: Latent) -> Losses:
         """Losses and gradients of the next rows. Every draw depends on the row's place in the endless sequence of
@@ -389,6 +400,7 @@ class Trainer:
         )
         folder = self.folder / "checkpoints"
         path = folder / f"{self.step:06d}"
+        unsound: str | None = None
         if self.accelerator.is_main_process:
             facts = {
                 "steps": self.settings.steps,
@@ -406,7 +418,12 @@ class Trainer:
                 if last:
                     raise
                 self.console.warn(error.going_on)
-        self.accelerator.wait_for_everyone()
+            except NotFinite as error:
+                unsound = error.tensor
+        # All processes wait for the one that writes, and end together where it found the weights unsound.
+        unsound = collective.told(unsound)[0]
+        if unsound is not None:
+            self.soundness.stop(unsound, self.step)
         return path
 
     def _sample(self, journal: Journal | None) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bridgeflow.bridge import Bridge
 from bridgeflow.recipe import AdamWSettings, LearningRateSettings
 from bridgeflow.training import sharding
+
+OF_VECTORS = (nn.LayerNorm, nn.RMSNorm, nn.Embedding)
+"""Layers whose `weight` is vectors, whatever its shape."""
 
 
 def learning_rate_share(step: int, steps: int, settings: LearningRateSettings) -> float:
@@ -24,16 +26,42 @@ def learning_rate_share(step: int, steps: int, settings: LearningRateSettings) -
     return settings.final + (1 - settings.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def build_optimizer(bridge: Bridge, settings: Any) -> torch.optim.Optimizer:
-    """The optimiser over the bridge's trainable parameters; vectors are not decayed."""
+def is_decayed(owner: nn.Module, name: str, parameter: Tensor) -> bool:
+    """Whether a parameter, called `name` in the module that owns it, is a matrix or kernel that features are multiplied
+    by: what a layer calls its weight. Shapes do not tell: tokens, positions and queries are vectors in tensors of any
+    number of axes, as embeddings and the gains of norms over grids are."""
+    return parameter.ndim >= 2 and "weight" in name and not isinstance(owner, OF_VECTORS)
+
+
+def build_optimizer(bridge: nn.Module, settings: Any) -> torch.optim.Optimizer:
+    """The optimiser over the bridge's trainable parameters; matrices and kernels alone are decayed."""
+    owned = [
+        (parameter, is_decayed(owner, name, parameter))
+        for owner in bridge.modules()
+        for name, parameter in owner.named_parameters(recurse=False)
+    ]
+    # A matrix may have two owners, such as an embedding that words are read out with too.
+    decayed = {parameter for parameter, matrix in owned if matrix}
     trainable = [p for p in bridge.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trainable if p in decayed], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trainable if p not in decayed], "weight_decay": 0.0},
     ]
     if isinstance(settings, AdamWSettings):
         return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
     return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
+
+
+def clip_gradient(parameters: Iterable[nn.Parameter], most: float | None) -> Tensor:
+    """The norm of the gradient over all parameters as it was, a scalar; then it is at most `most`, where that is given.
+
+    The device is not waited for. With sharded parameters all processes call it together.
+    """
+    reached = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in reached if parameter.grad is not None])
+    if most is not None:
+        nn.utils.clip_grads_with_norm_(reached, most, norm)
+    return sharding.whole(norm)
 
 
 def tensors_of(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bridgeflow.errors import BridgeflowError
+from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Latent
 from bridgeflow.recipe import ResolvedRecipe
-from bridgeflow.training.checkpoint import list_checkpoints
+from bridgeflow.training.checkpoint import list_checkpoints, open_checkpoint
+from bridgeflow.training.tensor_file import is_finite
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,32 @@ class Soundness:
                     f"the {side} {name!r} of a row holds numbers that are not finite, at step {noted.step}: find the "
                     f"row with {self.recipe.data.checked_by}, and mend it or leave it out."
                 )
-        saved = list_checkpoints(self.folder / "checkpoints")
-        kept = (
-            f"the weights of step {int(saved[-1].name)} are safe in {saved[-1]}" if saved else "nothing was saved yet"
-        )
+        self.stop(noted.what, noted.step)
+
+    def stop(self, what: str, step: int) -> NoReturn:
+        """Raises BridgeflowError: `what` is not finite at a step; it says which step's weights are safe."""
         raise BridgeflowError(
-            f"the {noted.what} is no longer finite at step {noted.step}; {kept}: lower optimizer.learning_rate, set "
+            f"the {what} is no longer finite at step {step}; {self._kept()}: lower optimizer.learning_rate, set "
             "training.clip, or set training.precision=fp32."
         )
+
+    def _kept(self) -> str:
+        saved = self.folder / "checkpoints"
+        if not list_checkpoints(saved):
+            return "nothing was saved yet"
+        try:
+            # Every file is read again, since what is called safe here is what the user goes on from.
+            whole = open_checkpoint(self.folder, thorough=True)
+        except BridgeflowError:
+            return f"no checkpoint in {saved} is whole"
+        return f"the weights of step {whole.step} are safe in {whole.folder}"
+
+
+def check_start(bridge: nn.Module) -> None:
+    """Raises UsageError where a tensor that checkpoints would hold is not finite before the first step."""
+    for name, tensor in bridge.state_dict().items():
+        if not is_finite(tensor):
+            raise UsageError(
+                f"{name!r} holds numbers that are not finite before the first step: initialise it, or, where it is a "
+                "constant, register it as a buffer with persistent=False."
+            )

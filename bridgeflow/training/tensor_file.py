@@ -12,12 +12,46 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bridgeflow.errors import BridgeflowError
+
+
+class NotFinite(BridgeflowError):
+    """A tensor with NaN or infinite numbers, which is not written. `tensor` says which, and of which file."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.tensor = f"tensor {name!r} of {path.name}"
+        super().__init__(
+            f"the {self.tensor} holds numbers that are not finite, so nothing is written: take the weights of another "
+            "checkpoint or file."
+        )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinite numbers; waits for its device."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    # A NaN anywhere is a NaN in both extremes, without a tensor of truth values as long as this one.
+    return all(bool(extreme.isfinite()) for extreme in tensor.detach().aminmax())
+
+
+def first_not_finite(path: Path) -> str | None:
+    """The name of the first tensor in a safetensors file that is not finite; one at a time is in memory.
+
+    Raises OSError or SafetensorError where the file cannot be read.
+    """
+    with safe_open(path, "pt") as stored:
+        return next((name for name in stored.keys() if not is_finite(stored.get_tensor(name))), None)  # noqa: SIM118
+
 
 def write_state(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Writes tensors of any device. Raises OSError or SafetensorError where the file cannot be written."""
+    """Writes tensors of any device. Raises NotFinite; OSError or SafetensorError where the file cannot be written."""
+    for name, tensor in tensors.items():
+        if not is_finite(tensor):
+            raise NotFinite(name, path)
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
 
 
@@ -52,7 +86,7 @@ def write_tensors(
 
     The format: the header's length as 8 bytes (little-endian), the header as JSON (type, shape and place of each
     tensor), then the data without gaps; wide types first, so that each lies on a multiple of its own width.
-    `on_bytes(done, total)` is called after every tensor.
+    `on_bytes(done, total)` is called after every tensor. Raises NotFinite, with the file cut short.
     """
     ordered = sorted(tensors.items(), key=lambda entry: (-entry[1].dtype.itemsize, entry[0]))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -74,6 +108,8 @@ def write_tensors(
             value = tensor.read().detach()
             if value.shape != tensor.shape or value.dtype != tensor.dtype:
                 raise ValueError(f"{name} is {value.dtype} {tuple(value.shape)}, not {tensor.dtype} {tensor.shape}")
+            if not is_finite(value):
+                raise NotFinite(name, path)
             stream.write(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
             done += tensor.size
             if on_bytes is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,10 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
 import bridgeflow as package
+from bridgeflow.bridge import Bridge
 from bridgeflow.inference import Pipeline
 from bridgeflow_plugins.blocks.render import render_scene
 
@@ -56,6 +59,35 @@ def test_an_exported_model_gives_the_results_of_its_run(bridgeflow: Call, model:
     assert scored.code == 0, scored.err
     again = bridgeflow("train", "--task", "depth", *TINY, "--from", str(model), "-o", "runs/further")
     assert again.code == 0, again.err
+
+
+@pytest.mark.parametrize("key", ["network.head.weight", "network.head.bias"])
+def test_weights_that_are_not_finite_are_not_given_away(
+    bridgeflow: Call, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    def spoilt(module: nn.Module) -> dict[str, torch.Tensor]:
+        state = nn.Module.state_dict(module)
+        return {name: own * math.inf if name == key else own for name, own in state.items()}
+
+    assert bridgeflow("train", "--task", "depth", *TINY, "training.steps=1", "-o", "runs/own").code == 0
+    monkeypatch.setattr(Bridge, "state_dict", spoilt)
+    outcome = bridgeflow("export", "runs/own", "-o", "models/depth")
+    assert outcome.code == 1
+    assert f"the tensor {key!r} of model.safetensors holds numbers that are not finite, so nothing is" in outcome.err
+    assert not Path("models").exists() or list(Path("models").iterdir()) == []
+
+
+def test_weights_that_half_precision_cannot_hold_name_the_precision(
+    bridgeflow: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def huge(module: nn.Module) -> dict[str, torch.Tensor]:
+        return {name: own.float() + 1e6 for name, own in nn.Module.state_dict(module).items()}
+
+    assert bridgeflow("train", "--task", "depth", *TINY, "training.steps=1", "-o", "runs/own").code == 0
+    monkeypatch.setattr(Bridge, "state_dict", huge)
+    outcome = bridgeflow("export", "runs/own", "-o", "models/depth")
+    assert outcome.code == 1
+    assert "too large for torch.float16: choose --precision bf16 or fp32." in outcome.err
 
 
 def test_a_model_trained_on_a_cache_names_the_data_that_were_cached(bridgeflow: Call) -> None:

@@ -100,6 +100,21 @@ def test_flags_are_the_options_of_the_importer(bridgeflow: Call, install: Instal
     assert not (tmp_path / "other").exists()
 
 
+def test_numbers_that_are_not_finite_are_not_imported_whoever_reads_them(
+    bridgeflow: Call, install: Install, tmp_path: Path
+) -> None:
+    files = {"acme_import.py": IMPORTER.replace("value = torch", "value = float('nan') * torch")}
+    install("acme", {"bridgeflow.importers": {"acme": "acme_import:Acme"}}, files)
+    (tmp_path / "f.bin").write_bytes(b"anything")
+    outcome = bridgeflow("import", "acme", "f.bin", "-o", "out")
+    assert outcome.code == 1
+    assert (
+        "bridgeflow: the tensor 'network.x' of model.safetensors holds numbers that are not finite, so nothing is "
+        "written: take the weights of another checkpoint or file." in outcome.err
+    )
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
+
+
 def test_an_option_that_the_command_has_itself_is_refused(bridgeflow: Call, install: Install) -> None:
     files = {"acme_import.py": IMPORTER.replace("deep_layers", "output")}
     install("acme", {"bridgeflow.importers": {"acme": "acme_import:Acme"}}, files)

@@ -122,6 +122,25 @@ def test_the_contrast_of_two_rows_by_hand() -> None:
     assert float(contrastive_loss(a, b, torch.tensor(scale))) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("reading", ["exp", "raw"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_contrast_is_taken_in_float32_under_autocast(reading: str, dtype: torch.dtype) -> None:
+    random = torch.Generator().manual_seed(0)
+    a = torch.randn(8, 4, 8, generator=random).to(dtype)
+    b = (0.3 * a.float() + torch.randn(8, 4, 8, generator=random)).to(dtype)
+    scale = math.log(100) if reading == "exp" else 100.0
+
+    def loss_and_gradients(autocast: bool) -> list[torch.Tensor]:
+        leaves = [x.clone().requires_grad_() for x in (a, b, torch.tensor([scale]))]
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = contrastive_loss(leaves[0], leaves[1], logit_multiplier(leaves[2], reading))  # type: ignore[arg-type]
+        return [loss.detach(), *torch.autograd.grad(loss, leaves)]
+
+    for plain, under in zip(loss_and_gradients(False), loss_and_gradients(True), strict=True):
+        assert under.dtype == plain.dtype
+        assert float((under - plain).norm()) <= 1e-5 * float(plain.norm())
+
+
 def test_a_temperature_that_the_contrast_would_not_keep_is_refused() -> None:
     with pytest.raises(ValidationError, match="temperature"):
         EncodingSettings(kind="cross", temperature=0.005)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from bridgeflow.study.deciding import deciding
 from bridgeflow.study.results import Failed, Point, RunResult, fingerprint
 from bridgeflow.study.runner import Planned, planned
 from bridgeflow.study.settings import ScoringSettings, StudySettings
+from bridgeflow.training import loop
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -162,6 +165,23 @@ def test_an_arm_that_diverges_keeps_no_other_from_its_turn(call: Call) -> None:
     declared["arms"] = {"wild": {}, "plain": {}}
     code, out, _ = call(declared, "--report")
     assert (code, "Failed" in out) == (0, False)
+
+
+def test_a_signal_in_the_last_step_of_a_training_stops_the_study(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = loop.Trainer._train_step
+
+    def signalled(self: loop.Trainer, data: Any) -> Any:
+        if self.step + 1 == self.settings.steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return before(self, data)
+
+    arms = {"plain": {}, "other": {"change": {"optimizer": {"learning_rate": 1e-4}}}}
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Trainer, "_train_step", signalled)
+        code, _, told = call({**STUDY, "arms": arms})
+    assert code != 0
+    assert "the study was stopped by SIGTERM: the same command goes on with it." in told
+    assert len(list(Path().glob("**/checkpoints/000003"))) == 1
 
 
 def test_where_all_fail_they_are_named(call: Call) -> None:

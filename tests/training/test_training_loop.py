@@ -1,6 +1,6 @@
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,8 @@ def test_weight_average_follows_its_formula() -> None:
 def test_loss_falls_and_every_figure_is_written(tiny_depth: Make, quiet_train: Train) -> None:
     run = quiet_train(tiny_depth("training.steps=60", "optimizer.learning_rate=3e-3", "training.log_every=1"))
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    assert {"step", "loss", "flow", "z0_std", "learning_rate", "pairs_per_second", "data_wait"} == set(lines[0])
+    own = {"step", "loss", "flow", "gradient_norm", "z0_std", "learning_rate", "pairs_per_second", "data_wait"}
+    assert own == set(lines[0])
     first = np.mean([line["loss"] for line in lines[:5]])
     last = np.mean([line["loss"] for line in lines[-5:]])
     assert last < 0.6 * first
@@ -86,6 +87,29 @@ def test_non_finite_loss_stops_before_the_optimiser_moves(
         quiet_train(tiny_depth("training.steps=6", "training.checkpoint_every=2"), output="run")
     for name, tensor in kept[0].items():
         assert torch.equal(tensor.nan_to_num(7.0), kept[1][name].nan_to_num(7.0)), name
+
+
+def test_the_norm_of_the_gradient_is_told_as_it_was_before_clipping(
+    tiny_depth: Make, quiet_train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms: list[float] = []
+    before = optimizers.clip_gradient
+
+    def looked_at(parameters: Iterable[nn.Parameter], most: float | None) -> torch.Tensor:
+        own = list(parameters)
+        norms.append(float(torch.cat([p.grad.flatten() for p in own if p.grad is not None]).norm()))
+        return before(own, most)
+
+    monkeypatch.setattr(optimizers, "clip_gradient", looked_at)
+    for clip in ("null", "1e-3"):
+        run = quiet_train(
+            tiny_depth("training.steps=4", "training.log_every=2", "training.accumulation=2", f"training.clip={clip}")
+        )
+        lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+        assert [line["gradient_norm"] for line in lines] == pytest.approx(
+            [(norms[-4] + norms[-3]) / 2, (norms[-2] + norms[-1]) / 2], rel=1e-4
+        )
+    assert norms[0] == norms[4] > 1e-3
 
 
 def test_unreadable_rows_are_counted_and_passed_over(quiet_train: Train, tmp_path: Path) -> None:

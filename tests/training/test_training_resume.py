@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from bridgeflow import recipe as recipes
+from bridgeflow.cli.main import invoke
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.training import loop
@@ -73,6 +74,38 @@ def test_interrupted_run_ends_where_the_whole_one_does(
     assert [line["step"] for line in lines] == list(range(1, 13))
     losses = [json.loads(line)["loss"] for line in Path("whole/metrics.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in lines] == losses
+
+
+def test_a_signal_in_the_last_step_finds_a_whole_run(
+    tiny_depth: Make, quiet_train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_depth("training.steps=3", "training.evaluate=2")
+    whole = quiet_train(recipe, output="whole")
+    stop_at(3, monkeypatch)
+    run = quiet_train(recipe, output="run")
+    assert (run.outcome.step, run.outcome.signal, run.outcome.interrupted) == (3, "SIGTERM", None)
+    assert run.report is not None
+    assert whole.report is not None
+    assert run.report.figures == whole.report.figures
+    assert Path("run/samples/000003.png").is_file()
+    assert_equal(whole.outcome.checkpoint, run.outcome.checkpoint)
+
+
+@pytest.mark.parametrize(("step", "code", "words"), [(2, 143, "stopped by SIGTERM at step 2"), (3, 0, "done in ")])
+def test_the_exit_code_tells_whether_steps_are_left(
+    step: int,
+    code: int,
+    words: str,
+    tiny_depth: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("own.yaml").write_text(tiny_depth("training.steps=3").yaml())
+    stop_at(step, monkeypatch)
+    assert invoke(["train", "--task", "depth", "--recipe", "own.yaml", "--device", "cpu", "--output", "run"]) == code
+    told = capsys.readouterr().err
+    assert words in told
+    assert ("SIGTERM came when all steps were done" in told) == (code == 0)
 
 
 def test_learned_source_with_batch_statistics_resumes_equal(

@@ -20,7 +20,7 @@ from bridgeflow.importer import Importer, Recognised
 from bridgeflow.modality import LatentSpec
 from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.settings import Settings
-from bridgeflow.training.tensor_file import StoredTensor
+from bridgeflow.training.tensor_file import StoredTensor, is_finite
 from bridgeflow_plugins.crossflow.keys import Head, KeyMap
 from bridgeflow_plugins.crossflow.layout import PUBLISHED, DiMRLayout, DiTLayout, Layout, first_keys, read_layout
 from bridgeflow_plugins.crossflow.pretrained import CLIP, VAE, Pretrained, locate, pixels_per_cell, text_encoder
@@ -96,7 +96,7 @@ class CrossFlowImporter(Importer):
         tower = self._tower(shapes, name)
         text, vae = text_encoder(self._text(), layout.encoder), self._vae()
         keys = key_map(layout, tower[2] if tower else _head(shapes))
-        recipe = self._recipe(layout, text.path, vae, tower, name)
+        recipe = self._recipe(layout, text.path, vae, tower, name, self.options.heads, self.options.encoder_heads)
         kept = {key: tensor for key, tensor in tensors.items() if tower or not key.startswith(TOWER_PARTS)}
         refuse_others({key: shapes[key] for key in kept}, expected_shapes(recipe, layout, keys), name)
         return Recognised(
@@ -117,8 +117,9 @@ class CrossFlowImporter(Importer):
             return
         own = {key: shape for key, shape in shapes.items() if not key.startswith(TOWER_KEYS)}
         for published in PUBLISHED.values():
-            if type(published.network) is not type(layout.network) or published.encoder.tail != layout.encoder.tail:
+            if published.structure != layout.structure:
                 continue
+            # Heads have no shape, and those that are asked for are of the file's widths, not of these.
             recipe = self._recipe(published, text_encoder(None, published.encoder).path, self._vae(), None, name)
             expected = expected_shapes(recipe, published, key_map(published, _head(shapes)))
             if expected.keys() == own.keys() and sum(own[key] != shape for key, shape in expected.items()) <= FEW:
@@ -135,12 +136,18 @@ class CrossFlowImporter(Importer):
             raise BridgeflowError(f"{name} holds no image tower (open_clip.visual.trunk.*): leave --keep-tower out.")
         return self.options.tower, math.isqrt(cells[1]) * patch[2], _head(shapes)
 
-    def _recipe(self, layout: Layout, text: str, vae: Pretrained, tower: Tower | None, name: str) -> ResolvedRecipe:
-        options = self.options
+    def _recipe(
+        self,
+        layout: Layout,
+        text: str,
+        vae: Pretrained,
+        tower: Tower | None,
+        name: str,
+        heads: int | None = None,
+        text_heads: int | None = None,
+    ) -> ResolvedRecipe:
         factor = pixels_per_cell(vae, layout)
-        tree = recipe_tree(
-            layout, text, vae.path, factor, options.precision, options.heads, options.encoder_heads, tower
-        )
+        tree = recipe_tree(layout, text, vae.path, factor, self.options.precision, heads, text_heads, tower)
         kind = "dimr" if isinstance(layout.network, DiMRLayout) else "dit"
         own = layout.published_as or f"{factor * layout.side}px_{kind}"
         try:
@@ -261,8 +268,7 @@ def _heads(recipe: ResolvedRecipe) -> object:
 
 def _read(keys: KeyMap, key: str, tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     value = keys.to_ours(key, tensor.detach())[1]
-    # A NaN anywhere is a NaN in both, without a tensor of truth values as long as this one.
-    if not all(bool(extreme.isfinite()) for extreme in value.aminmax()):
+    if not is_finite(value):
         raise BridgeflowError(
             f"{name} is damaged ({key!r} holds numbers that are not finite): download it again, or give another file."
         )

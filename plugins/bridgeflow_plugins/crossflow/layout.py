@@ -73,6 +73,16 @@ class Layout:
     side: int
 
     @property
+    def structure(self) -> tuple[object, ...]:
+        """What the names of keys tell without their shapes: parts, their kinds and how many there are."""
+        network, encoder = self.network, self.encoder
+        if isinstance(network, DiMRLayout):
+            parts: tuple[object, ...] = tuple((stage.kind, stage.blocks) for stage in network.stages)
+        else:
+            parts = (network.depth,)
+        return (*parts, encoder.depth, encoder.narrowings, encoder.compress is None, encoder.tail)
+
+    @property
     def published_as(self) -> str | None:
         """Which of the five published networks it is; None for any other."""
         return next((name for name, layout in PUBLISHED.items() if layout == self), None)

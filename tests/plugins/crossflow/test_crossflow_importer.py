@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from safetensors import safe_open
 from torch import Tensor
 
 from bridgeflow import importer
+from bridgeflow import recipe as recipes
 from bridgeflow.bridge import Bridge
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import LatentSpec
 from bridgeflow.training.checkpoint import Checkpoint, open_checkpoint
 from bridgeflow_plugins.crossflow import CrossFlowImporter
-from bridgeflow_plugins.crossflow.importer import CrossFlowOptions, keys_digest
+from bridgeflow_plugins.crossflow.importer import CrossFlowOptions, expected_shapes, key_map, keys_digest
+from bridgeflow_plugins.crossflow.layout import DiMRLayout, read_layout
+from bridgeflow_plugins.crossflow.recipe import recipe_tree
 
 StateDict = dict[str, Tensor]
 Shrunken = Callable[..., StateDict]
@@ -92,6 +96,46 @@ def test_the_facts_tell_where_a_checkpoint_comes_from(
     assert frozen[0] not in told
     sure = CrossFlowImporter(CrossFlowOptions(text_encoder=frozen[0], vae=frozen[1], **HEADS)).recognise(file)
     assert [note.partition(",")[0] for note in sure.notes] == ["the image tower is left out"]
+
+
+def of_widths(network: int, encoder: int, tensors: StateDict) -> StateDict:
+    """A shrunken state dict with another width of its velocity network and of its text encoder."""
+    layout = read_layout({key: tuple(own.shape) for key, own in tensors.items()}, "f.pth")
+    own: Any = layout.network
+    if isinstance(own, DiMRLayout):
+        own = replace(own, stages=(replace(own.stages[0], width=network), *own.stages[1:]))
+    else:
+        own = replace(own, width=network, hidden=4 * network)
+    layout = replace(layout, network=own, encoder=replace(layout.encoder, width=encoder))
+    recipe = recipes.resolve(recipe_tree(layout, "some/encoder", "some/vae", 8), "crossflow/wide")
+    return {key: torch.ones(shape) for key, shape in expected_shapes(recipe, layout, key_map(layout, "mlp")).items()}
+
+
+@pytest.mark.parametrize("name", ["dimr256", "dimr512", "dit512"])
+def test_heads_are_held_against_the_widths_of_the_file_alone(
+    shrunken: Shrunken, saved: Save, tmp_path: Path, name: str
+) -> None:
+    """6 and 3 divide no width of the published networks with T5, with whose layouts such a file was compared."""
+    file = saved(of_widths(96, 48, shrunken(name)))
+    options = {"text_encoder": "some/encoder", "heads": 6, "encoder_heads": 3}
+    tree = imported(file, tmp_path / "checkpoint", **options).recipe.tree()
+    assert (tree["network"]["stages"][0] if name.startswith("dimr") else tree["network"])["heads"] == 6
+    assert tree["source_encoder"]["heads"] == 3
+    assert open_checkpoint(tmp_path / "checkpoint", thorough=True).step == 0
+    with pytest.raises(UsageError, match=r"^--heads 5 does not divide the network's width of 96: give a divisor of it"):
+        imported(file, tmp_path / "other", **options | {"heads": 5})
+    with pytest.raises(UsageError, match=r"^--encoder-heads 5 does not divide the layers' widths \[48, 24, 12\]: give"):
+        imported(file, tmp_path / "other", **options | {"encoder_heads": 5})
+
+
+def test_heads_are_no_reason_to_miss_a_spoilt_tensor(
+    shapes_of: Callable[[str], dict[str, tuple[int, ...]]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shapes = {**shapes_of("512px_t5_dit"), "blocks.0.mlp.fc1.weight": (5000, 1280)}
+    empty = {own: torch.empty(size, device="meta") for own, size in shapes.items()}
+    monkeypatch.setattr("bridgeflow_plugins.crossflow.importer.read_state_dict", lambda file: empty)
+    with pytest.raises(BridgeflowError, match="holds 1 tensors of other shapes"):
+        CrossFlowImporter(CrossFlowOptions(heads=7, encoder_heads=3)).recognise(tmp_path / "spoilt.pth")
 
 
 def test_bf16_narrows_matrices_and_kernels_alone(
