@@ -36,7 +36,7 @@ types: $(READY)
 
 # The tests are of one thread each: as many run at once as there are cores.
 test: lint types
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --durations=10
 
 docs: $(READY)
 	DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
