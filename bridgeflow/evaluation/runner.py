@@ -137,7 +137,7 @@ def read_held_out(pipeline: Pipeline, held_out: Rows | Stream, count: int, whole
     examples = read_examples(held_out, task, recipe.recipe.columns, count, whole)
     if not examples.sources:
         raise NothingToScore(
-            f"no row to score on of {held_out.description} can be read: see why with bridgeflow data check."
+            f"no row of {held_out.description} can be read to score on: see why with bridgeflow data check."
         )
     return examples
 
