@@ -25,7 +25,8 @@ from bridgeflow.randomness import generator
 UNSHUFFLED_BLOCK = 256
 """Rows side by side that go to one process where nothing is shuffled."""
 
-_SIDE_BY_SIDE = 4
+SIDE_BY_SIDE = 4
+"""Rows that are taken from a place drawn at random."""
 _LOOKED_INTO = 32
 _LOOKED_AT = {True: 100_000, False: 2000}
 """Rows in which columns are looked for, in shards that are seekable and in others."""
@@ -281,11 +282,19 @@ class ShardStream:
         self.columns = tuple(met)
 
     def drawn(self, rng: np.random.Generator) -> Iterator[Token]:
-        """Rows from all shards in an order drawn by `rng`, a few side by side of each."""
-        for shard in rng.permutation(len(self.shards.names)).tolist():
-            rows = self.shards.count(shard) or 0
-            start = int(rng.integers(max(1, rows - _SIDE_BY_SIDE + 1)))
-            yield from islice(self.shards.read(shard, start), _SIDE_BY_SIDE)
+        """Rows from all shards at places drawn by `rng`, a few side by side, without end; of shards whose length is
+        unknown the first ones, once."""
+        count = len(self.shards.names)
+        unread = list(range(count))
+        while unread:
+            for shard in rng.permutation(unread).tolist():
+                rows = self.shards.count(shard)
+                if rows is None:
+                    yield from islice(self.shards.read(shard, 0), max(SIDE_BY_SIDE, UNSHUFFLED_BLOCK // count))
+                elif rows:
+                    start = int(rng.integers(max(1, rows - SIDE_BY_SIDE + 1)))
+                    yield from islice(self.shards.read(shard, start), SIDE_BY_SIDE)
+            unread = [shard for shard in unread if self.shards.count(shard)]
 
     # -- the order ---------------------------------------------------------------------------------------
 

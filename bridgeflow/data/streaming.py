@@ -24,7 +24,7 @@ from bridgeflow.data.batches import (
     unreadable,
 )
 from bridgeflow.data.rows import NOTHING_LEFT, Stream
-from bridgeflow.data.shards import Entry, ShardStream
+from bridgeflow.data.shards import SIDE_BY_SIDE, Entry, ShardStream
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.randomness import seed_of
 from bridgeflow.task import Task
@@ -32,6 +32,8 @@ from bridgeflow.task import Task
 T = TypeVar("T")
 _Batches = Generator[list["_Placed"], None, None]
 
+NEAR = 16
+"""Rows one after another that cannot be used before rows drawn from all shards stand in for them."""
 AHEAD = 4
 """Batches that each worker process is given ahead of time."""
 
@@ -166,6 +168,7 @@ def _stood_in(
     told: list[str] = []
     started = own[0]
     previous = own[0].entry.epoch
+    most = NEAR if isinstance(rows, ShardStream) else MOST_TRIES
     following = ((placed, decoded.alone(placed)) for placed in later)
     for place, (placed, pair) in enumerate(chain(zip(own, made, strict=True), following)):
         if not failures:
@@ -176,7 +179,7 @@ def _stood_in(
         previous = placed.entry.epoch
         if isinstance(pair, BridgeflowError):
             failures.append(str(pair))
-            if place >= len(own) - 1 and len(failures) >= MOST_TRIES:
+            if place >= len(own) - 1 and len(failures) >= most:
                 break
             continue
         # What broke in later batches is told with those.
@@ -186,27 +189,30 @@ def _stood_in(
         if len(pairs) == len(own):
             return pairs, told
     missing = len(own) - len(pairs)
-    drawn = _drawn(rows, decoded, own[0].position, missing)
+    drawn, more = _drawn(rows, decoded, own[0].position, missing)
     if not drawn:
-        raise unreadable(failures)
+        raise unreadable(list(dict.fromkeys(failures + more)))
     return pairs + list(islice(cycle(drawn), missing)), told + failures[:missing]
 
 
-def _drawn(rows: Stream, decoded: _Decoded, position: int, wanted: int) -> list[Pair]:
-    """Pairs of rows drawn from all shards, at most `wanted`; none where so many cannot be used that none is to be
-    expected, or only reading on leads to other rows."""
+def _drawn(rows: Stream, decoded: _Decoded, position: int, wanted: int) -> tuple[list[Pair], list[str]]:
+    """Pairs of rows drawn from all shards, at most `wanted`, and why others cannot be used; none where those are so
+    many that none is to be expected, or only reading on leads to other rows."""
     found: list[Pair] = []
-    failed = 0
+    failures: list[str] = []
     if isinstance(rows, ShardStream):
+        # To reach a place far off takes long where shards can only be read from the first byte on.
+        wanted = wanted if rows.shards.seekable else min(wanted, SIDE_BY_SIDE)
         rng = np.random.default_rng(seed_of(decoded.seed, "stand-in", position))
         for number, token in enumerate(rows.drawn(rng), 1):
             pair = decoded.alone(_Placed(position + number, Entry(0, False, token)))
             if isinstance(pair, Pair):
                 found.append(pair)
-            failed += not isinstance(pair, Pair)
-            if len(found) == wanted or failed == MOST_TRIES:
+            else:
+                failures.append(str(pair))
+            if len(found) == wanted or len(failures) == MOST_TRIES:
                 break
-    return found
+    return found, failures
 
 
 def _placed(rows: Stream, batch_size: int, seed: int, position: int, rank: int, world: int) -> _Batches:

@@ -41,10 +41,10 @@ def test_figures_of_training_rows_are_called_that(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
-    pixels = np.random.default_rng(0).integers(256, size=(20, 20, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(256, size=(40, 40, 3), dtype=np.uint8)
     Image.fromarray(pixels).save("photos/alone.png")
     small = ["network.channels=[8]", "network.blocks=1", "network.attention=[]", "training.precision=fp32"]
-    sizes = ["source.size=16", "target.size=16", "training.batch_size=1", "training.evaluate=2", "training.steps=1"]
+    sizes = ["source.size=32", "target.size=32", "training.batch_size=1", "training.evaluate=2", "training.steps=1"]
     assert invoke(["train", "--task", "superres", "--data", "folder:photos", "-o", "run", *small, *sizes]) == 0
     told = capsys.readouterr()
     assert "samples and figures show training rows; to have others, raise data.held_out." in told.err
