@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -27,6 +27,8 @@ UNSHUFFLED_BLOCK = 256
 
 SIDE_BY_SIDE = 4
 """Rows that are taken from a place drawn at random."""
+_WINDOW = 64
+"""Rows among which these are drawn where a place far off takes long to reach."""
 _LOOKED_INTO = 32
 _LOOKED_AT = {True: 100_000, False: 2000}
 """Rows in which columns are looked for, in shards that are seekable and in others."""
@@ -282,19 +284,23 @@ class ShardStream:
         self.columns = tuple(met)
 
     def drawn(self, rng: np.random.Generator) -> Iterator[Token]:
-        """Rows from all shards at places drawn by `rng`, a few side by side, without end; of shards whose length is
-        unknown the first ones, once."""
-        count = len(self.shards.names)
-        unread = list(range(count))
-        while unread:
+        """Rows from all shards at places drawn by `rng`, a few side by side, without end. Of shards that are not
+        seekable a few of the first rows, then of later and later ones, whatever is known of their lengths by now: the
+        same for every process and after a resume."""
+        seekable = self.shards.seekable
+        unread = list(range(len(self.shards.names)))
+        for turn in count():
             for shard in rng.permutation(unread).tolist():
-                rows = self.shards.count(shard)
-                if rows is None:
-                    yield from islice(self.shards.read(shard, 0), max(SIDE_BY_SIDE, UNSHUFFLED_BLOCK // count))
-                elif rows:
-                    start = int(rng.integers(max(1, rows - SIDE_BY_SIDE + 1)))
-                    yield from islice(self.shards.read(shard, start), SIDE_BY_SIDE)
-            unread = [shard for shard in unread if self.shards.count(shard)]
+                if seekable:
+                    start = int(rng.integers(max(1, (self.shards.count(shard) or 0) - SIDE_BY_SIDE + 1)))
+                else:
+                    start = _WINDOW * 4**turn if turn else 0
+                near = list(islice(self.shards.read(shard, start), SIDE_BY_SIDE if seekable else _WINDOW))
+                yield from (near[place] for place in rng.permutation(len(near))[:SIDE_BY_SIDE])
+                if not near:
+                    unread.remove(shard)
+            if not unread:
+                return
 
     # -- the order ---------------------------------------------------------------------------------------
 
