@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from bridgeflow import familiarity
 from bridgeflow.assembly import SIDES, Assembly, assemble, save_codec
 from bridgeflow.bridge import Bridge
+from bridgeflow.caching.reading import batched
 from bridgeflow.console import Progress
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.encoding import encode
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.evaluation.examples import read_pairs
+from bridgeflow.evaluation.runner import kind_of
 from bridgeflow.familiarity import Familiarity
 from bridgeflow.loading import PRODUCTS, load_bridge
 from bridgeflow.recipe import ResolvedRecipe
@@ -115,15 +117,13 @@ def _numbers(
 ) -> Iterator[Tensor]:
     if isinstance(rows, Rows):
         count = min(count, len(rows))
-    held: list[Any] = []
     source = assembly.source
-    for done, pair in enumerate(read_pairs(rows, assembly.task, recipe.recipe.columns, count), 1):
-        if not isinstance(pair, BridgeflowError):
-            held.append(pair[0])
-        if held and (len(held) == BATCH or done == count):
-            latent = encode(source, source.collate(held), torch.device("cpu"))
-            yield familiarity.numbers(latent, source.latent.layout)
-            held = []
+    pairs = read_pairs(rows, assembly.task, recipe.recipe.columns, count)
+    done = 0
+    for held in batched((pair[0] for pair in pairs if not isinstance(pair, BridgeflowError)), BATCH):
+        latent = encode(source, source.collate(held), torch.device("cpu"))
+        yield familiarity.numbers(latent, source.latent.layout)
+        done += len(held)
         console(done, count, "looking at inputs")
 
 
@@ -177,8 +177,9 @@ def figures_table(report: Mapping[str, Any]) -> list[str]:
     intervals = report.get("intervals") or {}
     beside = [own for own in (report.get("baseline"), report.get("ceiling")) if own]
     heading = ["metric", "result", *(["95 %"] if intervals else []), *(own["name"] for own in beside)]
+    kind = kind_of(report.get("scored") or {})
     lines = [
-        f"{report['examples']:,} held-out examples, {report['network_evaluations']} network evaluations each",
+        f"{report['examples']:,} {kind}, {report['network_evaluations']} network evaluations each",
         "",
         f"| {' | '.join(heading)} |",
         "|---" * len(heading) + "|",

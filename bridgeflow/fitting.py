@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,10 @@ from safetensors import SafetensorError
 from bridgeflow import layers, recipe, registry
 from bridgeflow.assembly import save_codec
 from bridgeflow.console import Progress
-from bridgeflow.data.batches import describe_row, in_order
+from bridgeflow.data.batches import describe_row, in_order, placed, usable
+from bridgeflow.data.choices import read_drawn
 from bridgeflow.data.rows import DataSettings
+from bridgeflow.data.shards import ShardStream
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Item, Modality
 from bridgeflow.randomness import seed_of
@@ -81,27 +84,30 @@ def _fit(
     settings: type[DataSettings] = registry.load("dataset", section.pop("name"))
     rows = settings(**section).open("train", lambda done, total, what: console(done, total, what))
     wanted = column or modality.column
+    if isinstance(rows, ShardStream):
+        rows.look_for([wanted])
     if wanted not in rows.columns:
         raise UsageError(f"{rows.description} has no column {wanted!r}, only {', '.join(rows.columns)}: set --column.")
     fitted = Fitted(0, {})
     rng = np.random.default_rng(seed)
 
+    def read(index: int, row: dict[str, Any] | BridgeflowError) -> Item | BridgeflowError:
+        if isinstance(row, BridgeflowError):
+            return row
+        try:
+            if row.get(wanted) is None:
+                raise BridgeflowError(f"the column {wanted!r} is empty.")
+            return read_drawn(row[wanted], modality.read, rng)
+        except BridgeflowError as error:
+            return BridgeflowError(placed(str(error), describe_row(row, index)))
+
     def items() -> Iterator[Item]:
-        for index, row in in_order(rows, count):
-            try:
-                if isinstance(row, BridgeflowError):
-                    raise row
-                value = row.get(wanted)
-                if isinstance(value, list | tuple) and value:
-                    value = value[int(rng.integers(len(value)))]
-                if value is None:
-                    raise BridgeflowError(f"{describe_row(row, index)}: the column {wanted!r} is empty.")
-                item = modality.read(value)
-            except BridgeflowError as error:
-                fitted.unreadable.append(str(error))
-                continue
-            fitted.examples += 1
-            yield item
+        for item in usable((read(index, row) for index, row in in_order(rows)), count):
+            if isinstance(item, BridgeflowError):
+                fitted.unreadable.append(str(item))
+            else:
+                fitted.examples += 1
+                yield item
 
     torch.manual_seed(seed_of(seed, "fit", name))
     readable = items()

@@ -28,6 +28,7 @@ class Cache(DataSettings):
     summary: ClassVar[str] = "cache:DIR, latents that bridgeflow cache made"
     at_hand: ClassVar[bool] = True
     checked_by: ClassVar[str] = "bridgeflow cache verify"
+    to_hold_out: ClassVar[str] = "make the cache anew from data of which more is held out"
     path: str
     """The folder."""
     original: str | None = None

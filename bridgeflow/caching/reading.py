@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bridgeflow.data.batches import describe_row, read_pair
+from bridgeflow.data.batches import describe_row, placed, read_pair
 from bridgeflow.data.rows import Rows, Split, Stream
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item
@@ -91,12 +91,8 @@ class PairRows:
 
 
 def _name(row: Read, index: int) -> str:
-    return f"row {index}" if isinstance(row, BridgeflowError) else describe_row(row, index)
-
-
-def placed(sentence: str, name: str) -> str:
-    """A sentence that names its row."""
-    return sentence if name in sentence else f"{name}: {sentence}"
+    # The error of a row that cannot be read names it.
+    return "" if isinstance(row, BridgeflowError) else describe_row(row, index)
 
 
 def batched(entries: Iterable[Entry], count: int) -> Iterator[list[Entry]]:

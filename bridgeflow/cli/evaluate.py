@@ -128,7 +128,7 @@ def evaluate(
             examples,
             training,
             seed,
-            lambda done, total: console(done, total, "scoring held-out examples"),
+            lambda done, total: console(done, total, f"scoring {runner.kind_of({'split': split})}"),
             thorough=not quick,
         )
         report.scored = _facts(pipeline, name, rows.description, split, seed)

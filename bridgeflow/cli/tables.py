@@ -18,8 +18,7 @@ def print_report(report: Any) -> None:
     beside = [(report.baseline_name, report.baseline), (report.ceiling_name, report.ceiling)]
     beside = [(name, figures) for name, figures in beside if name]
     heading += "".join(f"  {name:>22}" for name, _ in beside)
-    kind = "held-out examples" if report.scored.get("split", "held_out") == "held_out" else "examples"
-    print(f"{report.count} {kind}, {report.evaluations} network evaluations each")
+    print(f"{report.count} {report.kind}, {report.evaluations} network evaluations each")
     print(heading)
     for name in names:
         line = f"{name:<{width}}  {report.figures[name]:>10.4f}"
@@ -41,9 +40,7 @@ def print_comparison(reports: Sequence[Any], names: Sequence[str]) -> None:
     first = reports[0]
     width = max(len(name) for name in first.figures)
     columns = [max(len(name), 10 if place == 0 else 28) for place, name in enumerate(names)]
-    print(
-        f"{first.count} held-out examples; network evaluations each: {', '.join(str(r.evaluations) for r in reports)}"
-    )
+    print(f"{first.count} {first.kind}; network evaluations each: {', '.join(str(r.evaluations) for r in reports)}")
     print("  ".join([" " * width, *(f"{name:>{column}}" for name, column in zip(names, columns, strict=True))]))
     for metric, value in first.figures.items():
         line = f"{metric:<{width}}  {value:>{columns[0]}.4f}"

@@ -121,7 +121,7 @@ def tune_sampler(
     if len(first.sources) < tuning.LEAST:
         raise NothingToScore(
             f"{rows.description}: {len(first.sources)} held-out rows can be read, and tuning needs {tuning.LEAST}: "
-            "raise data.held_out."
+            f"{recipe.data.to_hold_out}."
         )
     for sentence in examples.unreadable[:3]:
         console.warn(sentence)

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count, islice
-from typing import Any
+from itertools import chain, count, islice
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bridgeflow.data.rows import NOTHING_LEFT, EncodedRows, Order, OrderedRows, Rows, Stream
+from bridgeflow.data.rows import NOTHING_LEFT, EncodedRows, NamedRow, Order, OrderedRows, Rows, Stream
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Item, Latent
 from bridgeflow.randomness import generator, seed_of
 from bridgeflow.task import Task
 
-MOST_TRIES = 64
-"""Rows tried in a row's stead before reading gives up."""
+T = TypeVar("T")
 
-Pair = tuple[Item, Item, list[str]]
-"""The two items of a row, and a sentence for each row that was passed over on the way to it."""
+MOST_TRIES = 128
+"""Rows, drawn from all of them, that cannot be used before training gives up: where one in five can be, that never
+happens."""
+MOST_DRAWS = 8
+"""Draws of a row whose task draws at random before the row counts as unusable."""
+MOST_IN_ORDER = 1024
+"""Rows one after another that cannot be used before reading from the first row on gives up, at least."""
+
+
+class Pair(NamedTuple):
+    """The two items of a row, and what a person would call it."""
+
+    source: Item
+    target: Item
+    name: str
 
 
 @dataclass
@@ -60,7 +72,9 @@ def named(row: Mapping[str, Any], renames: Mapping[str, str]) -> dict[str, Any]:
 
 
 def describe_row(row: Mapping[str, Any], index: int) -> str:
-    """What a person would call the row: its file, else its number."""
+    """What a person would call the row: its own name or its file, else its number."""
+    if isinstance(row, NamedRow):
+        return row.name
     for value in row.values():
         if hasattr(value, "as_posix"):
             return str(value)
@@ -77,18 +91,60 @@ def read_pair(
     seed: int,
     pair: Callable[[Mapping[str, Any], np.random.Generator], tuple[Item, Item]] | None = None,
 ) -> tuple[Item, Item]:
-    """The two items of a row, by the task's `pair` or another one. Raises BridgeflowError naming the row, whatever went
-    wrong in reading it."""
+    """The two items of a row, by the task's `pair` or another one, which is called again where it drew at random what
+    cannot be read. Raises BridgeflowError naming the row, whatever went wrong in reading it."""
     complete = named(row, renames)
     for column in task.columns:
         if complete.get(column) is None:
             raise BridgeflowError(f"{describe_row(row, index)}: the column {renames.get(column, column)!r} is empty.")
+    rng = np.random.default_rng(seed)
+    for draw in range(MOST_DRAWS):
+        before = rng.bit_generator.state
+        try:
+            return (pair or task.pair)(complete, rng)
+        except BridgeflowError as error:
+            # Where nothing was drawn, another call ends in the same way.
+            if draw == MOST_DRAWS - 1 or rng.bit_generator.state == before:
+                raise BridgeflowError(placed(str(error), describe_row(row, index))) from error
+    raise AssertionError("the last draw returns or raises")
+
+
+def placed(sentence: str, name: str) -> str:
+    """A sentence that names its row."""
+    return sentence if name in sentence else f"{name}: {sentence}"
+
+
+def check_batch(batch: Mapping[str, Tensor]) -> None:
+    """Raises BridgeflowError where collated items hold numbers that no loss survives."""
+    for name, tensor in batch.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise BridgeflowError(f"its {name!r} holds numbers that are not finite (NaN or infinite): mend it.")
+
+
+def check_pair(task: Task, pair: tuple[Item, Item], name: str) -> None:
+    """Raises BridgeflowError, naming the row, where items that were read cannot be brought into a batch.
+
+    With `read_pair` it is what makes a row unusable, for checks and training alike.
+    """
     try:
-        return (pair or task.pair)(complete, np.random.default_rng(seed))
+        for modality, item in zip((task.from_modality, task.to_modality), pair, strict=True):
+            # A codec is fitted when training starts; until then it cannot collate.
+            if not modality.needs_fit:
+                check_batch(modality.collate([item]))
     except BridgeflowError as error:
-        sentence = str(error)
-        place = describe_row(row, index)
-        raise BridgeflowError(sentence if place in sentence else f"{place}: {sentence}") from error
+        raise BridgeflowError(placed(str(error), name)) from error
+
+
+def usable(found: Iterable[T | BridgeflowError], most: int) -> Iterator[T | BridgeflowError]:
+    """What was found from the first row on and the errors between, until there are `most` that can be used, or so many
+    one after another that cannot be that no more are to be expected."""
+    left, failed = most, 0
+    for one in found:
+        yield one
+        failed = failed + 1 if isinstance(one, BridgeflowError) else 0
+        left -= not failed
+        if left == 0 or failed >= max(most, MOST_IN_ORDER):
+            return
 
 
 def in_order(rows: Rows | Stream, limit: int | None = None) -> Iterator[tuple[int, dict[str, Any] | BridgeflowError]]:
@@ -126,8 +182,8 @@ class EpochOrder:
         return int(self._order[place])
 
 
-class Pairs(Dataset[Pair | BridgeflowError]):
-    """The endless sequence of pairs of a data set of known length."""
+class Pairs(Dataset[Batch]):
+    """The endless sequence of pairs of a data set of known length, a batch at a time."""
 
     def __init__(self, rows: Rows, task: Task, renames: Mapping[str, str], seed: int) -> None:
         self.rows = rows
@@ -136,19 +192,54 @@ class Pairs(Dataset[Pair | BridgeflowError]):
         self.seed = seed
         self.order = EpochOrder(len(rows), seed, rows)
 
-    def __getitem__(self, position: int) -> Pair | BridgeflowError:
-        """The pair at a position, or the error where no row near it can be read."""
-        index = self.order[position]
-        failures: list[str] = []
-        for _ in range(min(MOST_TRIES, len(self.rows))):
+    def __getitems__(self, positions: list[int]) -> Batch | BridgeflowError:
+        """The batch at these positions, or the error where the rows drawn for one of them cannot be used."""
+        failures: list[list[str]] = [[] for _ in positions]
+        tries = [self._tries(position, own) for position, own in zip(positions, failures, strict=True)]
+        try:
+            pairs = [next(own) for own in tries]
+            try:
+                return collated(self.task, pairs, [*chain.from_iterable(failures)])
+            except BridgeflowError:
+                # One of the items cannot be brought into a batch: each is tried alone to find it.
+                pairs = [
+                    next(pair for pair in chain([first], rest) if self._fits(pair, own))
+                    for first, rest, own in zip(pairs, tries, failures, strict=True)
+                ]
+                return collated(self.task, pairs, [*chain.from_iterable(failures)])
+        except BridgeflowError as error:
+            return error
+
+    def _tries(self, position: int, failures: list[str]) -> Iterator[Pair]:
+        """The pair of the row at a position, then those of rows that stand in for it; `failures` takes a sentence for
+        each that cannot be read. Raises BridgeflowError after the last."""
+        for attempt, index in enumerate(self._candidates(position)):
+            seed = seed_of(self.seed, "pair", position, *([attempt] if attempt else []))
             try:
                 row = self.rows[index]
-                pair = read_pair(self.task, row, self.renames, index, seed_of(self.seed, "pair", position))
-                return (*pair, failures)
+                pair = Pair(*read_pair(self.task, row, self.renames, index, seed), describe_row(row, index))
             except BridgeflowError as error:
                 failures.append(str(error))
-                index = (index + 1) % len(self.rows)
-        return unreadable(failures)
+                continue
+            yield pair
+        raise unreadable(failures)
+
+    def _candidates(self, position: int) -> Iterator[int]:
+        """The row at a position, then others drawn from all rows, so that a run of bad ones is soon left. They follow
+        from the position alone, whatever the number of processes."""
+        own = self.order[position]
+        yield own
+        rng = np.random.default_rng(seed_of(self.seed, "stand-in", position))
+        drawn = rng.choice(len(self.rows), min(MOST_TRIES, len(self.rows)), replace=False)
+        yield from islice((index for index in drawn.tolist() if index != own), MOST_TRIES - 1)
+
+    def _fits(self, pair: Pair, failures: list[str]) -> bool:
+        try:
+            check_pair(self.task, pair[:2], pair.name)
+        except BridgeflowError as error:
+            failures.append(str(error))
+            return False
+        return True
 
 
 class Latents(Dataset[Batch]):
@@ -183,32 +274,13 @@ class _Positions:
             yield list(range(start, start + self.batch_size))
 
 
-def collated(task: Task, pairs: Sequence[Pair]) -> Batch:
-    """A batch of pairs, by the two modalities' own `collate`."""
-    return Batch(
-        task.from_modality.collate([pair[0] for pair in pairs]),
-        task.to_modality.collate([pair[1] for pair in pairs]),
-        [failure for pair in pairs for failure in pair[2]],
-    )
-
-
-@dataclass(frozen=True)
-class _Collate:
-    """`collated` for a process that reads ahead: an error is handed on, for raised there it would come back with
-    that process's traceback as its message."""
-
-    task: Task
-
-    def __call__(self, pairs: Sequence[Pair | BridgeflowError]) -> Batch | BridgeflowError:
-        whole: list[Pair] = []
-        for pair in pairs:
-            if isinstance(pair, BridgeflowError):
-                return pair
-            whole.append(pair)
-        try:
-            return collated(self.task, whole)
-        except BridgeflowError as error:
-            return error
+def collated(task: Task, pairs: Sequence[Pair], failures: Sequence[str] = ()) -> Batch:
+    """A batch of pairs, by the two modalities' own `collate`. Raises BridgeflowError where they cannot be used."""
+    source = task.from_modality.collate([pair.source for pair in pairs])
+    target = task.to_modality.collate([pair.target for pair in pairs])
+    check_batch(source)
+    check_batch(target)
+    return Batch(source, target, list(failures))
 
 
 def batches(
@@ -230,11 +302,10 @@ def batches(
     if isinstance(rows, Rows):
         if len(rows) == 0:
             raise BridgeflowError(f"{rows.description}: {NOTHING_LEFT}")
-        encoded = isinstance(rows, EncodedRows)
         loader: DataLoader[Any] = DataLoader(
             Latents(rows, seed) if isinstance(rows, EncodedRows) else Pairs(rows, task, renames, seed),
             batch_sampler=_Positions(position, batch_size, rank, world),
-            collate_fn=_as_it_is if encoded else _Collate(task),
+            collate_fn=_as_it_is,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -19,16 +20,19 @@ from bridgeflow.data.hub_shards import (
     parquet_files,
 )
 from bridgeflow.data.rows import DataSettings, Rows, Split, Stream
-from bridgeflow.data.shards import Part, Shards, ShardStream, digest
-from bridgeflow.errors import BridgeflowError
+from bridgeflow.data.shards import Part, Shards, ShardStream, digest, tenth_at_most
+from bridgeflow.durable import check_writable
+from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Progress
 
 
 class HubRows:
-    """Rows of a data set on disk. Pictures and sounds stay encoded until a task pairs the row."""
+    """Rows of a data set on disk, of which `first` is the first one's number in the whole split. Pictures and sounds
+    stay encoded until a task pairs the row."""
 
-    def __init__(self, dataset: Any, name: str) -> None:
+    def __init__(self, dataset: Any, name: str, first: int = 0) -> None:
         self.dataset = undecoded(dataset)
+        self.first = first
         self.media = media_columns(dataset)
         self.columns = tuple(dataset.column_names)
         self.fingerprint = str(dataset._fingerprint)
@@ -39,12 +43,13 @@ class HubRows:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        called = f"row {self.first + index} of {self.name}"
         try:
-            return in_words(self.dataset[index], self.media)
+            return in_words(self.dataset[index], self.media, called)
         except IndexError:
             raise
         except Exception as error:
-            raise BridgeflowError(f"row {index} of {self.name} cannot be read ({cause(error)}).") from error
+            raise BridgeflowError(f"{called} cannot be read ({cause(error)}).") from error
 
 
 def undecoded(dataset: Any) -> Any:
@@ -76,16 +81,18 @@ class HubDataset(DataSettings):
     """A data set of the `datasets` library."""
 
     summary: ClassVar[str] = "hf:NAME[:CONFIG], any data set of the datasets library"
+    to_hold_out: ClassVar[str] = "set data.held_out to a share such as 0.2, or to the name of a split"
     path: str
     """Hub name, a local folder that `load_dataset` takes, or one that `save_to_disk` wrote."""
     config: str | None = None
     """Configuration, where the data set has several."""
     train: str = "train"
     """Split to train on."""
-    held_out: str | None = None
-    """Split held out; null takes test or validation where there is one, else the first `held_out_rows` of `train`."""
+    held_out: str | Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Split held out, or a share of `train`, of which the first rows are taken then; null takes test or validation
+    where there is one, else the first `held_out_rows` of `train`."""
     held_out_rows: int = Field(default=256, ge=1)
-    """Rows held out of `train` where no split serves."""
+    """Rows held out of `train` where no split serves and no share is given; at most a tenth of them."""
     streaming: bool = False
     """Reads rows as they come instead of fetching all first. Files are shared among processes and skipped on resume."""
     shuffle_buffer: int = Field(default=1000, ge=0)
@@ -106,7 +113,9 @@ class HubDataset(DataSettings):
             raise BridgeflowError(
                 f"hf:{self.path} has no split {self.train!r}, only {', '.join(splits)}: set data.train."
             )
-        own = self.held_out or next((name for name in ("test", "validation") if name in splits), None)
+        own: str | None = None
+        if not isinstance(self.held_out, float):
+            own = self.held_out or next((name for name in ("test", "validation") if name in splits), None)
         if own is not None and own not in splits:
             raise BridgeflowError(f"hf:{self.path} has no split {own!r}, only {', '.join(splits)}: set data.held_out.")
         name = f"hf:{self.path}"
@@ -114,12 +123,14 @@ class HubDataset(DataSettings):
         # A part of one split is held out; of an iterable data set it is the first rows that its shards give.
         apart = own is None
         if hasattr(chosen, "__len__"):
+            first = 0
             if apart:
-                count = min(self.held_out_rows, len(chosen) // 10)
+                count = self._held_of(len(chosen))
+                first = count if split == "train" else 0
                 chosen = chosen.select(range(count, len(chosen)) if split == "train" else range(count))
             if not self.streaming:
-                return HubRows(chosen, name)
-            shards: Shards = RowPieces(undecoded(chosen), name)
+                return HubRows(chosen, name, first)
+            shards: Shards = RowPieces(undecoded(chosen), name, first)
             return self.stream(shards, chosen, name)
         files = self._parquet(self.train if apart or split == "train" else str(own))
         shards = ParquetFiles(files, media_columns(chosen)) if files else IterableParts(undecoded(chosen), name)
@@ -127,9 +138,23 @@ class HubDataset(DataSettings):
             shards = Part(shards, self._held(shards), split == "held_out")
         return self.stream(shards, chosen, name)
 
+    def _held_of(self, rows: int) -> int:
+        """How many of so many rows are held out; of a share at least one, and never all."""
+        if not isinstance(self.held_out, float):
+            return min(self.held_out_rows, rows // 10)
+        return min(max(1, round(self.held_out * rows)), rows - 1) if self.held_out and rows else 0
+
     def _held(self, shards: Shards) -> int:
-        rows = shards.count(0)
-        return self.held_out_rows if rows is None or len(shards.names) > 1 else min(self.held_out_rows, rows // 10)
+        """The same of shards. Raises UsageError for a share of rows that nobody has counted."""
+        if not isinstance(self.held_out, float):
+            return tenth_at_most(shards, self.held_out_rows)
+        rows = shards.count(0) if len(shards.names) == 1 else None
+        if rows is None:
+            raise UsageError(
+                f"data.held_out={self.held_out} is a share, and only reading the stream of hf:{self.path} tells how "
+                "long it is: set data.held_out_rows, or name a split with data.held_out."
+            )
+        return self._held_of(rows)
 
     def stream(self, shards: Shards, dataset: Any, name: str) -> Stream:
         """The stream; where the data set does not say its columns, its first row does."""
@@ -169,7 +194,31 @@ class HubDataset(DataSettings):
                 return loaded
             return datasets.load_dataset(self.path, self.config, streaming=self.streaming)
         except Exception as error:
-            raise BridgeflowError(
-                f"hf:{self.path} cannot be loaded ({cause(error)}): give a hub name that this machine can reach, or a "
-                "local folder."
-            ) from error
+            unwritable = _unwritable_cache(error)
+            if unwritable is not None:
+                why = f"nothing can be written to its cache {unwritable}: set HF_HOME to a folder that can be written"
+            elif Path(self.path).exists():
+                why = "see that its files are whole, and of a kind that the datasets library reads"
+            else:
+                why = "give a hub name that this machine can reach, or a local folder"
+            raise BridgeflowError(f"hf:{self.path} cannot be loaded ({cause(error)}): {why}.") from error
+
+
+def _unwritable_cache(error: BaseException) -> str | None:
+    """The cache of the Hugging Face libraries which an error is about, where nothing can be written to it."""
+    import datasets
+    from huggingface_hub import constants
+
+    caches = [Path(cache).absolute() for cache in (datasets.config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE)]
+    causes: BaseException | None = error
+    while causes is not None:
+        if isinstance(causes, OSError) and causes.filename:
+            place = Path(os.fsdecode(causes.filename)).absolute()
+            for cache in caches:
+                if place == cache or cache in place.parents or place in cache.parents:
+                    try:
+                        check_writable(cache)
+                    except OSError:
+                        return repr(str(cache))
+        causes = causes.__cause__ or causes.__context__
+    return None

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from bridgeflow.data.files import as_words
+from bridgeflow.data.rows import NamedRow
 from bridgeflow.data.shards import Lengths, digest
 from bridgeflow.errors import BridgeflowError
 
@@ -25,18 +26,25 @@ def media_columns(dataset: Any) -> frozenset[str]:
     return frozenset(name for name, feature in features.items() if isinstance(feature, kinds))
 
 
-def in_words(row: Mapping[str, Any], media: frozenset[str]) -> dict[str, Any]:
-    """The row, whose strings are words and never paths of this machine, but in columns of pictures and sounds."""
-    return {name: value if name in media else as_words(value) for name, value in row.items()}
+def in_words(row: Mapping[str, Any], media: frozenset[str], called: str) -> NamedRow:
+    """The row by its name, whose strings are words and never paths of this machine, but in columns of pictures and
+    sounds."""
+    return NamedRow({name: value if name in media else as_words(value) for name, value in row.items()}, called)
+
+
+def columns_of(row: dict[str, Any] | BridgeflowError) -> set[str]:
+    """The columns of a row; none of one that cannot be read."""
+    return set() if isinstance(row, BridgeflowError) else set(row)
 
 
 class RowPieces:
-    """A data set on the disk, in pieces."""
+    """A data set on the disk, in pieces; `first` is the number that its first row has in the whole split."""
 
     seekable = True
 
-    def __init__(self, dataset: Any, name: str) -> None:
+    def __init__(self, dataset: Any, name: str, first: int = 0) -> None:
         self.dataset = dataset
+        self.first = first
         self.media = media_columns(dataset)
         self.name = name
         self.names = [f"{name}, from row {first}" for first in range(0, len(dataset), ROWS_OF_A_PIECE)]
@@ -55,10 +63,15 @@ class RowPieces:
 
     def load(self, token: int) -> dict[str, Any] | BridgeflowError:
         """The row of a number."""
+        called = f"row {self.first + token} of {self.name}"
         try:
-            return in_words(dict(self.dataset[token]), self.media)
+            return in_words(self.dataset[token], self.media, called)
         except Exception as error:
-            return BridgeflowError(f"row {token} of {self.name} cannot be read ({cause(error)}).")
+            return BridgeflowError(f"{called} cannot be read ({cause(error)}).")
+
+    def columns(self, token: int) -> set[str]:
+        """As `Shards.columns`: every row has all."""
+        return set(self.dataset.column_names)
 
 
 class ParquetFiles:
@@ -102,27 +115,28 @@ class ParquetFiles:
         try:
             with _opened(name) as stream:
                 file = pyarrow.parquet.ParquetFile(stream)
+                first = 0
                 for group in range(file.num_row_groups):
                     rows = file.metadata.row_group(group).num_rows
-                    if start >= rows:
-                        start -= rows
-                        continue
-                    yield from islice(self._group(file, group, name), start, None)
-                    start = 0
+                    if start < rows:
+                        yield from islice(self._group(file, group, name, first), start, None)
+                    start = max(0, start - rows)
+                    first += rows
         except BridgeflowError:
             raise
         except Exception as error:
             _stop_if_far(name, error)
             yield BridgeflowError(f"{name} cannot be read ({cause(error)}): fetch it anew; its rows are left out.")
 
-    def _group(self, file: Any, group: int, name: str) -> Iterator[dict[str, Any] | BridgeflowError]:
-        """The rows of a row group, and one error in the end where it is damaged."""
+    def _group(self, file: Any, group: int, name: str, first: int) -> Iterator[dict[str, Any] | BridgeflowError]:
+        """The rows of a row group, of which `first` is the first one's number in the file, and one error in the end
+        where it is damaged."""
         given = 0
         try:
             for batch in file.iter_batches(_READ_AT_ONCE, row_groups=[group]):
                 for row in batch.to_pylist():
+                    yield in_words(row, self.media, f"row {first + given} of {name}")
                     given += 1
-                    yield in_words(row, self.media)
         except Exception as error:
             _stop_if_far(name, error)
             yield BridgeflowError(f"{name}, row group {group} cannot be read from its row {given} on ({cause(error)}).")
@@ -130,6 +144,10 @@ class ParquetFiles:
     def load(self, token: dict[str, Any] | BridgeflowError) -> dict[str, Any] | BridgeflowError:
         """The row itself."""
         return token
+
+    def columns(self, token: dict[str, Any] | BridgeflowError) -> set[str]:
+        """As `Shards.columns`."""
+        return columns_of(token)
 
 
 class IterableParts:
@@ -156,11 +174,11 @@ class IterableParts:
     def read(self, shard: int, start: int) -> Iterator[dict[str, Any] | BridgeflowError]:
         """Rows, and an error where a file cannot be read on. Raises BridgeflowError where it is the line that broke."""
         part = self.dataset if self.parts == 1 else self.dataset.shard(self.parts, shard)
+        name = self.names[shard] if self.parts > 1 else self.name
         try:
-            for row in part.skip(start) if start else part:
-                yield in_words(row, self.media)
+            for number, row in enumerate(part.skip(start) if start else part, start):
+                yield in_words(row, self.media, f"row {number} of {name}")
         except Exception as error:
-            name = self.names[shard] if self.parts > 1 else self.name
             if isinstance(error, OSError):
                 raise BridgeflowError(
                     f"a stream of {name} broke off ({cause(error)}): set data.streaming=false."
@@ -170,6 +188,10 @@ class IterableParts:
     def load(self, token: dict[str, Any] | BridgeflowError) -> dict[str, Any] | BridgeflowError:
         """The row itself."""
         return token
+
+    def columns(self, token: dict[str, Any] | BridgeflowError) -> set[str]:
+        """As `Shards.columns`."""
+        return columns_of(token)
 
 
 def parquet_files(builder: Any, split: str) -> list[str]:

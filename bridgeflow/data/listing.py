@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bridgeflow.data.files import Listed, as_words, check_inside, folders_below, is_regular
 from bridgeflow.data.metadata import METADATA, MetadataFile, open_metadata
+from bridgeflow.data.rows import NamedRow
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.sentences import quoted
 
@@ -212,7 +213,9 @@ class Metadata(Listing):
             else:
                 _check_value(value, column, where)
                 row[column] = as_words(value)
-        return row
+        # A row without a file is found by its place in the list alone.
+        named = any(isinstance(value, Path) for value in row.values())
+        return row if named else NamedRow(row, where.removesuffix(": "))
 
     def _inside(self, value: Any, metadata: Path, where: str) -> Path:
         if not isinstance(value, str) or "\0" in value:

@@ -16,6 +16,14 @@ Split = Literal["train", "held_out"]
 NOTHING_LEFT = "nothing to train on; give data with rows, or hold fewer out (data.held_out, data.held_out_rows)."
 
 
+class NamedRow(dict[str, Any]):
+    """A row that knows what a person would call it, such as its file and its key or number there."""
+
+    def __init__(self, values: Mapping[str, Any], name: str) -> None:
+        super().__init__(values)
+        self.name = name
+
+
 @runtime_checkable
 class Rows(Protocol):
     """A data set of known length: `rows[i]` is a mapping from column to value.
@@ -113,6 +121,8 @@ class DataSettings(Settings, ABC):
     """True where opening it only looks at what lies on the disk: nothing is fetched or made."""
     checked_by: ClassVar[str] = "bridgeflow data check"
     """The command that tells what cannot be read of it."""
+    to_hold_out: ClassVar[str] = "raise data.held_out"
+    """What holds out more of its rows, as a clause for whoever has too few to score on."""
     knowledge: ClassVar[str] = ""
     """What a model that was trained on these data knows, and what it does not: a sentence for its card and for whoever
     gives it something else."""

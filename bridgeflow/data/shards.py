@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Collection, Iterator, Sequence
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from bridgeflow.data.rows import NOTHING_LEFT
@@ -23,6 +24,14 @@ from bridgeflow.randomness import generator
 
 UNSHUFFLED_BLOCK = 256
 """Rows side by side that go to one process where nothing is shuffled."""
+
+SIDE_BY_SIDE = 4
+"""Rows that are taken from a place drawn at random."""
+_WINDOW = 64
+"""Rows among which these are drawn where a place far off takes long to reach."""
+_LOOKED_INTO = 32
+_LOOKED_AT = {True: 100_000, False: 2000}
+"""Rows in which columns are looked for, in shards that are seekable and in others."""
 
 Token = Any
 """What `Shards.load` makes a row of: a place in a file, or the row itself; or the error that stands in its stead."""
@@ -55,6 +64,10 @@ class Shards(Protocol):
 
     def load(self, token: Token) -> dict[str, Any] | BridgeflowError:
         """The row, or the error, that a token stands for."""
+        ...
+
+    def columns(self, token: Token) -> set[str]:
+        """The columns of a row; none of one that cannot be read."""
         ...
 
 
@@ -102,6 +115,13 @@ class Lengths:
             return
 
 
+def tenth_at_most(shards: Shards, rows: int) -> int:
+    """So many rows to hold out, at most a tenth of all as the first shard lets expect; where its length is unknown, as
+    many as are asked for."""
+    first = shards.count(0)
+    return rows if first is None else min(rows, first * len(shards.names) // 10)
+
+
 class Part:
     """The shards without the first `held` rows of the first one, or those rows alone."""
 
@@ -110,6 +130,7 @@ class Part:
         self.names = shards.names[:1] if inside else shards.names
         self.seekable = shards.seekable
         self.load = shards.load
+        self.columns = shards.columns
 
     def count(self, shard: int) -> int | None:
         """As `Shards.count`."""
@@ -187,6 +208,14 @@ class _Epoch:
         return taken
 
 
+def _spread(shards: Shards) -> Iterator[Token]:
+    """The first rows of some of the shards, then all rows."""
+    for shard in range(0, len(shards.names), -(-len(shards.names) // _LOOKED_INTO)):
+        yield from islice(shards.read(shard, 0), _LOOKED_INTO)
+    for shard in range(len(shards.names)):
+        yield from shards.read(shard, 0)
+
+
 class Entry(NamedTuple):
     """A row on its way: the epoch it belongs to, whether it is this process's first of that epoch, and its token."""
 
@@ -239,6 +268,39 @@ class ShardStream:
             if empty > 1:
                 raise BridgeflowError(f"{self.description}: {NOTHING_LEFT}")
             epoch, skip = epoch + 1, 0
+
+    def look_for(self, wanted: Collection[str]) -> None:
+        """Adds to `columns` those of further rows until all that are wanted were met: some first rows of shards, then
+        one after another, up to a number that can be read in seconds."""
+        missing = set(wanted) - set(self.columns)
+        shards = self.shards.whole if isinstance(self.shards, Part) else self.shards
+        met = dict.fromkeys(self.columns)
+        for token in islice(_spread(shards), _LOOKED_AT[shards.seekable] if missing else 0):
+            own = shards.columns(token)
+            met.update(dict.fromkeys(sorted(own)))
+            missing -= own
+            if not missing:
+                break
+        self.columns = tuple(met)
+
+    def drawn(self, rng: np.random.Generator) -> Iterator[Token]:
+        """Rows from all shards at places drawn by `rng`, a few side by side, without end. Of shards that are not
+        seekable a few of the first rows, then of later and later ones, whatever is known of their lengths by now: the
+        same for every process and after a resume."""
+        seekable = self.shards.seekable
+        unread = list(range(len(self.shards.names)))
+        for turn in count():
+            for shard in rng.permutation(unread).tolist():
+                if seekable:
+                    start = int(rng.integers(max(1, (self.shards.count(shard) or 0) - SIDE_BY_SIDE + 1)))
+                else:
+                    start = _WINDOW * 4**turn if turn else 0
+                near = list(islice(self.shards.read(shard, start), SIDE_BY_SIDE if seekable else _WINDOW))
+                yield from (near[place] for place in rng.permutation(len(near))[:SIDE_BY_SIDE])
+                if not near:
+                    unread.remove(shard)
+            if not unread:
+                return
 
     # -- the order ---------------------------------------------------------------------------------------
 

@@ -6,10 +6,11 @@ The layout is that of the webdataset library: `0001.jpg`, `0001.txt`, `0001.json
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
 from bridgeflow.data.files import Words, as_words
+from bridgeflow.data.rows import NamedRow
 from bridgeflow.errors import BridgeflowError
 
 BLOCK = 512
@@ -216,15 +217,16 @@ def samples(found: Iterator[Member]) -> Iterator[tuple[str, tuple[Member, ...]] 
 
 
 def row(place: str, contents: Mapping[str, bytes] | Iterator[tuple[str, bytes]]) -> dict[str, Any]:
-    """The row of a sample from (member's name, bytes) of each. Pictures and depth stay encoded, as {'path', 'bytes'}.
+    """The row of a sample from (member's name, bytes) of each, called by its tar and stem. Pictures and depth stay
+    encoded, as {'path', 'bytes'}.
 
     Raises BridgeflowError naming the tar and the member.
     """
     columns: dict[str, Any] = {}
     fields: dict[str, Any] = {}
+    key = ""
     for name, data in contents.items() if isinstance(contents, Mapping) else contents:
-        parts = stem(name)
-        ending = parts[1] if parts else ""
+        key, ending = stem(name) or ("", "")
         target, last = column(ending), ending.rpartition(".")[2]
         path = f"{place}/{name}"
         if target == "json":
@@ -233,7 +235,17 @@ def row(place: str, contents: Mapping[str, bytes] | Iterator[tuple[str, bytes]])
         if target in columns:
             raise BridgeflowError(f"{path}: the sample has two members for the column {target!r}: keep one.")
         columns[target] = _text(data, path) if last in TEXTS or last == "cls" else {"path": path, "bytes": data}
-    return {**fields, **columns}
+    return NamedRow({**fields, **columns}, f"{place}/{key}")
+
+
+def columns_of(own: Sequence[Member], read: Callable[[Member], bytes]) -> set[str]:
+    """The columns of a sample, by its members' names; only a .json is read for them. Raises BridgeflowError where that
+    cannot be."""
+    found: set[str] = set()
+    for member in own:
+        target = column((stem(member.name) or ("", ""))[1])
+        found.update(_fields(read(member), member.name) if target == "json" else [target])
+    return found
 
 
 def _text(data: bytes, path: str) -> str:

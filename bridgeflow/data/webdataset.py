@@ -17,8 +17,8 @@ from typing import IO, Any, ClassVar
 from pydantic import Field
 
 from bridgeflow.data.rows import DataSettings, Split, Stream
-from bridgeflow.data.shards import Lengths, Part, Shards, ShardStream, digest
-from bridgeflow.data.tar import Damage, Member, members, row, samples
+from bridgeflow.data.shards import Lengths, Part, Shards, ShardStream, digest, tenth_at_most
+from bridgeflow.data.tar import Damage, Member, columns_of, members, row, samples
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Progress
 
@@ -26,7 +26,7 @@ _KEPT = 4
 """Shards whose table of contents stays in memory."""
 _MOST = 1_000_000
 _LOOKED_AT = 16
-"""Rows that tell the columns."""
+"""Rows that tell the columns; `ShardStream.look_for` looks further."""
 
 Sample = tuple[str, str, tuple[Member, ...]]
 """The tar, the sample's stem, its members."""
@@ -86,6 +86,17 @@ class TarShards:
         except BridgeflowError as error:
             return error
 
+    def columns(self, token: Sample | BridgeflowError) -> set[str]:
+        """As `Shards.columns`."""
+        if isinstance(token, BridgeflowError):
+            return set()
+        name, _, own = token
+        try:
+            with open(name, "rb") as stream:
+                return columns_of(own, lambda member: _contents(stream, member, name))
+        except (OSError, BridgeflowError):
+            return set()
+
 
 class TarStreams:
     """Tar files that can only be read from the first byte on: far away, or compressed."""
@@ -132,6 +143,13 @@ class TarStreams:
             return row(name, ((member.name, member.data or b"") for member in own))
         except BridgeflowError as error:
             return error
+
+    def columns(self, token: Sample | BridgeflowError) -> set[str]:
+        """As `Shards.columns`."""
+        try:
+            return set() if isinstance(token, BridgeflowError) else columns_of(token[2], lambda own: own.data or b"")
+        except BridgeflowError:
+            return set()
 
 
 def _identity(name: str) -> str:
@@ -249,12 +267,14 @@ class WebDataset(DataSettings):
     field of a .json is a column."""
 
     summary: ClassVar[str] = "webdataset:PATTERN, samples in tar files: 'shards/{000..099}.tar', addresses too"
+    to_hold_out: ClassVar[str] = "raise data.held_out_rows, or name tar files with data.held_out"
     shards: str | list[str]
     """Tar files to train on: a pattern with * or {000..099}, a folder, an address, or a list of these."""
     held_out: str | list[str] | None = None
     """Tar files held out; null holds out the first `held_out_rows` of the first shard."""
     held_out_rows: int = Field(default=256, ge=1)
-    """Rows of the first shard held out where `held_out` is null; at most a tenth of it where there is no other."""
+    """Rows of the first shard held out where `held_out` is null; at most a tenth of all, were all shards as long as
+    that one."""
     shuffle_buffer: int = Field(default=1000, ge=0)
     """Rows that a process shuffles among each other, after the order of the shards; 0 shuffles nothing."""
 
@@ -281,10 +301,7 @@ class WebDataset(DataSettings):
         words = self.shards if isinstance(self.shards, str) else ", ".join(self.shards)
         description = f"a stream of {len(chosen):,} {'shard' if len(chosen) == 1 else 'shards'} in {words}"
         if apart is None:
-            held = self.held_out_rows
-            if len(names) == 1:
-                held = min(held, max(1, (shards.count(0) or 10 * held) // 10))
-            shards = Part(shards, held, split == "held_out")
+            shards = Part(shards, max(1, tenth_at_most(shards, self.held_out_rows)), split == "held_out")
             if split == "held_out":
                 description = f"the first rows of {names[0]}"
         elif split == "held_out":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bridgeflow import durable
-from bridgeflow.data.batches import describe_row, in_order, named
+from bridgeflow.data.batches import describe_row, in_order, named, placed
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Modality
@@ -55,9 +55,8 @@ def write_rows(
                     raise row
                 facts, files = _write_row(row, task, renames, folder, f"{index:06d}")
             except BridgeflowError as error:
-                place = f"row {index}" if isinstance(row, BridgeflowError) else describe_row(row, index)
-                named = str(error) if place in str(error) else f"{place}: {error}"
-                written.broken.append(bounded(printable(named)))
+                place = "" if isinstance(row, BridgeflowError) else describe_row(row, index)
+                written.broken.append(bounded(printable(placed(str(error), place))))
             else:
                 written.rows += 1
                 written.files += files

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bridgeflow.data.batches import in_order, named, read_pair
+from bridgeflow.data.batches import in_order, named, read_pair, usable
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item
@@ -32,23 +32,25 @@ class Examples:
 def read_pairs(
     rows: Rows | Stream, task: Task, renames: Mapping[str, str], count: int, pair: Pair | None = None
 ) -> Iterator[tuple[Item, Item, dict[str, Any]] | BridgeflowError]:
-    """(source item, target item, row) of the first `count` rows one by one, by the task's `pair` or another one; the
-    error of one that cannot be read."""
-    for index, row in in_order(rows, count):
-        if isinstance(row, BridgeflowError):
-            yield row
-            continue
+    """(source item, target item, row) of the first `count` rows that can be read one by one, by the task's `pair` or
+    another one; the error of each between that cannot."""
+
+    def read(index: int, row: dict[str, Any] | BridgeflowError) -> tuple[Item, Item, dict[str, Any]] | BridgeflowError:
         try:
-            yield (*read_pair(task, row, renames, index, seed_of("evaluation", index), pair), named(row, renames))
+            if isinstance(row, BridgeflowError):
+                raise row
+            return (*read_pair(task, row, renames, index, seed_of("evaluation", index), pair), named(row, renames))
         except BridgeflowError as error:
-            yield error
+            return error
+
+    return usable((read(index, row) for index, row in in_order(rows)), count)
 
 
 def read_examples(
     rows: Rows | Stream, task: Task, renames: Mapping[str, str], count: int, whole: bool = False
 ) -> Examples:
-    """The first `count` rows as the task's `held_out_pair` reads them; those that cannot be read are named and passed
-    over."""
+    """The first `count` rows that can be read, as the task's `held_out_pair` reads them; the others are named and
+    passed over."""
     examples = Examples()
     for pair in read_pairs(rows, task, renames, count, partial(task.held_out_pair, whole=whole)):
         if isinstance(pair, BridgeflowError):

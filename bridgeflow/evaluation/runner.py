@@ -50,6 +50,11 @@ class Report:
     results: list[Item] = field(default_factory=list)
     scored: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def kind(self) -> str:
+        """What was scored, in words."""
+        return kind_of(self.scored)
+
     def json(self) -> dict[str, Any]:
         """The figures as JSON values."""
         beside = {
@@ -87,6 +92,12 @@ class Report:
         return {name: own for name, own in found.items() if math.isfinite(own[0])}
 
 
+def kind_of(scored: Mapping[str, Any]) -> str:
+    """What kind of examples were scored, by `Report.scored`."""
+    kinds = {"held_out": "held-out examples", "train": "training examples"}
+    return kinds.get(scored.get("split", "held_out"), "examples")
+
+
 def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
@@ -117,12 +128,16 @@ def read_held_out(pipeline: Pipeline, held_out: Rows | Stream, count: int, whole
     """The first `count` held-out rows, read; whole: see `Task.held_out_pair`. Raises NothingToScore where there is
     none."""
     task = pipeline.assembly.task
+    recipe = pipeline.assembly.recipe
     if isinstance(held_out, Rows) and len(held_out) == 0:
-        raise NothingToScore(f"{held_out.description}: nothing is held out to score on; raise data.held_out.")
-    examples = read_examples(held_out, task, pipeline.assembly.recipe.recipe.columns, count, whole)
+        raise NothingToScore(
+            f"{held_out.description}: nothing is held out to score on; score all rows with --split all, or "
+            f"{recipe.data.to_hold_out} and train again."
+        )
+    examples = read_examples(held_out, task, recipe.recipe.columns, count, whole)
     if not examples.sources:
         raise NothingToScore(
-            f"no held-out row of {held_out.description} can be read: check with bridgeflow data check."
+            f"no row of {held_out.description} can be read to score on: see why with bridgeflow data check."
         )
     return examples
 

@@ -198,7 +198,7 @@ def _examples(study: StudySettings, recipe: ResolvedRecipe, pipeline: Pipeline, 
     found = read_examples(rows, pipeline.assembly.task, recipe.recipe.columns, study.scoring.count)
     if len(found.sources) < 2:
         raise BridgeflowError(
-            f"{rows.description}: too few held-out rows can be read to score on; raise data.held_out."
+            f"{rows.description}: too few held-out rows can be read to score on; {recipe.data.to_hold_out}."
         )
     return found
 

@@ -15,7 +15,7 @@ from bridgeflow.bridge import Bridge
 from bridgeflow.console import Progress
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.evaluation.examples import Examples, read_examples
-from bridgeflow.evaluation.runner import NothingToScore, Report, evaluate
+from bridgeflow.evaluation.runner import NothingToScore, Report, evaluate, kind_of
 from bridgeflow.inference import Pipeline
 from bridgeflow.pictures import comparison
 
@@ -56,7 +56,10 @@ def _is_empty(rows: Rows | Stream) -> bool:
 
 def shown_examples(assembly: Assembly, held_out: Rows | Stream, rows: Rows | Stream, console: Progress) -> Examples:
     if _is_empty(held_out):
-        console.warn("nothing is held out of so few rows: samples and figures show training rows.")
+        console.warn(
+            "nothing is held out of so few rows: samples and figures show training rows; to have others, "
+            f"{assembly.recipe.data.to_hold_out}."
+        )
     chosen = rows if _is_empty(held_out) else held_out
     settings = assembly.recipe.recipe
     return read_examples(chosen, assembly.task, settings.columns, settings.training.samples)
@@ -75,17 +78,21 @@ def score(
     """The figures of a trained bridge; None, with a warning, where there is nothing to score on."""
     pipeline = Pipeline(assembly, bridge, device)
     chosen = rows if _is_empty(held_out) else held_out
+    scored = {"data": chosen.description, "split": "train" if chosen is rows else "held_out"}
     try:
         report = evaluate(
             pipeline,
             chosen,
             rows,
             count,
-            on_progress=lambda done, total: console(done, total, "scoring held-out examples"),
+            on_progress=lambda done, total: console(done, total, f"scoring {kind_of(scored)}"),
         )
     except NothingToScore as error:
         console.warn(f"trained and saved, but not scored: {error}")
         return None
+    report.scored = scored
+    if chosen is rows:
+        report.notes.append("nothing is held out, so these are examples that were trained on.")
     console.clear()
     try:
         durable.write_whole(folder / "evaluation.json", json.dumps(report.json(), indent=1))

@@ -143,6 +143,8 @@ def open_first_rows(recipe: ResolvedRecipe, count: int, console: Progress) -> Ro
 
 
 def _with_columns(recipe: ResolvedRecipe, rows: Rows | Stream, console: Progress) -> Rows | Stream:
+    if isinstance(rows, ShardStream):
+        rows.look_for([recipe.recipe.columns.get(column, column) for column in recipe.task.columns])
     console.clear()
     if isinstance(rows, CachedRows):
         rows.check_task(recipe.recipe.task)

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from bridgeflow.data.choices import read_drawn
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item
 from bridgeflow.task import ModalityUse, Task, Thorough
 from bridgeflow_plugins.blocks.caption import blocks_scores
 from bridgeflow_plugins.text.captioning import CaptionScorer
 from bridgeflow_plugins.text.metrics import exact_match, token_f1
-from bridgeflow_tasks.captions import all_captions, one_caption
+from bridgeflow_tasks.captions import all_captions
 from bridgeflow_tasks.scenes import made_up_scene
 
 
@@ -34,7 +35,7 @@ class Caption(Task):
 
     def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
         """(picture, caption)."""
-        return self.from_modality.read(row["image"]), self.to_modality.read(one_caption(row["text"], rng))
+        return self.from_modality.read(row["image"]), read_drawn(row["text"], self.to_modality.read, rng, "captions")
 
     @classmethod
     def example(cls, rng: np.random.Generator) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bridgeflow.data.choices import read_drawn
 from bridgeflow.modality import Item
 from bridgeflow.task import ModalityUse, Task, Thorough
 from bridgeflow_plugins.blocks.caption import parse_caption
@@ -15,7 +16,6 @@ from bridgeflow_plugins.blocks.judge_scores import picture_scores
 from bridgeflow_plugins.image_latent.distances import Distances
 from bridgeflow_plugins.image_latent.perceptual import CLIP, INCEPTION, clip_scores, fid, load_judges
 from bridgeflow_plugins.image_latent.pixels import Pixels, to_images
-from bridgeflow_tasks.captions import one_caption
 from bridgeflow_tasks.scenes import made_up_scene
 
 
@@ -42,7 +42,8 @@ class TextToImage(Task):
 
     def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
         """(caption, picture)."""
-        return self.from_modality.read(one_caption(row["text"], rng)), self.to_modality.read(row["image"])
+        caption = read_drawn(row["text"], self.from_modality.read, rng, "captions")
+        return caption, self.to_modality.read(row["image"])
 
     def metrics(
         self,

@@ -118,12 +118,12 @@ def test_a_stream_and_rows_give_the_same_chunks(pair: PairRows) -> None:
 
 
 def test_what_cannot_be_collated_is_found_among_its_neighbours(pair: PairRows) -> None:
-    chunk = pair([(0, {"n": 4}), (1, {"n": 400}), (2, {"n": 6}), (3, BridgeflowError("the file is gone."))])
+    chunk = pair([(0, {"n": 4}), (1, {"n": 400}), (2, {"n": 6}), (3, BridgeflowError("d.png is gone."))])
     assert isinstance(chunk, Chunk)
     assert chunk.source[0]["x"].tolist() == [4, 6]
     assert chunk.failures == {
         1: "row 1: it is too large: numbers below 100 are expected.",
-        3: "row 3: the file is gone.",
+        3: "d.png is gone.",
     }
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice, repeat
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bridgeflow.data.batches import (
+    MOST_IN_ORDER,
     MOST_TRIES,
     Batch,
     EpochOrder,
@@ -19,9 +22,12 @@ from bridgeflow.data.batches import (
     describe_row,
     named,
     read_pair,
+    usable,
 )
 from bridgeflow.data.check import check_rows
+from bridgeflow.data.rows import NamedRow
 from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.settings import Settings
 from bridgeflow.task import Task
 
 Make = Callable[[Any], Any]
@@ -106,11 +112,89 @@ def test_draws_of_a_row_differ_between_epochs(rows: Make, squares: Task) -> None
         assert len({epoch[number] for epoch in by_number}) == 3
 
 
-def test_unreadable_row_is_named_and_the_next_one_stands_in(rows: Make, squares: Task) -> None:
+def test_unreadable_row_is_named_and_another_one_stands_in(rows: Make, squares: Task) -> None:
     values = [0, 1, -7, 3, 4, 5]
-    (own, _, failures), *_ = shown(batches(rows(values), squares, {}, 6, seed=0), 1)
-    assert Counter(own) == Counter([0, 1, 3, 3, 4, 5])
-    assert failures == ["row 2: -7 is negative: numbers from 0 on are expected."]
+    made = shown(batches(rows(values), squares, {}, 6, seed=0), 40)
+    others = []
+    for own, draws, failures in made:
+        assert set(own) == {0, 1, 3, 4, 5}
+        assert failures == ["row 2: -7 is negative: numbers from 0 on are expected."]
+        assert len(set(draws)) == 6
+        others += (Counter(own) - Counter([0, 1, 3, 4, 5])).elements()
+    assert set(others) == {0, 1, 3, 4, 5}
+
+
+def test_run_of_unreadable_rows_ends_no_training(rows: Make, squares: Task) -> None:
+    values = [-1 if 100 <= i < 400 else i for i in range(500)]
+    made = shown(batches(rows(values), squares, {}, 20, seed=3), 50)
+    seen = Counter(number for own, _, _ in made for number in own)
+    assert seen.keys() == {number for number in values if number >= 0}
+    # No row serves for all of them: 1000 reads of 200 rows, of which each comes twice for itself.
+    assert max(seen.values()) < 15
+    assert sum(len(failures) for _, _, failures in made) > 600
+    apart = [shown(batches(rows(values), squares, {}, 10, 3, rank=rank, world=2, workers=rank), 5) for rank in range(2)]
+    for step in range(5):
+        assert [n for own in apart for n in own[step][0]] == made[step][0]
+        assert [n for own in apart for n in own[step][1]] == made[step][1]
+
+
+@pytest.mark.parametrize("kind", ["rows", "stream"])
+def test_verdict_on_a_row_does_not_hang_on_one_draw(request: pytest.FixtureRequest, squares: Task, kind: str) -> None:
+    def either(row: Mapping[str, Any], rng: np.random.Generator) -> tuple[int, int]:
+        """A draw as the task of somebody else makes it, before it knows what can be read."""
+        drawn = row["number"][int(rng.integers(len(row["number"])))]
+        return squares.from_modality.read(drawn), int(rng.integers(1 << 30))
+
+    task = squares
+    task.pair = either  # type: ignore[method-assign]
+    data = request.getfixturevalue(kind)([*([i, i, -1] for i in range(20)), [-1, -2]])
+    checked = check_rows(data, task, {})
+    assert checked.unusable == 1
+    assert checked.broken[0].startswith("row 20: -")
+    made = shown(batches(data, task, {}, 21, seed=0), 6)
+    assert {len(failures) for _, _, failures in made} == {1}
+    assert all(set(own) == set(range(20)) for own, _, _ in made)
+
+
+def collate_small(items: Sequence[int]) -> dict[str, Any]:
+    """Numbers below 100, of which 50 is none in a batch."""
+    if max(items) >= 100:
+        raise BridgeflowError("it is too large: numbers below 100 are expected.")
+    return {"number": torch.tensor([float("nan") if item == 50 else float(item) for item in items])}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("kind", ["rows", "stream"])
+def test_training_passes_over_what_the_check_finds(
+    request: pytest.FixtureRequest, squares: Task, kind: str, workers: int
+) -> None:
+    task = squares
+    task.to_modality = type(squares.to_modality)(Settings())
+    task.from_modality.collate = collate_small  # type: ignore[method-assign]
+    data = request.getfixturevalue(kind)([0, 50, 2, 100, -1, 5, None, 7])
+    found = check_rows(data, task, {}).broken
+    assert [sentence.partition(":")[0] for sentence in found] == ["row 1", "row 3", "row 4", "row 6"]
+    assert "its 'number' holds numbers that are not finite" in found[0]
+    made = batches(data, task, {}, 4, seed=0, workers=workers)
+    seen, told = set(), set()
+    for own, _, failures in shown(made, 2):
+        seen |= set(own)
+        told |= set(failures)
+    assert seen == {0, 2, 5, 7}
+    assert told == set(found)
+
+
+def test_what_lies_behind_a_run_of_unusable_ones_is_reached_but_no_end_is_waited_for() -> None:
+    bad = BridgeflowError("bad.")
+    assert list(usable(iter([bad, 1, bad, bad, 2, 3]), 2)) == [bad, 1, bad, bad, 2]
+    assert list(usable([], 2)) == []
+    endless = usable(repeat(bad), 2)
+    assert len(list(endless)) == MOST_IN_ORDER
+
+
+def test_row_is_called_by_its_own_name_first() -> None:
+    assert describe_row(NamedRow({"image": {"path": "b.png", "bytes": b""}}, "row 7 of it"), 3) == "row 7 of it"
+    assert pickle.loads(pickle.dumps(NamedRow({"a": 1}, "x"))).name == "x"
 
 
 def test_unreadable_row_of_a_stream_is_named_and_the_next_one_stands_in(stream: Make, squares: Task) -> None:

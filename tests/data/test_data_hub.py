@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from bridgeflow.data.batches import batches
+from bridgeflow.data.check import check_rows
 from bridgeflow.data.hub import HubDataset
 from bridgeflow.data.hub_shards import IterableParts
 from bridgeflow.data.rows import Rows, Stream
@@ -112,6 +113,80 @@ def test_first_rows_are_held_out_where_no_split_serves(saved: Path, wanted: int,
     train, apart = (rows_of(saved / "whole", split, held_out_rows=wanted) for split in ("train", "held_out"))
     assert [apart[i]["number"] for i in range(len(apart))] == list(range(held))
     assert [train[i]["number"] for i in range(len(train))] == list(range(held, COUNT))
+
+
+@pytest.mark.parametrize(("share", "held"), [(0.25, 6), (0.001, 1), (0.999, 23), (0.0, 0)])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_share_is_held_out(saved: Path, share: float, held: int, streaming: bool) -> None:
+    opened = stream_of if streaming else rows_of
+    apart = opened(saved / "whole", "held_out", held_out=share)
+    train = opened(saved / "whole", held_out=share)
+    found = [
+        sorted(numbers(own)) if isinstance(own, Stream) else [own[i]["number"] for i in range(len(own))]
+        for own in (apart, train)
+    ]
+    assert found == [list(range(held)), list(range(held, COUNT))]
+
+
+def test_a_share_of_a_stream_of_several_files_is_refused_with_what_works(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "set" / f"train-{name}.jsonl").write_text('{"number": 1}\n' * 12)
+    with pytest.raises(BridgeflowError, match=r"^data\.held_out=0\.5 is a share, .*: set data\.held_out_rows, or name"):
+        stream_of(tmp_path / "set", held_out=0.5)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_have_the_numbers_that_they_have_in_the_split(saved: Path, squares: Task, streaming: bool) -> None:
+    opened = stream_of if streaming else rows_of
+    path = saved / "whole"
+    told = check_rows(opened(path, held_out_rows=2), squares, {"number": "none"}).broken
+    assert sorted(sentence.partition(":")[0] for sentence in told) == sorted(f"row {n} of hf" for n in range(2, COUNT))
+
+
+def test_rows_of_streamed_files_have_the_numbers_of_their_file(tmp_path: Path, squares: Task) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    (tmp_path / "set").mkdir()
+    values = [None if n in (3, 8, 11) else n for n in range(15)]
+    file = tmp_path / "set" / "train.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"number": pyarrow.array(values, "int64")}), file, row_group_size=4)
+    told = check_rows(stream_of(tmp_path / "set"), squares, {}).broken
+    assert sorted(told) == sorted(f"row {n} of {file}: the column 'number' is empty." for n in (3, 8, 11))
+    file.unlink()
+    lines = [json.dumps({"number": n}) + "\n" for n in values]
+    (tmp_path / "set" / "train.jsonl").write_text("".join(lines))
+    told = check_rows(stream_of(tmp_path / "set", held_out_rows=1), squares, {}).broken
+    assert sorted(told) == sorted(
+        f"row {n} of hf:{tmp_path / 'set'}: the column 'number' is empty." for n in (3, 8, 11)
+    )
+
+
+def test_run_of_rows_without_a_value_ends_no_training(tmp_path: Path, squares: Task) -> None:
+    values = [None if 100 <= n < 400 else n for n in range(500)]
+    datasets.Dataset.from_dict({"number": values}).save_to_disk(str(tmp_path / "set"))
+    for opened in (
+        rows_of(tmp_path / "set", held_out_rows=8),
+        stream_of(tmp_path / "set", held_out_rows=8, shuffle_buffer=0),
+    ):
+        seen = {n for made in islice(batches(opened, squares, {}, 8, 0), 64) for n in made.source["number"].tolist()}
+        assert seen == {*range(8, 100), *range(400, 500)}
+
+
+def test_cache_that_cannot_be_written_is_told_with_what_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.jsonl").write_text('{"number": 1}\n')
+    cache = tmp_path / "file" / "datasets"
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    told = refusal(tmp_path / "set")
+    assert told.endswith(
+        f": nothing can be written to its cache {str(cache)!r}: set HF_HOME to a folder that can be written."
+    )
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set" / "train.jsonl").write_text("{junk\n")
+    assert "see that its files are whole" in refusal(tmp_path / "set")
 
 
 def test_stream_holds_out_its_first_rows(saved: Path) -> None:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import functools
 import gzip
 import http.server
+import json
 import tarfile
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from streaming_tars import numbered, numbers, own, shown, stream_of, write_tar
+from streaming_tars import numbered, numbers, own, scene, shown, stream_of, write_tar
 
 from bridgeflow import recipe as recipes
 from bridgeflow.assembly import assemble
 from bridgeflow.cli.main import invoke
 from bridgeflow.data.batches import batches
 from bridgeflow.data.check import check_rows
-from bridgeflow.data.webdataset import WebDataset, expanded
+from bridgeflow.data.shards import ShardStream
+from bridgeflow.data.webdataset import TarShards, WebDataset, expanded
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.task import Task
 from bridgeflow_plugins.blocks import render_scene
@@ -81,8 +84,102 @@ def test_rows_held_out_are_never_trained_on(tars: Path) -> None:
     assert both == [list(range(73)), list(range(73, 103))]
     one = [numbers(stream_of(tars / "002.tar", split, shuffle_buffer=0)) for split in ("train", "held_out")]
     assert one == [list(range(33, 56)), [31, 32]]
+    # At most a tenth of 6 shards of 20, as the first one lets expect.
     more = [sorted(numbers(stream_of(tars, split, held_out_rows=999))) for split in ("train", "held_out")]
-    assert more == [list(range(20, 103)), list(range(20))]
+    assert more == [list(range(12, 103)), list(range(12))]
+
+
+# -- columns that not every row has --------------------------------------------------------------------------
+
+
+def captioned(first: int, count: int, words: bool, field: bool = False) -> list[tuple[str, bytes]]:
+    files = []
+    for n in range(first, first + count):
+        said = {"number": n, **({"digits": n} if words and field else {})}
+        files.append((f"{n:04d}.json", json.dumps(said).encode()))
+        files += [(f"{n:04d}.digits.txt", b"7")] if words and not field else []
+    return files
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("field", [False, True])
+@pytest.mark.parametrize(
+    "layout", [[[(40, False)], [(20, True)]], [[(20, True)], [(40, False)]], [[(40, False), (20, True)]]]
+)
+def test_column_is_found_in_whichever_row_has_it(
+    tmp_path: Path, layout: list[list[tuple[int, bool]]], field: bool, packed: bool
+) -> None:
+    first = 0
+    for shard, parts in enumerate(layout):
+        files: list[tuple[str, bytes]] = []
+        for count, words in parts:
+            files += captioned(first, count, words, field)
+            first += count
+        path = write_tar(tmp_path / f"{shard}.tar", files)
+        if packed:
+            Path(f"{path}.gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+    for split, held in (("held_out", 2), ("train", 58)):
+        stream = stream_of(tmp_path, split, held_out_rows=2)
+        stream.look_for(["digits"])
+        assert "digits" in stream.columns
+        assert len(list(stream.rows_from(0, 0))) == held
+    assert sum("digits" in row for row in stream.rows_from(0, 0)) == (20 if not layout[0][0][1] else 18)
+
+
+def test_column_that_is_nowhere_is_missed_after_a_look_at_some_rows(tars: Path) -> None:
+    looked: list[Any] = []
+
+    class Watched(TarShards):
+        def columns(self, token: Any) -> set[str]:
+            looked.append(token)
+            return super().columns(token)
+
+    names = [str(path) for path in sorted(tars.glob("*.tar"))]
+    stream = ShardStream(Watched(names), ("number",), "", "", 8)
+    stream.look_for(["number"])
+    assert looked == []
+    stream.look_for(["text"])
+    assert stream.columns == ("number",)
+    assert len(looked) >= 103
+
+
+def test_command_passes_over_rows_without_words(
+    tmp_path: Path, scenes: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    files = [(name, data) for number in range(40) for name, data in scene(number) if number > 19 or name[-3:] == "png"]
+    write_tar(tmp_path / "late.tar", files)
+    assert invoke(["data", "check", "--task", "t2i", "--data", f"webdataset:{tmp_path}/late.tar"]) == 1
+    told = capfd.readouterr().out
+    assert "20 of 36 rows read can be used" in told
+    assert f"{tmp_path}/late.tar/0012: the column 'text' is empty." in told
+
+
+def test_sample_without_a_file_is_called_by_its_tar_and_key(tmp_path: Path, squares: Task) -> None:
+    write_tar(tmp_path / "a.tar", [*numbered(0, 4), ("0004.txt", b"alone"), ("in/0005.json", b"{}"), *numbered(6, 20)])
+    checked = check_rows(stream_of(tmp_path, held_out_rows=1), squares, {})
+    names = [f"{tmp_path}/a.tar/0004", f"{tmp_path}/a.tar/in/0005"]
+    assert sorted(checked.broken) == [f"{name}: the column 'number' is empty." for name in names]
+    for workers in (0, 1):
+        made = batches(stream_of(tmp_path, held_out_rows=1), squares, {}, 5, 0, workers=workers)
+        assert {told for batch in shown(made, 5) for told in batch[2]} == set(checked.broken)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_run_of_broken_samples_ends_no_training(tmp_path: Path, squares: Task, packed: bool) -> None:
+    for shard in range(4):
+        files = [(f"{n:04d}.json", b"{}") for n in range(400)] if shard == 1 else numbered(100 * shard, 100)
+        path = write_tar(tmp_path / f"{shard}.tar", files)
+        if packed:
+            Path(f"{path}.gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+    fresh = shown(batches(stream_of(tmp_path, held_out_rows=1, shuffle_buffer=0), squares, {}, 10, 0), 80)
+    seen = Counter(n for batch in fresh for n in batch[0])
+    assert seen.keys() == {*range(1, 100), *range(200, 400)}
+    assert max(seen.values()) < (60 if packed else 40)
+    assert sum(len(batch[2]) for batch in fresh) == 402
+    again = batches(stream_of(tmp_path, held_out_rows=1, shuffle_buffer=0), squares, {}, 10, 0, 200, workers=1)
+    assert [batch[:2] for batch in shown(again, 10)] == [batch[:2] for batch in fresh[20:30]]
 
 
 # -- what is broken ------------------------------------------------------------------------------------------
@@ -148,7 +245,9 @@ def test_nothing_to_read_gives_one_sentence(tars: Path, capfd: pytest.CaptureFix
 def test_all_rows_broken_gives_one_sentence(tmp_path: Path, squares: Task) -> None:
     for shard in range(3):
         write_tar(tmp_path / f"{shard}.tar", [(f"{n}.json", b'{"number": -1}') for n in range(4)])
-    with pytest.raises(BridgeflowError, match=r"^11 rows one after another cannot be read, the last because: row"):
+    with pytest.raises(
+        BridgeflowError, match=r"^11 rows one after another cannot be read, the last because: .*tar/\d: -1 is"
+    ):
         next(batches(stream_of(tmp_path, held_out_rows=1), squares, {}, 2, 0))
 
 

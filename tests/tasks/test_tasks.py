@@ -216,6 +216,21 @@ def test_one_of_several_captions_is_drawn(scene: Mapping[str, Any]) -> None:
         task.pair({**scene, "text": []}, rng())
 
 
+@pytest.mark.parametrize("task", ["t2i", "caption"])
+@pytest.mark.parametrize("bad", [None, "", "   "])
+def test_row_is_usable_where_one_of_its_captions_is(scene: Mapping[str, Any], task: str, bad: Any) -> None:
+    own = assembled(f"{task}/blocks").task
+    words = 0 if task == "t2i" else 1
+    for place in range(3):
+        captions = [bad, bad]
+        captions.insert(place, "two")
+        assert {own.pair({**scene, "text": captions}, np.random.default_rng(seed))[words] for seed in range(9)} == {
+            "two"
+        }
+    with pytest.raises(BridgeflowError):
+        own.pair({**scene, "text": [bad, bad]}, rng())
+
+
 def test_caption_metrics_and_baseline() -> None:
     task = assembled("caption/blocks").task
     figures = task.metrics(["a red cube", "a cone"], ["a red cube", "a green cone"], [], [])

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from bridgeflow.errors import BridgeflowError
+from bridgeflow.data.choices import read_drawn
 from bridgeflow.modality import Item
 from bridgeflow.task import ModalityUse, Task
 from torch import Tensor
@@ -37,12 +37,8 @@ class TextToAudio(Task):
 
     def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
         """(caption, waveform)."""
-        caption = row["text"]
-        if isinstance(caption, list | tuple):
-            if not caption:
-                raise BridgeflowError("the list of captions is empty: give at least one.")
-            caption = caption[int(rng.integers(len(caption)))]
-        return self.from_modality.read(caption), self.to_modality.read(row["audio"])
+        caption = read_drawn(row["text"], self.from_modality.read, rng, "captions")
+        return caption, self.to_modality.read(row["audio"])
 
     @classmethod
     def example(cls, rng: np.random.Generator) -> dict[str, Any]:
