@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from bridgeflow.data.files import check_words
 from bridgeflow.data.rows import NOTHING_LEFT, EncodedRows, Order, OrderedRows, Rows, Stream
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Item, Latent
@@ -84,11 +85,20 @@ def read_pair(
         if complete.get(column) is None:
             raise BridgeflowError(f"{describe_row(row, index)}: the column {renames.get(column, column)!r} is empty.")
     try:
+        for column in task.columns:
+            check_words(complete[column], _endings(task, column), renames.get(column, column))
         return (pair or task.pair)(complete, np.random.default_rng(seed))
     except BridgeflowError as error:
         sentence = str(error)
         place = describe_row(row, index)
         raise BridgeflowError(sentence if place in sentence else f"{place}: {sentence}") from error
+
+
+def _endings(task: Task, column: str) -> set[str]:
+    """Endings of the files that a task may open for a column; none where its items are words."""
+    both = (task.from_modality, task.to_modality)
+    own = [modality for modality in both if modality.column == column] or both
+    return {ending for modality in own if not modality.textual for ending in modality.reads}
 
 
 def in_order(rows: Rows | Stream, limit: int | None = None) -> Iterator[tuple[int, dict[str, Any] | BridgeflowError]]:
