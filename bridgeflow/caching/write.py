@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from bridgeflow.durable import checksum, make_folder, part_of, remove_folder, re
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.randomness import seed_of
 from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.training import launch
 from bridgeflow.training.lock import FolderLock
 
 SHARD_BYTES = 32 * 2**20
@@ -65,7 +65,7 @@ class Processes:
     """This process among those of `accelerate launch`; alone without it."""
 
     def __init__(self, device: str | None) -> None:
-        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+        self.world = launch.world_size()
         on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
         if self.world == 1:
             self.rank = 0
@@ -74,7 +74,8 @@ class Processes:
         from accelerate import PartialState
 
         # A process that is done waits for the others, however long their shards or a fitting take.
-        self._state = PartialState(cpu=on_cpu, timeout=timedelta(days=30))
+        with launch.meeting(on_cpu):
+            self._state = PartialState(cpu=on_cpu, timeout=timedelta(days=30))
         self.rank, self.device = self._state.process_index, self._state.device
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from bridgeflow.cli.options import (
     parse_columns,
     task_option,
 )
+from bridgeflow.training import launch
 
 EPILOG = (
     "Examples:\n\n\b\n"
@@ -130,7 +130,7 @@ def encode(
     written = write_cache(
         resolved, Path(output), CacheOptions(dtype, variants, batch_size, shard_rows), device, console
     )
-    if int(os.environ.get("RANK", "0")) != 0:
+    if launch.rank() != 0:
         return 0
     unreadable = written.index.unreadable()
     for sentence in unreadable[:5]:

@@ -136,7 +136,7 @@ def run(
     console.say(f"using {folder}")
     _set_sampling(pipeline, steps, solver, guidance, weak)
     source, target = pipeline.assembly.source, pipeline.assembly.target
-    entries = expand(given, source)
+    entries = expand(given, source, console.warn)
     wish = _Wish(
         seed,
         samples,
@@ -238,7 +238,7 @@ def _read(entries: list[Input], pipeline: Pipeline, terms: list[Any]) -> list[tu
     items: list[tuple[Input, Any]] = []
     for entry in entries:
         try:
-            item = pipeline.assembly.source.read(entry.value)
+            item = entry.read(pipeline.assembly.source)
             pipeline.check_terms([item, *terms])
             items.append((entry, item))
         except Exception as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from bridgeflow.cli.options import (
     task_option,
 )
 from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.training import launch
 
 
 @click.command(
@@ -105,7 +105,7 @@ def train(
 
 def _speaks() -> bool:
     """Whether this is the process, of those that train together, that tells how it goes."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return launch.rank() == 0
 
 
 def _find_task(task: str, output: str | None, resume: bool) -> Any:

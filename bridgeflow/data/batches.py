@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from bridgeflow.data.files import check_words
 from bridgeflow.data.rows import NOTHING_LEFT, EncodedRows, NamedRow, Order, OrderedRows, Rows, Stream
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Item, Latent
@@ -97,6 +98,10 @@ def read_pair(
     for column in task.columns:
         if complete.get(column) is None:
             raise BridgeflowError(f"{describe_row(row, index)}: the column {renames.get(column, column)!r} is empty.")
+        try:
+            check_words(complete[column], _endings(task, column), renames.get(column, column))
+        except BridgeflowError as error:
+            raise BridgeflowError(placed(str(error), describe_row(row, index))) from error
     rng = np.random.default_rng(seed)
     for draw in range(MOST_DRAWS):
         before = rng.bit_generator.state
@@ -145,6 +150,13 @@ def usable(found: Iterable[T | BridgeflowError], most: int) -> Iterator[T | Brid
         left -= not failed
         if left == 0 or failed >= max(most, MOST_IN_ORDER):
             return
+
+
+def _endings(task: Task, column: str) -> set[str]:
+    """Endings of the files that a task may open for a column; none where its items are words."""
+    both = (task.from_modality, task.to_modality)
+    own = [modality for modality in both if modality.column == column] or both
+    return {ending for modality in own if not modality.textual for ending in modality.reads}
 
 
 def in_order(rows: Rows | Stream, limit: int | None = None) -> Iterator[tuple[int, dict[str, Any] | BridgeflowError]]:

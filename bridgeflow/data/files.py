@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bridgeflow.errors import BridgeflowError
-from bridgeflow.sentences import bounded
+from bridgeflow.sentences import bounded, quoted
 
 
 class Words(str):
@@ -39,6 +39,19 @@ def path_of(value: str | Path, what: str) -> Path:
             "data, or name it in a column of a folder's metadata that ends in _file_name."
         )
     return Path(value) if isinstance(value, Path) else Path(value).expanduser()
+
+
+def check_words(value: Any, endings: Collection[str], column: str) -> None:
+    """Raises BridgeflowError where `Words` in a column's value name a file with one of these endings: whoever reads the
+    value might open it, wherever it lies."""
+    if isinstance(value, Mapping):
+        value = [value.get("path")] if value.get("bytes") is None else []
+    for part in value if isinstance(value, list) else [value]:
+        if isinstance(part, Words) and part.lower().endswith(tuple(endings)):
+            raise BridgeflowError(
+                f"the column {quoted(column)} holds {quoted(str(part))}, a file's name: call the column "
+                f"{quoted(f'{column}_file_name')} in a folder's metadata, or store the file itself in the data."
+            )
 
 
 def is_regular(path: str | Path) -> bool:
@@ -95,49 +108,60 @@ def _is_below(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is passed over: operating systems, editors and archivers name theirs so (.DS_Store,
+    ._photo.jpg, .ipynb_checkpoints, __MACOSX)."""
+    return name.startswith((".", "__"))
+
+
 @dataclass
 class Listed:
-    """A folder's own files, by name in order, and its links to other folders that were not entered. `place` is its path
-    in the folder that was searched, '' for that itself."""
+    """A folder's own files, by name in order, the folders in it that are entered next, and its links to folders that
+    are not. `place` is its path in the folder that was searched, '' for that itself."""
 
     place: str
     files: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
 
 
 def folders_below(root: Path, follow_links: bool = False) -> Iterator[Listed]:
-    """What lies in a folder and below it, but for hidden names (.x, __x), which operating systems and editors leave.
+    """What lies in a folder and below it, but for hidden names.
 
-    Links to folders are entered with `follow_links` only, and each folder once, so that a loop of links ends.
+    Links to folders are entered with `follow_links` only, and each folder once, so that a loop of links ends. Whoever
+    changes `folders` before the next step changes what is entered.
     """
     seen = {_identity(root)}
     waiting = [""]
     while waiting:
         listed = Listed(waiting.pop())
-        inside: list[str] = []
         try:
             with os.scandir(root / listed.place) as entries:
                 for entry in entries:
-                    place = f"{listed.place}/{entry.name}" if listed.place else entry.name
-                    if entry.name.startswith((".", "__")):
+                    if is_hidden(entry.name):
                         continue
                     if not _is_folder(entry):
                         listed.files.append(entry.name)
                     elif not entry.is_symlink():
-                        inside.append(place)
-                        seen.add(_identity(root / place) if follow_links else (0, 0))
-                    elif not follow_links:
-                        listed.links.append(entry.name)
-                    elif (identity := _identity(root / place)) not in seen:
-                        inside.append(place)
+                        listed.folders.append(entry.name)
+                        seen.add(_identity(entry) if follow_links else (0, 0))
+                    elif follow_links and (identity := _identity(entry)) not in seen:
+                        listed.folders.append(entry.name)
                         seen.add(identity)
+                    else:
+                        listed.links.append(entry.name)
         except OSError as error:
             raise BridgeflowError(
                 f"the folder {str(root / listed.place)!r} cannot be read ({error.strerror}): mend its rights."
             ) from error
         listed.files.sort()
-        waiting += sorted(inside, reverse=True)
         yield listed
+        waiting += [joined(listed.place, name) for name in sorted(listed.folders, reverse=True)]
+
+
+def joined(place: str, name: str) -> str:
+    """The path of a name in a folder of a searched folder, with / between them."""
+    return f"{place}/{name}" if place else name
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -148,6 +172,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _identity(path: Path) -> tuple[int, int]:
+def _identity(path: Path | os.DirEntry[str]) -> tuple[int, int]:
     found = os.stat(path)
     return found.st_dev, found.st_ino

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bridgeflow.data.files import check_inside
-from bridgeflow.data.listing import PICTURES, Listing, list_metadata, list_pictures
+from bridgeflow.data.listing import Listing, list_metadata, list_pictures
 from bridgeflow.data.metadata import METADATA
 from bridgeflow.data.rows import DataSettings, Rows, Split
 from bridgeflow.errors import BridgeflowError
@@ -47,7 +47,7 @@ class FolderRows:
 
 class Folder(DataSettings):
     """A folder of pictures: alone, or with metadata.jsonl, .csv or .parquet, with NAME.txt beside NAME.jpg, or
-    with depth/NAME.png for image/NAME.jpg."""
+    with depth/NAME.png for image/NAME.jpg; in folders of any depth."""
 
     summary: ClassVar[str] = "folder:PATH, pictures of your own with metadata.jsonl|csv|parquet"
     at_hand: ClassVar[bool] = True
@@ -90,9 +90,10 @@ class Folder(DataSettings):
         listed = list_metadata(root, self.follow_links)
         listing: Listing = list_pictures(root, self.follow_links) if listed is None else listed
         if not len(listing):
+            notes = f" ({'; '.join(listing.notes)})" if listing.notes else ""
             raise BridgeflowError(
-                f"the folder {str(root)!r} holds no pictures ({', '.join(sorted(PICTURES))}) and no "
-                f"{' or '.join(METADATA)}: put some there, name another folder, "
+                f"the folder {str(root)!r} holds no pictures (.png, .jpg, .webp, ...) and no "
+                f"{' or '.join(METADATA)}{notes}: put some there, name another folder, "
                 'or list files of another kind in metadata.jsonl, as {"NAME_file_name": "file"} for a column NAME.'
             )
         return listing

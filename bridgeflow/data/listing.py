@@ -6,20 +6,23 @@ import hashlib
 import os
 import posixpath
 from array import array
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bridgeflow.data.files import Listed, as_words, check_inside, folders_below, is_regular
+from bridgeflow.data.contents import ARRAYS, CAPTIONS, LeftOut, Place, Tally, ending_of, is_picture, places
+from bridgeflow.data.files import as_words, check_inside, folders_below, is_regular, joined
 from bridgeflow.data.metadata import METADATA, MetadataFile, open_metadata
 from bridgeflow.data.rows import NamedRow
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.sentences import quoted
 
-PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+COLUMNS = ("image", "text", "depth")
+"""Columns that pictures without metadata have, where there are such files."""
 CONFIRMED = 16
 """Files that seem not to be there of which it is made sure."""
 MOST_COLUMNS = 1000
@@ -66,23 +69,34 @@ class Listing:
 # -- pictures ------------------------------------------------------------------------------------------------
 
 
-class Pictures(Listing):
-    """Pictures, each with the file that belongs to it where there is one."""
+@dataclass(slots=True)
+class _Picture:
+    """A picture, its text and its depth, as paths in the folder; '' where there is none."""
 
-    def __init__(self, root: Path, second: str, pairs: Iterable[tuple[str, str]], follow_links: bool) -> None:
+    image: str
+    text: str = ""
+    depth: str = ""
+
+
+class Pictures(Listing):
+    """Pictures, each with the files that belong to it where there are some."""
+
+    def __init__(self, root: Path, pictures: Sequence[_Picture], notes: list[str], follow_links: bool) -> None:
         super().__init__()
-        self.root, self.second, self.follow_links = root, second, follow_links
-        self._pairs = list(pairs)
-        for image, other in self._pairs:
-            self._count(image, f"{image}\0{other}\0")
-        self.columns = dict.fromkeys(["image"] if self._pairs else [])
-        if any(other for _, other in self._pairs):
-            self.columns[second] = None
+        self.root, self.follow_links, self.notes = root, follow_links, notes
+        self._names: list[tuple[str, ...]] = []
+        for picture in pictures:
+            names = (picture.image, picture.text, picture.depth)
+            self._names.append(names)
+            others = "\0".join(filter(None, names[1:]))
+            self._count(picture.image, f"{picture.image}\0{others}\0")
+        there = [any(names[place] for names in self._names) for place in range(len(COLUMNS))]
+        self.columns = dict.fromkeys(column for column, own in zip(COLUMNS, there, strict=True) if own)
 
     def row(self, number: int) -> dict[str, Any]:
         """Paths by column. Raises BridgeflowError where a link leads out of the folder."""
         row = {}
-        for column, name in zip(("image", self.second), self._pairs[number], strict=True):
+        for column, name in zip(COLUMNS, self._names[number], strict=True):
             if name:
                 row[column] = self.root / name
                 check_inside(row[column], self.root, name, self.follow_links)
@@ -90,54 +104,100 @@ class Pictures(Listing):
 
 
 def list_pictures(root: Path, follow_links: bool) -> Pictures:
-    """The pictures of a folder with NAME.txt beside NAME.jpg, or those of image/ with depth/NAME.png.
+    """The pictures of a folder, each with the text NAME.txt beside it, and those of image/ with the file in depth/ that
+    has the same path but for its ending.
 
     A link that leads out of the folder is a row that cannot be read. Raises BridgeflowError where a folder cannot be
     listed.
     """
-    for name in ("image", "images"):
-        if (root / name).is_dir() and (root / "depth").is_dir():
-            for folder in (name, "depth"):
-                check_inside(root / folder, root, folder, follow_links)
-            depths = {os.path.splitext(file)[0]: f"depth/{file}" for file in _own_files(root / "depth")}
-            pictures = [file for file in _own_files(root / name) if _is_picture(file)]
-            pairs = ((f"{name}/{file}", depths.get(os.path.splitext(file)[0], "")) for file in pictures)
-            return Pictures(root, "depth", pairs, follow_links)
-    found: list[tuple[str, str]] = []
-    for listed in folders_below(root, follow_links):
-        found += _with_words(listed)
-        found += [(_join(listed.place, link), "") for link in listed.links if _leads_out(root, listed.place, link)]
-    return Pictures(root, "text", found, follow_links)
+    found: list[_Picture] = []
+    left_out, pairs = LeftOut(), _Pairs()
+    for place in places(root, follow_links):
+        if place.part == "depth":
+            pairs.add_depths(place)
+        elif place.part == "beside":
+            for name in place.listed.files:
+                left_out.look_at(place, name)
+        else:
+            taken = _with_words(place, left_out)
+            found += taken
+            if place.part == "image":
+                pairs.add_pictures(place, taken)
+        if not follow_links:
+            found += [_Picture(place.path(link)) for link in place.listed.links if _leads_out(root, place.path(link))]
+    return Pictures(root, found, [*pairs.join(), *left_out.notes()], follow_links)
 
 
-def _own_files(folder: Path) -> list[str]:
-    return next(folders_below(folder)).files
+class _Pairs:
+    """Pictures and depth of the same path below image/ and depth/."""
+
+    def __init__(self) -> None:
+        self._pictures: list[tuple[tuple[str, str], _Picture]] = []
+        self._depths: dict[tuple[str, str], str] = {}
+
+    def add_pictures(self, place: Place, pictures: Sequence[_Picture]) -> None:
+        """Takes up the pictures of a folder in image/."""
+        self._pictures += [(_key(place, picture.image), picture) for picture in pictures]
+
+    def add_depths(self, place: Place) -> None:
+        """Takes up the files of a folder in depth/."""
+        for name in sorted(place.listed.files, key=_is_depth):
+            self._depths[_key(place, name)] = place.path(name)
+
+    def join(self) -> list[str]:
+        """Gives each picture its depth. Returns a few words on what has no counterpart."""
+        pictures, depths = Tally(), Tally()
+        used = set()
+        for key, picture in self._pictures:
+            picture.depth = self._depths.get(key, "")
+            used.add(key)
+            if not picture.depth:
+                pictures.add(picture.image)
+        for key in sorted(self._depths.keys() - used):
+            if _is_depth(self._depths[key]):
+                depths.add(self._depths[key])
+        notes = []
+        if pictures.count:
+            notes.append(
+                f"{pictures.count:,} of the pictures have no file of their name in depth/, such as {pictures.first!r}"
+            )
+        if depths.count:
+            notes.append(
+                f"{depths.count:,} of the files in depth/ have no picture of their name, such as {depths.first!r}"
+            )
+        return notes
 
 
-def _with_words(listed: Listed) -> list[tuple[str, str]]:
-    words = {file for file in listed.files if file.endswith(".txt")}
-    pairs = []
-    for file in listed.files:
-        if _is_picture(file):
-            text = os.path.splitext(file)[0] + ".txt"
-            pairs.append((_join(listed.place, file), _join(listed.place, text) if text in words else ""))
-    return pairs
+def _key(place: Place, name: str) -> tuple[str, str]:
+    """What a picture and its depth have in common."""
+    return place.pair, joined(place.below, os.path.splitext(os.path.basename(name))[0])
 
 
-def _leads_out(root: Path, place: str, name: str) -> bool:
+def _is_depth(name: str) -> bool:
+    return is_picture(name) or ending_of(name) in ARRAYS
+
+
+def _with_words(place: Place, left_out: LeftOut) -> list[_Picture]:
+    """The pictures of a folder, each with its text."""
+    words = {}
+    for ending in reversed(CAPTIONS):
+        words |= {os.path.splitext(file)[0]: file for file in place.listed.files if ending_of(file) == ending}
+    pictures = []
+    for file in place.listed.files:
+        if is_picture(file):
+            text = words.get(os.path.splitext(file)[0])
+            pictures.append(_Picture(place.path(file), "" if text is None else place.path(text)))
+        else:
+            left_out.look_at(place, file)
+    return pictures
+
+
+def _leads_out(root: Path, name: str) -> bool:
     try:
-        check_inside(root / place / name, root, name)
+        check_inside(root / name, root, name)
     except BridgeflowError:
         return True
     return False
-
-
-def _is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in PICTURES
-
-
-def _join(place: str, name: str) -> str:
-    return f"{place}/{name}" if place else name
 
 
 # -- metadata ------------------------------------------------------------------------------------------------
@@ -211,7 +271,6 @@ class Metadata(Listing):
             elif _is_file_column(column):
                 row[_column_of(column)] = self._inside(value, file.path, where)
             else:
-                _check_value(value, column, where)
                 row[column] = as_words(value)
         # A row without a file is found by its place in the list alone.
         named = any(isinstance(value, Path) for value in row.values())
@@ -307,29 +366,5 @@ def _column_of(column: str) -> str:
 
 def _in_folder(folder: str, value: str) -> str:
     """The path in the whole folder of a file that metadata in `folder` names."""
-    name = _join(folder, value)
+    name = joined(folder, value)
     return posixpath.normpath(name) if "./" in name or "//" in name else name
-
-
-def _check_value(value: Any, column: str, where: str) -> None:
-    """Raises BridgeflowError where a plain value, or one inside it, is the path of a file: whoever reads a picture or a
-    text from the value would open it, wherever it lies."""
-    waiting = [value]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, dict):
-            waiting += part.values()
-        elif isinstance(part, list):
-            waiting += [own for own in part if isinstance(own, str | dict | list)]
-        elif isinstance(part, str) and len(part) < 4096 and ("." in part or "/" in part or part.startswith("~")):
-            try:
-                path = os.path.expanduser(part)
-                leads = os.path.exists(path) and not os.path.isdir(path)
-            # No name of a file: words.
-            except ValueError:
-                leads = False
-            if leads:
-                raise BridgeflowError(
-                    f"{where}the column {quoted(column)} holds {quoted(part)}, which is the path of a file: call the "
-                    f"column {quoted(f'{column}_file_name')} to mean a file in the folder."
-                )

@@ -9,14 +9,13 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
-from bridgeflow.data.files import Words, as_words
+from bridgeflow.data.contents import CAPTIONS, is_picture, is_unread
+from bridgeflow.data.files import Words, as_words, is_hidden
 from bridgeflow.data.rows import NamedRow
 from bridgeflow.errors import BridgeflowError
 
 BLOCK = 512
-PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "ppm", "pgm")
-"""Endings of what becomes the column `image`."""
-TEXTS = ("txt", "text", "caption")
+TEXTS = tuple(ending[1:] for ending in CAPTIONS)
 """Endings of what becomes the column `text`."""
 DEPTHS = ("exr", "pfm")
 """Endings of what becomes the column `depth`, besides NAME.depth.png and NAME.depth.npy."""
@@ -168,10 +167,10 @@ def _pax(content: bytes) -> dict[str, str]:
 
 def stem(name: str) -> tuple[str, str] | None:
     """(stem, ending) of a member: the ending begins at the first dot of the file's name; None where it has none, or
-    hides."""
+    where it or a folder above is hidden."""
     folder, slash, file = name.rpartition("/")
     base, dot, ending = file.partition(".")
-    if not base or not dot or not ending or "__MACOSX" in folder:
+    if not dot or not ending or any(map(is_hidden, (file, *(own for own in folder.split("/") if own.strip("."))))):
         return None
     return folder + slash + base, ending.lower()
 
@@ -179,9 +178,10 @@ def stem(name: str) -> tuple[str, str] | None:
 def column(ending: str) -> str:
     """The column that a member of an ending fills; 'json' where its fields are columns."""
     before, _, last = ending.rpartition(".")
-    if before and (last in PICTURES or last in TEXTS or last in DEPTHS or last in ("npy", "npz")):
+    picture = is_picture(f"x.{last}")
+    if before and (picture or last in TEXTS or last in DEPTHS or last in ("npy", "npz")):
         return before
-    if last in PICTURES:
+    if picture:
         return "image"
     if last in TEXTS:
         return "text"
@@ -235,6 +235,10 @@ def row(place: str, contents: Mapping[str, bytes] | Iterator[tuple[str, bytes]])
         if target in columns:
             raise BridgeflowError(f"{path}: the sample has two members for the column {target!r}: keep one.")
         columns[target] = _text(data, path) if last in TEXTS or last == "cls" else {"path": path, "bytes": data}
+    unread = next((name for name in columns if is_unread(f"x.{name}")), None)
+    if unread is not None and "image" not in {**fields, **columns}:
+        # Whoever reads it says which file it is, and that it cannot be read.
+        columns["image"] = columns.pop(unread)
     return NamedRow({**fields, **columns}, f"{place}/{key}")
 
 

@@ -16,6 +16,7 @@ from typing import IO, Any, ClassVar
 
 from pydantic import Field
 
+from bridgeflow.data.files import folders_below
 from bridgeflow.data.rows import DataSettings, Split, Stream
 from bridgeflow.data.shards import Lengths, Part, Shards, ShardStream, digest, tenth_at_most
 from bridgeflow.data.tar import Damage, Member, columns_of, members, row, samples
@@ -197,7 +198,7 @@ def _opened(name: str) -> Iterator[IO[bytes]]:
 
 
 def _is_packed(name: str) -> bool:
-    return name.partition("?")[0].endswith((".gz", ".tgz"))
+    return name.partition("?")[0].lower().endswith((".gz", ".tgz"))
 
 
 def expanded(pattern: str) -> list[str]:
@@ -234,7 +235,8 @@ def _found(pattern: str) -> list[str]:
             raise BridgeflowError(f"{pattern!r} cannot be reached ({error}): look at the address.") from error
     path = os.path.expanduser(pattern)
     if os.path.isdir(path):
-        return sorted(str(file) for ending in ("*.tar", "*.tar.gz", "*.tgz") for file in Path(path).glob(ending))
+        files = next(folders_below(Path(path))).files
+        return [str(Path(path) / name) for name in files if name.lower().endswith((".tar", ".tar.gz", ".tgz"))]
     if os.path.isfile(path):
         return [path]
     return sorted(name for name in glob.glob(path, recursive=True) if os.path.isfile(name))

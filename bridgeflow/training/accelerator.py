@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 
-from bridgeflow.training import sharding
+from bridgeflow.training import launch, sharding
 from bridgeflow.training.allocator import keep_freed_memory
 from bridgeflow.training.precision import choose_precision
 
@@ -19,7 +20,11 @@ _DEVICE = "ACCELERATE_TORCH_DEVICE"
 
 
 def make_accelerator(settings: Any, device: str | None) -> Accelerator:
-    """The accelerator of a run, in the precision that the settings and the machine call for."""
+    """The accelerator of a run, in the precision that the settings and the machine call for.
+
+    What the recipe says is said by it alone: accelerate's variables on precision, accumulation and compilation are
+    overruled. Raises BridgeflowError where variables of a launcher are set and its processes cannot meet.
+    """
     on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
     if on_cpu:
         keep_freed_memory()
@@ -27,8 +32,17 @@ def make_accelerator(settings: Any, device: str | None) -> Accelerator:
     precision = choose_precision(settings.precision, torch.device("cpu" if on_cpu else "cuda"))
     # Accelerate keeps its state for the process: a second run may want another precision or device.
     AcceleratorState._reset_state(reset_partial_state="LOCAL_RANK" not in os.environ)
-    with _named_device(None if device in (None, "cpu", "cuda") or "LOCAL_RANK" in os.environ else device):
-        return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=on_cpu)
+    named = None if device in (None, "cpu", "cuda") or "LOCAL_RANK" in os.environ else device
+    with _named_device(named), launch.meeting(on_cpu):
+        return Accelerator(
+            mixed_precision="no" if precision == "fp32" else precision,
+            cpu=on_cpu,
+            # As plugins, for accelerate's variables outweigh the plain arguments.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            dynamo_plugin=TorchDynamoPlugin(
+                backend="no", mode="default", fullgraph=False, dynamic=False, use_regional_compilation=False
+            ),
+        )
 
 
 @contextmanager

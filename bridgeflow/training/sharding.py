@@ -29,6 +29,15 @@ def check_configuration() -> None:
             "this accelerate configuration asks for DeepSpeed, which bridgeflow does not train with: FSDP 2 shards "
             "weights, gradients and optimiser as ZeRO does, so set distributed_type: FSDP and fsdp_version: 2 in it."
         )
+    for variable, what in (
+        ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "tensor, context or sequence parallelism"),
+    ):
+        if _asked(variable) == "true":
+            raise UsageError(
+                f"this accelerate configuration asks for {what}, which bridgeflow does not train with: unset "
+                f"{variable}, or take it out of the configuration. FSDP 2 shards a model that one device cannot hold."
+            )
     if _asked("ACCELERATE_USE_FSDP") == "true":
         if _asked("FSDP_VERSION", "1") != "2":
             raise UsageError("this accelerate configuration asks for FSDP 1: set fsdp_version: 2 in it.")

@@ -106,6 +106,116 @@ def test_depth_beside_image_folder_is_paired_by_name(tree: Tree, folder: str) ->
     assert records(root) == [{"depth": "depth/a.png", "image": f"{folder}/a.jpg"}, {"image": f"{folder}/b.jpg"}]
 
 
+def notes(root: Path, **settings: Any) -> str:
+    return str(Folder(path=str(root), **settings).open("train").description)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("above", ["", "train/", "2024/kitchen/"])
+def test_depth_is_paired_by_its_path_below_image_and_depth(tree: Tree, above: str) -> None:
+    pairs = [
+        ("image/a.jpg", "depth/a.npy"),
+        ("image/s1/a.png", "depth/s1/a.npy"),
+        ("image/s2/t/a.png", "depth/s2/t/a.exr"),
+    ]
+    root = tree(*(f"{above}{name}" for pair in pairs for name in pair), f"{above}depth/s1/notes.md")
+    assert records(root) == [{"image": above + image, "depth": above + depth} for image, depth in pairs]
+    assert "such as" not in notes(root)
+
+
+def test_scenes_with_image_and_depth_of_their_own_are_paired_and_splits_too(tree: Tree) -> None:
+    names = [f"{split}/{scene}/{name}" for split in ("train", "test") for scene in ("s1", "s2")
+             for name in ("images/0.png", "depth/0.png")]  # fmt: skip
+    root = tree(*names)
+    expected = [{"image": name, "depth": name.replace("images", "depth")} for name in names if "images" in name]
+    assert records(root) == sorted(expected, key=lambda row: row["image"])
+
+
+def test_what_is_not_paired_or_lies_beside_is_counted_and_named(tree: Tree) -> None:
+    root = tree(
+        "image/a.png", "image/s/b.png", "image/s/c.png", "depth/a.npy", "depth/b.npy", "depth/read.me",
+        "normals/a.png", "stray.jpg",
+    )  # fmt: skip
+    assert records(root) == [{"image": "image/a.png", "depth": "depth/a.npy"}, {"image": "image/s/b.png"},
+                             {"image": "image/s/c.png"}]  # fmt: skip
+    told = notes(root)
+    assert "2 of the pictures have no file of their name in depth/, such as 'image/s/b.png'" in told
+    assert "1 of the files in depth/ have no picture of their name, such as 'depth/b.npy'" in told
+    assert "2 pictures are left out, such as 'stray.jpg': beside depth/ only those of image/ are taken" in told
+
+
+def test_a_picture_may_have_both_depth_and_words(tree: Tree) -> None:
+    root = tree("image/s/a.png", "image/s/a.txt", "depth/s/a.png", "depth/s/a.txt")
+    assert records(root) == [{"image": "image/s/a.png", "text": "image/s/a.txt", "depth": "depth/s/a.png"}]
+
+
+@pytest.mark.parametrize("name", ["image", "depth"])
+def test_links_in_place_of_image_and_depth_are_entered_where_they_lead_inside(
+    tree: Tree, tmp_path: Path, name: str
+) -> None:
+    other = {"image": "depth", "depth": "image"}[name]
+    root = tree(f"{other}/s/a.png", "kept/s/a.png")
+    (root / name).symlink_to("kept")
+    assert records(root) == [{"image": "image/s/a.png", "depth": "depth/s/a.png"}]
+    (root / name).unlink()
+    (tmp_path / "own").mkdir()
+    (root / name).symlink_to(tmp_path / "own")
+    assert "leads by a link to" in refusal(root)
+
+
+@pytest.mark.parametrize("ending", ["jfif", "jpe", "JPE", "mpo", "tga", "jp2", "Pbm"])
+def test_every_ending_of_a_picture_that_is_read_is_taken_in_any_case(tree: Tree, ending: str) -> None:
+    root = tree(f"a.{ending}", "a.TXT", f"s/b.{ending}", "s/b.Caption", f"image/c.{ending}")
+    assert records(root) == [
+        {"image": f"a.{ending}", "text": "a.TXT"},
+        {"image": f"image/c.{ending}"},
+        {"image": f"s/b.{ending}", "text": "s/b.Caption"},
+    ]
+
+
+def test_text_in_plain_lower_case_goes_first(tree: Tree) -> None:
+    root = tree("a.png", "a.txt", "a.TXT", "a.caption")
+    assert records(root) == [{"image": "a.png", "text": "a.txt"}]
+
+
+def test_pictures_that_cannot_be_read_here_are_counted_and_named(tree: Tree) -> None:
+    root = tree("a.png", "s/b.HEIC", "c.heic", "d.CR2", "e.md", ".f.heic")
+    assert records(root) == [{"image": "a.png"}]
+    told = "3 pictures are left out, such as 'c.heic': .cr2, .heic cannot be read, so save them as PNG or JPEG"
+    assert told in notes(root)
+    (root / "a.png").unlink()
+    assert told in refusal(root)
+
+
+def test_a_column_that_holds_a_file_s_name_is_left_as_it_is_wherever_one_stands(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tree("a.png", "b.png", "conditioning/a.png")
+    rows = [
+        {"file_name": "a.png", "conditioning": "conditioning/a.png", "text": "a.png", "all": ["a.png", "b.png"]},
+        {"file_name": "b.png", "conditioning": str(root / "a.png"), "text": str(root), "all": [str(root / "a.png")]},
+    ]
+    (root / "metadata.jsonl").write_text(lines(*rows))
+    expected = [{"image": row["file_name"], **{k: v for k, v in row.items() if k != "file_name"}} for row in rows]
+    assert records(root) == expected
+    monkeypatch.chdir(root)
+    assert records(Path(".")) == expected
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_an_absolute_path_in_a_column_that_is_not_read_harms_no_row(tree: Tree, kind: str) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    root = tree("a.png", "b.png")
+    rows = [{"file_name": name, "source": str(root / name)} for name in ("a.png", "b.png")]
+    if kind == "csv":
+        body = "".join(f"{row['file_name']},{row['source']}\n" for row in rows)
+        (root / "metadata.csv").write_text(f"file_name,source\n{body}")
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), root / "metadata.parquet")
+    assert records(root) == [{"image": row["file_name"], "source": row["source"]} for row in rows]
+
+
 def test_metadata_in_json_lines_gives_columns_and_files(tree: Tree) -> None:
     text = lines(
         {"file_name": "a.png", "text": ["one", "two"], "depth_file_name": "d/a.npy", "n": 3, "none": None},
@@ -306,7 +416,7 @@ def test_no_folder_and_nothing_in_it(tree: Tree, tmp_path: Path) -> None:
     assert refusal("/no/such") == "there is no folder '/no/such': give one that holds pictures, as folder:PATH."
     assert refusal("~nobody_here/x").startswith("there is no folder '~nobody_here/x'")
     root = tree("notes.txt", "depth.npy")
-    assert refusal(root).startswith(f"the folder '{root}' holds no pictures (.bmp, .gif, ")
+    assert refusal(root).startswith(f"the folder '{root}' holds no pictures (.png, .jpg, .webp, ...)")
     assert refusal(root / "notes.txt").startswith("there is no folder")
     split = tree("train/a.png", "test/notes.txt")
     assert refusal(split, "held_out").startswith(f"the folder '{split / 'test'}' holds no pictures")

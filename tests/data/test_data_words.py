@@ -6,20 +6,24 @@ import io
 import json
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from PIL import Image
 from streaming_tars import write_tar
 
+from bridgeflow.data.batches import read_pair
 from bridgeflow.data.files import Words, as_words
 from bridgeflow.data.folder import Folder
 from bridgeflow.data.hub import HubDataset
 from bridgeflow.data.rows import Stream
 from bridgeflow.data.tar import Damage, members
-from bridgeflow.data.webdataset import WebDataset
+from bridgeflow.data.webdataset import WebDataset, find_shards
 from bridgeflow.errors import BridgeflowError
+from bridgeflow.modality import LatentSpec, Modality
+from bridgeflow.settings import Settings
+from bridgeflow.task import Task
 from bridgeflow_plugins.depth import Depth
 from bridgeflow_plugins.image_latent import ImageLatent
 from bridgeflow_plugins.text import Text
@@ -102,6 +106,61 @@ def test_a_word_that_is_the_name_of_a_file_beside_is_a_word(
     row = Folder(path=str(folder), held_out=0).open("train")[0]
     with pytest.raises(BridgeflowError, match=NAMED.format("a picture")):
         ImageLatent(ImageLatent.Options()).read(row["picture"])
+
+
+class Trusting(Modality):
+    """A plugin whose author opens whatever a string names."""
+
+    reads = (".wav",)
+    column = "sound"
+
+    @property
+    def latent(self) -> LatentSpec:
+        return LatentSpec((1, 1), "sequence")
+
+    def read(self, value: Any) -> bytes:
+        return Path(value["path"] if isinstance(value, dict) else value).read_bytes()
+
+    collate = encode = preview = None  # type: ignore[assignment]
+
+
+class Sounds(Task):
+    columns: ClassVar[dict[str, str]] = {"sound": "a sound", "text": "its words"}
+
+    def pair(self, row: Any, rng: Any) -> Any:
+        return self.from_modality.read(row["sound"]), self.to_modality.read(row["text"])
+
+
+@pytest.mark.parametrize("wrap", [str, lambda path: {"path": path}], ids=["a string", "a mapping"])
+def test_a_plugin_that_opens_what_it_is_given_is_given_no_name_from_data(secrets: Path, wrap: Any) -> None:
+    own = secrets / "own.WAV"
+    own.write_bytes(b"sound")
+    task = Sounds(Settings(), Trusting(Settings()), Text(Text.Options()))
+    row = {"sound": own, "text": Words("own.wav")}
+    assert read_pair(task, row, {}, 0, 0) == (b"sound", "own.wav")
+    told = r"the column 'tone' holds '.*, a file's name: call the column 'tone_file_name'"
+    with pytest.raises(BridgeflowError, match=told):
+        read_pair(task, {"text": "a", "tone": as_words(wrap(str(own)))}, {"sound": "tone"}, 0, 0)
+
+
+def test_a_hidden_member_of_a_tar_is_no_sample_and_endings_are_those_of_the_reader(tmp_path: Path) -> None:
+    names = ["._a.jpg", "__MACOSX/a.jpg", "./.ipynb_checkpoints/a.jpg", "__MACOSX/._a.TXT"]
+    names += ["./s/a.JFIF", "./s/a.TXT", "b.jpe", "b.Caption", "c.tga", "c.mask.JP2", "d.HEIC"]
+    tar = write_tar(tmp_path / "a.TAR", [(name, b"x") for name in names])
+    (tmp_path / "._a.tar").write_bytes(b"x")
+    (tmp_path / "more").mkdir()
+    assert find_shards(str(tmp_path), "shards") == [str(tar)]
+    other = write_tar(tmp_path / "more" / "b.tar", [("a.png", b"x")])
+    rows = list(WebDataset(shards=str(other), held_out=str(tmp_path)).open("held_out").rows_from(0, 0))
+    kept = {next(iter(row.values()))["path"].rpartition("/")[2]: row for row in rows if isinstance(row, dict)}
+    assert {name: sorted(row) for name, row in kept.items()} == {
+        "a.JFIF": ["image", "text"],
+        "b.jpe": ["image", "text"],
+        "c.tga": ["image", "mask"],
+        "d.HEIC": ["image"],
+    }
+    with pytest.raises(BridgeflowError, match=r"d\.HEIC is not a picture of a known format"):
+        ImageLatent(ImageLatent.Options()).read(kept["d.HEIC"]["image"])
 
 
 def test_sizes_that_cannot_be_end_a_tar(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
+from bridgeflow.data.contents import FORMATS, picture_endings
 from bridgeflow.data.files import check_file, path_of
 from bridgeflow.errors import BridgeflowError
 
@@ -31,27 +32,9 @@ Resize: TypeAlias = Literal["crop", "stretch"]
 MAX_PIXELS = 200_000_000
 """Pictures with more pixels are refused before they are decoded."""
 
-IMAGE_ENDINGS = (
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".webp",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".gif",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-    ".tga",
-    ".avif",
-    ".jp2",
-)
-"""Lower-case file endings of pictures."""
-
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "TGA", "AVIF", "JPEG2000")
-"""Formats that are read, whatever a file's name says. PIL knows others that are programs (EPS runs in Ghostscript)."""
+_USUAL = (".png", ".jpg", ".jpeg", ".webp")
+IMAGE_ENDINGS = (*_USUAL, *sorted(picture_endings().difference(_USUAL)))
+"""Lower-case file endings of pictures, the usual ones first."""
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
