@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import os
 import shlex
+import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -217,6 +218,22 @@ def offering(kind: str, name: str) -> list[Plugin]:
     """The plugins that a name may mean: several where several distributions offer it, one for `distribution:name`."""
     wanted, _, plain = name.rpartition(":")
     return [p for p in installed(kind) if p.name == plain and (not wanted or is_from(p, wanted))]
+
+
+def plugin_of(own: type[Any], among: Iterable[Plugin] | None = None) -> Plugin | None:
+    """The plugin whose entry point names a class, or one that it inherits from; of those given, or of all. Imports
+    nothing: what is not imported has no instances."""
+    named = [(plugin, found) for plugin in (installed() if among is None else among) if (found := _there(plugin))]
+    return next((plugin for base in own.__mro__ for plugin, found in named if found is base), None)
+
+
+def _there(plugin: Plugin) -> Any:
+    """What an entry point names, where its module is imported; else None."""
+    module, _, path = plugin.value.partition(":")
+    found: Any = sys.modules.get(module.strip())
+    for name in path.strip().split(".") if path else ():
+        found = getattr(found, name, None)
+    return found
 
 
 def find(kind: str, name: str, *homes: str) -> Plugin:

@@ -55,6 +55,8 @@ BEFORE: Table[ModalitySubject] = (
 
 ON_LATENTS: Table[ModalitySubject] = (
     (Check("declared latent", "`encode` gives the shape declared, in floating point."), encoding.check_declared),
+    (Check("distinct items", "Items that differ have latents that differ."), encoding.check_distinct),
+    (Check("scale", "Latents are of about zero mean and unit variance."), encoding.check_scale),
     (Check("round trip", "A latent, decoded and encoded, is itself within `round_trip`."), decoding.check_round_trip),
     (Check("rows of a batch", "A batch of one equals a row of a batch of four."), encoding.check_rows),
     (Check("deterministic", "The random state changes neither latents nor items."), encoding.check_deterministic),

@@ -321,6 +321,13 @@ class Trainable(Fine):
         self.signs.requires_grad_(True)
 
 
+@spoils("frozen", "the parameter 'signs' asks for gradients, though nothing but `fit`")
+class AsksForGradients(Trainable):
+    @torch.no_grad()
+    def encode(self, batch: dict[str, Tensor]) -> Latent:
+        return super().encode(batch)
+
+
 @spoils("frozen", "not under torch.inference_mode")
 class InferenceMode(Fine):
     @torch.inference_mode()
