@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 import click
 
 from bridgeflow.cli.options import json_option
+from bridgeflow.cli.output import show
 
 LIBRARIES = (
     "torch",
@@ -49,10 +50,10 @@ def doctor(as_json: bool) -> int:
     problems += dict.fromkeys(cause for cause in (*causes, *registry.damaged()) if cause)
     facts["plugins"] = len(plugins)
     if as_json:
-        print(json.dumps({**facts, "problems": problems}, indent=1))
+        show(json.dumps({**facts, "problems": problems}, indent=1))
     else:
         for name, value in facts.items():
             shown = ", ".join(value) or "none" if isinstance(value, list) else value
-            print(f"{name:<26} {shown}")
-        print("\n".join(problems) if problems else "everything is in order")
+            show(f"{name:<26} {shown}")
+        show("\n".join(problems) if problems else "everything is in order")
     return 1 if problems else 0

@@ -11,19 +11,20 @@ import click
 
 from bridgeflow.cli.checking import check
 from bridgeflow.cli.options import json_option
+from bridgeflow.cli.output import show
 from bridgeflow.cli.scaffolding import new
 
 
 def _print(rows: list[dict[str, str]], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        show(json.dumps(rows, indent=1, ensure_ascii=False))
         return
     if not rows:
-        print("none installed")
+        show("none installed")
         return
     widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
     for row in [{key: key for key in widths}, *rows]:
-        print("  ".join(f"{row[key]:<{width}}" for key, width in widths.items()).rstrip())
+        show("  ".join(f"{row[key]:<{width}}" for key, width in widths.items()).rstrip())
 
 
 @click.group()
@@ -105,9 +106,9 @@ def show_recipe(name: str, resolved: bool, as_json: bool) -> None:
 
         tree = recipe.resolve(tree, name).tree()
     if as_json:
-        print(json.dumps(tree, indent=1, ensure_ascii=False))
+        show(json.dumps(tree, indent=1, ensure_ascii=False))
         return
-    print(layers.dump(tree), end="")
+    show(layers.dump(tree), end="")
 
 
 @click.group()
@@ -175,7 +176,7 @@ def list_plugins(kind: str | None, load: bool | None, as_json: bool) -> None:
     else:
         _print([{key: value for key, value in row.items() if key != "cause"} for row in rows], as_json)
         for cause in dict.fromkeys(row["cause"] for row in rows if row["cause"]):
-            print(f"\n{cause}")
+            show(f"\n{cause}")
     for sentence in registry.damaged():
         print(f"bridgeflow: {sentence}", file=sys.stderr)
 
@@ -196,15 +197,15 @@ def plugin_info(name: str, kind: str | None, as_json: bool) -> None:
         raise registry.unknown(kind or "plugin", name, {p.name for k in kinds for p in registry.installed(k)})
     facts = [describe_plugin(plugin) for plugin in matching]
     if as_json:
-        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        show(json.dumps(facts, indent=1, ensure_ascii=False))
         return
     for number, fact in enumerate(facts):
         if number:
-            print()
+            show()
         for key, value in fact.items():
             if key != "options":
-                print(f"{key:<14} {value}")
+                show(f"{key:<14} {value}")
         for option in fact["options"]:
-            print(f"  {option['key']} = {json.dumps(option['default'])}")
+            show(f"  {option['key']} = {json.dumps(option['default'])}")
             if option["help"]:
-                print(f"      {option['help']}")
+                show(f"      {option['help']}")

@@ -14,6 +14,7 @@ from typing import NoReturn
 import click
 
 from bridgeflow import __version__
+from bridgeflow.cli.output import with_stdout_for_results
 from bridgeflow.sentences import printable_lines, tidy
 
 COMMANDS = {
@@ -49,7 +50,7 @@ class LazyGroup(click.Group):
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)
-        return command
+        return with_stdout_for_results(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
