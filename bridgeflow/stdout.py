@@ -32,7 +32,7 @@ def redirected(stream: TextIO) -> Iterator[TextIO]:
         yield results
     finally:
         _flush_c()
-        with suppress(ValueError):
+        with suppress(AttributeError, ValueError):
             stream.flush()
         sys.stdout = own
         try:
@@ -51,7 +51,7 @@ def _writing_to(kept: int | None, own: TextIO) -> TextIO:
     no file."""
     if own is None or kept is None:
         return open(os.devnull, "w", encoding="utf-8")
-    if not isinstance(own, io.TextIOWrapper) or own.fileno() != 1:
+    if not isinstance(own, io.TextIOWrapper) or _descriptor(own) != 1:
         return own
     return io.TextIOWrapper(
         open(os.dup(kept), "wb"),
@@ -63,11 +63,16 @@ def _writing_to(kept: int | None, own: TextIO) -> TextIO:
 
 
 def _point_1_to(stream: TextIO) -> None:
+    descriptor = _descriptor(stream)
+    with suppress(OSError):
+        os.dup2(2 if descriptor is None else descriptor, 1)
+
+
+def _descriptor(stream: TextIO) -> int | None:
     try:
-        os.dup2(stream.fileno(), 1)
-    except (OSError, ValueError):
-        with suppress(OSError):
-            os.dup2(2, 1)
+        return stream.fileno()
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def _flush_c() -> None:
