@@ -15,7 +15,7 @@ from bridgeflow.cli.output import show
 from bridgeflow.cli.scaffolding import new
 
 
-def _print(rows: list[dict[str, str]], as_json: bool) -> None:
+def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         show(json.dumps(rows, indent=1, ensure_ascii=False))
         return
@@ -168,15 +168,16 @@ def list_plugins(kind: str | None, load: bool | None, as_json: bool) -> None:
             "version": p.version,
             "object": p.value,
             "cause": verdict.cause,
+            "notes": list(verdict.notes),
         }
         for p, verdict in verdicts.items()
     ]
     if as_json:
         _print(rows, as_json)
     else:
-        _print([{key: value for key, value in row.items() if key != "cause"} for row in rows], as_json)
-        for cause in dict.fromkeys(row["cause"] for row in rows if row["cause"]):
-            show(f"\n{cause}")
+        _print([{key: value for key, value in row.items() if key not in ("cause", "notes")} for row in rows], as_json)
+        for sentence in dict.fromkeys(s for verdict in verdicts.values() for s in (verdict.cause, *verdict.notes) if s):
+            show(f"\n{sentence}")
     for sentence in registry.damaged():
         print(f"bridgeflow: {sentence}", file=sys.stderr)
 
