@@ -19,7 +19,7 @@ from bridgeflow.cli.options import (
     parse_columns,
     task_option,
 )
-from bridgeflow.cli.output import show
+from bridgeflow.cli.output import emit
 
 EPILOG = (
     "Examples:\n\n\b\n"
@@ -185,13 +185,13 @@ def verify(folder: str, as_json: bool) -> int:
     console.clear()
     shards = sum(len(own) for own in index.shards.values())
     if as_json:
-        show(json.dumps({"shards": shards, "faults": faults}, indent=1))
+        emit(json.dumps({"shards": shards, "faults": faults}, indent=1))
     else:
-        show(f"{folder}: {shards:,} shards, {len(faults):,} with a fault")
+        emit(f"{folder}: {shards:,} shards, {len(faults):,} with a fault")
         for fault in faults[:50]:
-            show(f"  {fault}")
+            emit(f"  {fault}")
         if len(faults) > 50:
-            show(f"  and {len(faults) - 50:,} more; --json lists them all")
+            emit(f"  and {len(faults) - 50:,} more; --json lists them all")
     return 1 if faults else 0
 
 
@@ -200,21 +200,21 @@ def _print_facts(folder: Path, index: Any, as_json: bool) -> None:
 
     facts = cache_facts(folder, index)
     if as_json:
-        show(json.dumps(facts, indent=1, ensure_ascii=False))
+        emit(json.dumps(facts, indent=1, ensure_ascii=False))
         return
-    show(f"{'split':<10}{'rows':>12}{'left out':>10}{'shards':>9}{'size':>12}  data")
+    emit(f"{'split':<10}{'rows':>12}{'left out':>10}{'shards':>9}{'size':>12}  data")
     for split in ("train", "held_out"):
         own = facts[split]
         size = f"{own['bytes'] / 1e6:,.1f} MB"
-        show(f"{split:<10}{own['rows']:>12,}{own['unreadable']:>10,}{own['shards']:>9,}{size:>12}  {own['data']}")
-    show()
+        emit(f"{split:<10}{own['rows']:>12,}{own['unreadable']:>10,}{own['shards']:>9,}{size:>12}  {own['data']}")
+    emit()
     for side in ("source", "target"):
         own = facts[side]
         shape = "x".join(map(str, own["shape"]))
-        show(f"{side:<10}{own['modality']}   {own['layout']} {shape}   codec {own['fingerprint']}")
-    show(f"{'task':<10}{facts['task']}   recipe {folder / facts['recipe']}")
+        emit(f"{side:<10}{own['modality']}   {own['layout']} {shape}   codec {own['fingerprint']}")
+    emit(f"{'task':<10}{facts['task']}   recipe {folder / facts['recipe']}")
     for split in ("train", "held_out"):
-        show(f"{split:<10}fingerprint {facts[split]['fingerprint']}")
-    show(f"{'kept as':<10}{facts['dtype']}   variants {facts['variants']}   {facts['shard_rows']:,} rows a shard")
+        emit(f"{split:<10}fingerprint {facts[split]['fingerprint']}")
+    emit(f"{'kept as':<10}{facts['dtype']}   variants {facts['variants']}   {facts['shard_rows']:,} rows a shard")
     if not facts["complete"]:
-        show("not finished: give the same bridgeflow cache command once more to go on")
+        emit("not finished: give the same bridgeflow cache command once more to go on")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridgeflow.cli.options import json_option
-from bridgeflow.cli.output import show
+from bridgeflow.cli.output import emit
 
 if TYPE_CHECKING:
     from bridgeflow.registry import Plugin
@@ -41,7 +41,7 @@ def check(name: str, options: tuple[str, ...], kind: str | None, traceback: bool
         outcomes: list[Outcome] = []
         coming = _examined(plugin, options)
         if not as_json:
-            show(f"{'' if number == 0 else chr(10)}{plugin.kind} {plugin.name} of {_origin(plugin)}")
+            emit(f"{'' if number == 0 else chr(10)}{plugin.kind} {plugin.name} of {_origin(plugin)}")
         for outcome in coming:
             outcomes.append(outcome)
             if not as_json and _reached(outcome):
@@ -49,9 +49,9 @@ def check(name: str, options: tuple[str, ...], kind: str | None, traceback: bool
         failed = failed or any(outcome.status == "failed" for outcome in outcomes)
         facts.append(_fact(plugin, outcomes, traceback))
         if not as_json:
-            show(_summary(outcomes))
+            emit(_summary(outcomes))
     if as_json:
-        show(json.dumps(facts, indent=1, ensure_ascii=False))
+        emit(json.dumps(facts, indent=1, ensure_ascii=False))
     return 1 if failed else 0
 
 
@@ -110,11 +110,11 @@ def _origin(plugin: Plugin) -> str:
 def _show(outcome: Outcome, traceback: bool) -> None:
     """One line, and the sentence of what is not as it should be below it."""
     note = f"  ({outcome.message})" if outcome.status == "passed" and outcome.message else ""
-    show(f"  {outcome.status:<6}  {outcome.check.name}{note}")
+    emit(f"  {outcome.status:<6}  {outcome.check.name}{note}")
     if outcome.status != "passed":
-        show(textwrap.fill(outcome.message, 100, initial_indent=" " * 10, subsequent_indent=" " * 10))
+        emit(textwrap.fill(outcome.message, 100, initial_indent=" " * 10, subsequent_indent=" " * 10))
     if traceback and outcome.trace:
-        show(textwrap.indent(outcome.trace.rstrip(), " " * 10))
+        emit(textwrap.indent(outcome.trace.rstrip(), " " * 10))
 
 
 def _reached(outcome: Outcome) -> bool:

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 import click
 
 from bridgeflow.cli.options import json_option
-from bridgeflow.cli.output import show
+from bridgeflow.cli.output import emit
 
 LIBRARIES = (
     "torch",
@@ -52,12 +52,12 @@ def doctor(as_json: bool) -> int:
     problems += dict.fromkeys(cause for cause in (*causes, *registry.damaged()) if cause)
     facts["plugins"] = len(plugins)
     if as_json:
-        show(json.dumps({**facts, "problems": problems, "notes": notes}, indent=1))
+        emit(json.dumps({**facts, "problems": problems, "notes": notes}, indent=1))
     else:
         for name, value in facts.items():
             shown = ", ".join(value) or "none" if isinstance(value, list) else value
-            show(f"{name:<26} {shown}")
+            emit(f"{name:<26} {shown}")
         for note in notes:
-            show(f"note: {note}")
-        show("\n".join(problems) if problems else "everything is in order")
+            emit(f"note: {note}")
+        emit("\n".join(problems) if problems else "everything is in order")
     return 1 if problems else 0

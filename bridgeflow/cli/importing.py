@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from bridgeflow.cli.options import json_option
-from bridgeflow.cli.output import show, with_stdout_for_results
+from bridgeflow.cli.output import emit, with_stdout_for_results
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.stdout import redirected
 
@@ -152,9 +152,9 @@ def _import(name: str, kind: type[Importer], file: Path, folder: Path, as_json: 
             "notes": list(found.notes),
             **found.facts,
         }
-        show(json.dumps(facts, indent=1, ensure_ascii=False))
+        emit(json.dumps(facts, indent=1, ensure_ascii=False))
     else:
-        show(folder)
+        emit(folder)
     for note in found.notes:
         console.say(f"note: {note}")
     task = found.recipe.recipe.task

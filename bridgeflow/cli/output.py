@@ -19,13 +19,13 @@ def stream() -> TextIO:
     return _results or sys.stdout
 
 
-def show(*values: object, end: str = "\n", flush: bool = False) -> None:
+def emit(*values: object, end: str = "\n", flush: bool = False) -> None:
     """Prints a result; `print` in a command would go to stderr."""
     print(*values, end=end, flush=flush, file=stream())
 
 
 def with_stdout_for_results(command: click.Command) -> click.Command:
-    """The command, or a group of them, that prints on stdout with `show` alone once it has begun."""
+    """The command, or a group of them, that prints on stdout with `emit` alone once it has begun."""
     if isinstance(command, click.Group):
         for own in command.commands.values():
             with_stdout_for_results(own)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bridgeflow.cli.inputs import Input
-from bridgeflow.cli.output import show, stream
+from bridgeflow.cli.output import emit, stream
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.sentences import printable_lines
 
@@ -34,7 +34,7 @@ class ResultWriter:
             if self.target.textual:
                 record["result"] = result
             if self.target.textual and self.output is None and not self.as_json:
-                show(_shown(f"{entry.name}\t{result}" if self.many else result))
+                emit(_shown(f"{entry.name}\t{result}" if self.many else result))
             elif not self.target.textual or self.into_folder:
                 path = self._path(entry, number, len(results))
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ class ResultWriter:
                     )
                 record["files"] = [str(path) for path in paths]
                 if not self.as_json:
-                    show("\n".join(map(_shown, record["files"])))
+                    emit("\n".join(map(_shown, record["files"])))
             self.records.append(record)
             stream().flush()
 
@@ -58,9 +58,9 @@ class ResultWriter:
             self.output.parent.mkdir(parents=True, exist_ok=True)
             self.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
             if not self.as_json:
-                show(self.output)
+                emit(self.output)
         if self.as_json:
-            show(json.dumps({**self.facts, "results": self.records}, indent=1, ensure_ascii=False))
+            emit(json.dumps({**self.facts, "results": self.records}, indent=1, ensure_ascii=False))
 
     def _place(self, number: int) -> dict[str, Any]:
         """What a record says of the place of a result among those of its input."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bridgeflow.cli.output import show
+from bridgeflow.cli.output import emit
 
 
 @click.command(
@@ -33,14 +33,14 @@ def new(name: str, kind: str, output: str) -> None:
     from bridgeflow.scaffold import scaffold
 
     made = scaffold(name, "task" if kind == "task" else "modality", Path(output).expanduser())
-    show(f"made {made.folder}")
+    emit(f"made {made.folder}")
     for file in made.files:
-        show(f"  {file.as_posix()}")
-    show("next:")
+        emit(f"  {file.as_posix()}")
+    emit("next:")
     for command in (
         f"cd {shlex.quote(str(made.folder))}",
         "pip install -e .",
         f"bridgeflow plugins check {name}",
         f"bridgeflow train --task {made.task}",
     ):
-        show(f"  {command}")
+        emit(f"  {command}")

@@ -18,7 +18,7 @@ from bridgeflow.cli.options import (
     parse_columns,
     task_option,
 )
-from bridgeflow.cli.output import show, stream
+from bridgeflow.cli.output import emit, stream
 from bridgeflow.errors import BridgeflowError, UsageError
 
 
@@ -168,12 +168,12 @@ def _finish(run: Any, task: str, resolved: Any, as_json: bool, console: Any) -> 
         "evaluation": run.report.json() if run.report else None,
     }
     if as_json:
-        show(json.dumps(facts, indent=1))
+        emit(json.dumps(facts, indent=1))
         return 0
     if run.report is not None:
         print_report(run.report)
         if run.report.picture is not None:
-            show(f"source, truth and prediction: {run.folder / 'evaluation.png'}")
+            emit(f"source, truth and prediction: {run.folder / 'evaluation.png'}")
     argument = '"SOME WORDS"' if resolved.source.textual else "FILE"
     found = latest_run(task)
     where = "" if found is not None and found.resolve() == run.folder.resolve() else f" --checkpoint {run.folder}"
@@ -186,20 +186,20 @@ def _finish(run: Any, task: str, resolved: Any, as_json: bool, console: Any) -> 
 
 def _print_dry_run(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        show(json.dumps(facts, indent=1))
+        emit(json.dumps(facts, indent=1))
         return
     from bridgeflow import layers
 
-    show(layers.dump(facts["recipe"]))
+    emit(layers.dump(facts["recipe"]))
     for name, value in facts.items():
         if name == "recipe":
             continue
         title = name.replace("_", " ")
         if isinstance(value, dict):
             for part, own in value.items():
-                show(f"{f'{title}: {part}':<36} {_shown(own)}")
+                emit(f"{f'{title}: {part}':<36} {_shown(own)}")
         else:
-            show(f"{title:<36} {_shown(value)}")
+            emit(f"{title:<36} {_shown(value)}")
 
 
 def _shown(value: Any) -> str:

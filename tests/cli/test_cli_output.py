@@ -17,7 +17,7 @@ import pytest
 
 import bridgeflow.cli
 from bridgeflow.cli.main import COMMANDS, LazyGroup, cli, invoke
-from bridgeflow.cli.output import show, stream, with_stdout_for_results
+from bridgeflow.cli.output import emit, stream, with_stdout_for_results
 from bridgeflow.stdout import redirected
 
 Install = Callable[..., Path]
@@ -151,7 +151,7 @@ def test_standard_output_is_as_before_when_a_command_is_done_or_fails(capfd: pyt
     @click.option("--fail", is_flag=True)
     def command(fail: bool) -> None:
         print("aside")
-        show("result")
+        emit("result")
         if fail:
             raise ValueError("failed")
 
@@ -205,5 +205,5 @@ def test_no_command_prints_a_result_to_where_plugins_print() -> None:
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "click.echo"):
                 to = [ast.unparse(own.value) for own in node.keywords if own.arg == "file"]
                 if to not in (["sys.stderr"], ["stream()"]):
-                    found.append(f"{file.name}, line {node.lineno}: use bridgeflow.cli.output.show")
+                    found.append(f"{file.name}, line {node.lineno}: use bridgeflow.cli.output.emit")
     assert found == []
