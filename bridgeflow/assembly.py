@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from bridgeflow import durable
 from bridgeflow.bridge import Bridge
 from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.foreign import in_place
 from bridgeflow.modality import Item, Modality, Progress
 from bridgeflow.nn.source import DirectSource
 from bridgeflow.recipe import ResolvedRecipe
@@ -95,9 +96,10 @@ class Assembly:
 def assemble(recipe: ResolvedRecipe, codecs: Mapping[str, Path] | None = None) -> Assembly:
     """The task and its modalities, with fitted codecs restored: those given, by side, else those that the recipe
     names."""
-    source = recipe.source(recipe.source_options)
-    target = recipe.target(recipe.target_options)
-    assembly = Assembly(recipe, recipe.task(recipe.options, source, target))
+    with in_place(f"building the modalities and the task of the recipe {recipe.name!r}"):
+        source = recipe.source(recipe.source_options)
+        target = recipe.target(recipe.target_options)
+        assembly = Assembly(recipe, recipe.task(recipe.options, source, target))
     given: Mapping[str, Path] = {side: Path(folder) for side, folder in recipe.recipe.codecs.items()}
     for side, folder in (given if codecs is None else codecs).items():
         restore_codec(assembly.modality(side), folder)

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from bridgeflow import registry
 from bridgeflow.registry import Plugin
+
+CHECKED = ("modality", "task")
+"""Kinds of plugins that `bridgeflow plugins check` knows."""
 
 
 def sentence_on(error: BaseException) -> str | None:
@@ -18,17 +24,28 @@ def sentence_on(error: BaseException) -> str | None:
         folder = _folder(plugin)
         if folder is not None:
             folders.setdefault(folder, []).append(plugin)
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        path = Path(frame.filename)
+    frames = list(traceback.walk_tb(error.__traceback__))
+    for place, (frame, line) in reversed(list(enumerate(frames))):
+        path = Path(frame.f_code.co_filename)
         for folder, plugins in folders.items():
             if folder == path or folder in path.parents:
                 cause, own = registry.one_line(error), plugins[0]
-                checked = [plugin.name for plugin in plugins if plugin.kind in ("modality", "task")]
-                rest = f", and try the rest with bridgeflow plugins check {checked[0]}" if checked else ""
+                concerned = _concerned([frame for frame, _ in frames[: place + 1]], plugins)
+                rest = f", and try the rest with bridgeflow plugins check {concerned.name}" if concerned else ""
                 return (
-                    f"`{frame.name}` of {own.distribution} {own.version} failed ({cause}; {path}, line "
-                    f"{frame.lineno}): mend it there{rest}."
+                    f"`{frame.f_code.co_name}` of {own.distribution} {own.version} failed ({cause}; {path}, line "
+                    f"{line}): mend it there{rest}."
                 )
+    return None
+
+
+def _concerned(frames: Sequence[FrameType], plugins: Sequence[Plugin]) -> Plugin | None:
+    """The modality or task whose method was at work in the innermost frame that was one's; None where none was."""
+    for frame in reversed(frames):
+        own = frame.f_locals.get("self", frame.f_locals.get("cls"))
+        plugin = registry.plugin_of(own if isinstance(own, type) else type(own), plugins)
+        if plugin is not None:
+            return plugin if plugin.kind in CHECKED else None
     return None
 
 
@@ -37,7 +54,7 @@ def _folder(plugin: Plugin) -> Path | None:
     if registry.is_from(plugin, registry.OWN_DISTRIBUTION) or plugin.kind == "recipe":
         return None
     module = sys.modules.get(plugin.value.partition(":")[0].partition(".")[0])
-    paths = getattr(module, "__path__", None)
+    paths: Any = getattr(module, "__path__", None)
     if paths:
         return Path(next(iter(paths)))
     file = getattr(module, "__file__", None)

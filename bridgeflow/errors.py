@@ -22,6 +22,10 @@ class BridgeflowError(Exception):
         super().__init__(*(tidy(detail) if isinstance(detail, str) else detail for detail in details))
 
 
+class PluginWarning(UserWarning):
+    """A plugin does something besides that its author should mend, in one sentence."""
+
+
 class UsageError(BridgeflowError):
     """What was asked for does not exist or does not fit: a name, an option, a key."""
 

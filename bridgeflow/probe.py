@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any, TextIO
 
 from bridgeflow import installation, registry
+from bridgeflow.errors import PluginWarning
 from bridgeflow.registry import Plugin, PluginError, Status
+from bridgeflow.sentences import bounded
+from bridgeflow.stdout import redirected
 
 SECONDS = 60.0
 """How long a plugin may take to load; the first one waits for torch too."""
@@ -35,6 +42,8 @@ class Verdict:
     cause: str = ""
     ends_process: bool = False
     """Whether it was importing it that ended the process, or took too long."""
+    notes: tuple[str, ...] = ()
+    """A sentence for whatever else importing it does that its author should mend, though it works."""
 
 
 def is_own(plugin: Plugin) -> bool:
@@ -118,12 +127,13 @@ def _ask(plugins: Sequence[Plugin], seconds: float) -> tuple[list[Verdict], str]
         # A process that ends before it reads is told of by what it did not answer.
         with contextlib.suppress(BrokenPipeError), process.stdin or contextlib.nullcontext() as stream:
             print(json.dumps({"path": sys.path, "plugins": [asdict(p) for p in plugins]}), file=stream)
+        ready = lines.get(timeout=max(seconds, SECONDS))
         while len(answers) < len(plugins):
-            line = lines.get(timeout=seconds)
+            line = lines.get(timeout=seconds) if ready is not None else None
             if line is None:
                 end = f"importing it ended the process with code {process.wait()}"
                 break
-            answers.append(Verdict(**json.loads(line)))
+            answers.append(_verdict(json.loads(line)))
     except queue.Empty:
         end = f"importing it takes longer than {seconds:.0f} seconds"
     finally:
@@ -132,16 +142,47 @@ def _ask(plugins: Sequence[Plugin], seconds: float) -> tuple[list[Verdict], str]
     return answers, end
 
 
+def _verdict(facts: dict[str, Any]) -> Verdict:
+    return Verdict(**{**facts, "notes": tuple(facts["notes"])})
+
+
+def watched(plugin: Plugin) -> tuple[str, ...]:
+    """Loads a plugin in this process; sentences on what that does besides: it prints on stdout, it changes the working
+    folder, it takes long. Raises what `Plugin.load` does."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", PluginWarning)
+            with redirected(said):
+                plugin.load()
+        notes = [str(own.message) for own in caught if issubclass(own.category, PluginWarning)]
+        printed = first_line(said)
+    if printed:
+        notes.append(
+            f"importing {plugin.title} prints {printed!r} on stdout, where results belong: log it, or print it to "
+            "sys.stderr."
+        )
+    return tuple(notes)
+
+
+def first_line(file: TextIO) -> str:
+    """The first line that says something of a file that was written; empty where none does."""
+    file.seek(0)
+    return bounded(next((line.strip() for line in file if line.strip()), ""), 100)
+
+
 def answer(plugins: Sequence[dict[str, str]]) -> None:
-    """The other process: loads plugins and writes a line of JSON for each to what was stdout when it began."""
+    """The other process: loads plugins and writes a line of JSON for each to what was stdout when it began; before them
+    an empty one, once what all plugins need is there."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         # Whatever a plugin prints goes where nobody reads it.
         os.dup2(2, 1)
+        for kind in {facts["kind"] for facts in plugins} & registry.BASES.keys():
+            importlib.import_module(registry.BASES[kind].partition(":")[0])
+        print(file=out, flush=True)
         for facts in plugins:
             plugin = Plugin(**facts)
             try:
-                plugin.load()
-                verdict = Verdict("ok")
+                verdict = Verdict("ok", notes=watched(plugin))
             except PluginError as error:
                 verdict = Verdict(error.status, str(error))
             except KeyboardInterrupt as error:

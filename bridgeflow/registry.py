@@ -11,8 +11,10 @@ import importlib
 import importlib.util
 import os
 import shlex
+import sys
 import traceback
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, distributions
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bridgeflow.errors import BridgeflowError, UsageError, unknown_name
+from bridgeflow.foreign import in_place, quickly
 from bridgeflow.installation import (
     OWN_DISTRIBUTION,
     editable_folder,
@@ -76,8 +79,11 @@ class Plugin:
 
         Raises PluginError when importing it fails, whatever way it fails, and when it is not what its kind asks for.
         """
+        point = EntryPoint(self.name, self.value, GROUPS[self.kind])
+        base, what = self._base(), f"importing {self.title}"
         try:
-            loaded = EntryPoint(self.name, self.value, GROUPS[self.kind]).load()
+            with in_place(what), nullcontext() if is_from(self, OWN_DISTRIBUTION) else quickly(what):
+                loaded = point.load()
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -92,20 +98,22 @@ class Plugin:
                 f"version {API_VERSION}: {mend}.",
                 "other contract",
             )
-        self._check_base(loaded)
-        return loaded
-
-    def _check_base(self, loaded: Any) -> None:
-        if self.kind not in BASES:
-            return
-        module, _, name = BASES[self.kind].partition(":")
-        base = getattr(importlib.import_module(module), name)
-        if not isinstance(loaded, type) or not issubclass(loaded, base):
+        if base is not None and not (isinstance(loaded, type) and issubclass(loaded, base)):
             what = f"class {loaded.__name__!r}" if isinstance(loaded, type) else f"{type(loaded).__name__} object"
             raise PluginError(
                 f"{self.title} is no {self.kind}: its entry point names {self.value!r}, a {what}, where a subclass of "
-                f"{module}.{name} is expected; mend it there, or leave it out with BRIDGEFLOW_PLUGINS."
+                f"{BASES[self.kind].replace(':', '.')} is expected; mend it there, or leave it out with "
+                "BRIDGEFLOW_PLUGINS."
             )
+        return loaded
+
+    def _base(self) -> type[Any] | None:
+        """What it has to be a subclass of. Imported first, torch with it, so that the time is not the plugin's."""
+        if self.kind not in BASES:
+            return None
+        module, _, name = BASES[self.kind].partition(":")
+        base: type[Any] = getattr(importlib.import_module(module), name)
+        return base
 
     @property
     def title(self) -> str:
@@ -217,6 +225,22 @@ def offering(kind: str, name: str) -> list[Plugin]:
     """The plugins that a name may mean: several where several distributions offer it, one for `distribution:name`."""
     wanted, _, plain = name.rpartition(":")
     return [p for p in installed(kind) if p.name == plain and (not wanted or is_from(p, wanted))]
+
+
+def plugin_of(own: type[Any], among: Iterable[Plugin] | None = None) -> Plugin | None:
+    """The plugin whose entry point names a class, or one that it inherits from; of those given, or of all. Imports
+    nothing: what is not imported has no instances."""
+    named = [(plugin, found) for plugin in (installed() if among is None else among) if (found := _there(plugin))]
+    return next((plugin for base in own.__mro__ for plugin, found in named if found is base), None)
+
+
+def _there(plugin: Plugin) -> Any:
+    """What an entry point names, where its module is imported; else None."""
+    module, _, path = plugin.value.partition(":")
+    found: Any = sys.modules.get(module.strip())
+    for name in path.strip().split(".") if path else ():
+        found = getattr(found, name, None)
+    return found
 
 
 def find(kind: str, name: str, *homes: str) -> Plugin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from bridgeflow.task import ModalityUse, Task
 
 class Row(Modality):
     reads, writes = (".npy",), ".npy"
+    def __init__(self, options):
+        super().__init__(options)
+        self.weight = WEIGHT
     @property
     def latent(self): return LatentSpec((4, 2), "sequence")
     def read(self, value):
@@ -29,12 +33,15 @@ class Row(Modality):
             raise BridgeflowError("a row has one axis.")
         return READ(item)
     def collate(self, items): return {"x": torch.from_numpy(np.stack(items)).float()}
-    def encode(self, batch): return Latent(batch["x"].view(SHAPE))
+    def encode(self, batch): return Latent(ENCODED, mask=MASK)
     def decode(self, latent): return list(latent.flatten(1).numpy())
     def write(self, item, path):
         np.save(path, item)
         return [path]
     def preview(self, item): return Image.new("RGB", (8, 8))
+
+class Another(Row):
+    pass
 
 def plain(item): return item
 def strict(item): return item[:8] + {}["nothing"] if item.max() > 7 else item
@@ -53,7 +60,14 @@ source_encoder: {name: direct}
 network: {name: dit, width: 16, depth: 1, heads: 2}
 training: {steps: 2, batch_size: 4, evaluate: 0, sample_every: 0, precision: fp32}
 """
-FINE = {"READ": "plain", "SHAPE": "-1, 4, 2", "COLUMN": '"row"', "FACTOR": "1.0"}
+FINE = {
+    "READ": "plain",
+    "ENCODED": 'batch["x"].view(-1, 4, 2)',
+    "MASK": "None",
+    "WEIGHT": "None",
+    "COLUMN": '"row"',
+    "FACTOR": "1.0",
+}
 
 Install = Callable[..., Path]
 Write = Callable[..., None]
@@ -69,10 +83,15 @@ def write(install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         source = SOURCE
         for word, text in {**FINE, **words}.items():
             source = source.replace(word, text)
-        points = {"bridgeflow.modalities": {"row": "acme_row:Row"}, "bridgeflow.tasks": {"rows": "acme_row:Rows"}}
+        modalities = {"another": "acme_row:Another", "row": "acme_row:Row"}
+        points = {"bridgeflow.modalities": modalities, "bridgeflow.tasks": {"rows": "acme_row:Rows"}}
         install("acme", points, {"acme_row.py": source}, "2.1")
 
     return make
+
+
+GAVE = "`encode` of the modality 'row' of acme 2.1 gave"
+CHECK = "and try it with bridgeflow plugins check row."
 
 
 def train() -> int:
@@ -82,15 +101,47 @@ def train() -> int:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ({"COLUMN": '"wor"'}, ["`pair` of acme 2.1 failed (KeyError: 'wor'; ", "acme_row.py, line 33): mend it there"]),
-        ({"SHAPE": "-1, 3, 3"}, ["`encode` of acme 2.1 failed (RuntimeError: ", "plugins check row"]),
-        ({"SHAPE": "-1, 8"}, ["Row declares a latent sequence 4x2, but its `encode` gave (4, 8)", "plugins check"]),
+        (
+            {"COLUMN": '"wor"'},
+            [
+                "`pair` of acme 2.1 failed (KeyError: 'wor'; ",
+                "acme_row.py, line 39): mend it there, and",
+                "check rows.",
+            ],
+        ),
+        (
+            {"ENCODED": 'batch["x"].view(-1, 3, 3)'},
+            ["`encode` of acme 2.1 failed (RuntimeError: ", "try the rest with bridgeflow plugins check row."],
+        ),
+        ({"READ": "{}['read']"}, ["`read` of acme 2.1 failed (KeyError: 'read'; ", "plugins check row."]),
+        (
+            {"ENCODED": 'batch["x"].view(-1, 8)'},
+            [f"{GAVE} (B, 8), but `latent` declares sequence 4x2: make `latent` say what `encode` makes, {CHECK}"],
+        ),
+        (
+            {"ENCODED": 'batch["x"].view(-1, 4, 2).long()'},
+            [f"{GAVE} int64, which no flow can follow: give floating point (float32), {CHECK}"],
+        ),
+        ({"ENCODED": 'batch["x"].view(-1, 4, 2)[:3]'}, [f"{GAVE} 3 latents for 4 items: give one for each, {CHECK}"]),
+        (
+            {"MASK": 'batch["x"][:, :4].abs()'},
+            [f"{GAVE} a mask of float32: give bool, True where the latent is real, {CHECK}"],
+        ),
+        (
+            {"MASK": 'batch["x"] > 0'},
+            [f"{GAVE} a mask of shape (4, 8): give (B, 4) for a latent sequence 4x2, {CHECK}"],
+        ),
+        ({"MASK": 'None), batch["x"], (0'}, [f"{GAVE} a tuple: let it give a bridgeflow.modality.Latent, {CHECK}"]),
+        (
+            {"MASK": "None, std=-torch.ones(4, 4, 2)"},
+            [f"{GAVE} a `std` below zero: give standard deviations, or None, {CHECK}"],
+        ),
         (
             {"FACTOR": "np.nan"},
             ["the source 'row' of a row holds numbers that are not finite, at step 1", "data check"],
         ),
     ],
-    ids=["pair", "encode", "shape", "nan"],
+    ids=["pair", "encode", "read", "shape", "int64", "rows", "mask", "mask shape", "tuple", "std", "nan"],
 )
 def test_a_training_names_the_plugin_at_fault(
     write: Write, capsys: pytest.CaptureFixture[str], words: dict[str, str], told: list[str]
@@ -100,6 +151,41 @@ def test_a_training_names_the_plugin_at_fault(
     sentence = capsys.readouterr().err.splitlines()[-1]
     assert [part for part in told if part not in sentence] == [], sentence
     assert "unforeseen" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ({}, []),
+        (
+            {"ENCODED": '1000 * batch["x"].view(-1, 4, 2)'},
+            [
+                "warning: the latents of the source 'row' have mean ",
+                "in the first batch (those of the target have mean ",
+                "where about 0 and 1 are expected, and the loss follows their scale",
+                "warning: the latents of the target 'row' have mean ",
+            ],
+        ),
+        (
+            {"ENCODED": '0 * batch["x"].view(-1, 4, 2) + 1'},
+            ["warning: the source 'row' gives the same latent for all 4 items of the first batch, though the items"],
+        ),
+        (
+            {"WEIGHT": "torch.nn.Parameter(torch.ones(3))"},
+            ["2 weights of the modalities ask for gradients, such as 'weight' of the source 'row' and 'weight' of"],
+        ),
+    ],
+    ids=["fine", "scale", "same", "weights"],
+)
+def test_a_training_says_what_no_flow_is_made_for(
+    write: Write, capsys: pytest.CaptureFixture[str], words: dict[str, str], told: list[str]
+) -> None:
+    write(**words)
+    assert train() == 0
+    said = capsys.readouterr().err
+    assert [part for part in told if part not in said] == [], said
+    assert said.count("gradients") == said.count("ask for gradients") == int("WEIGHT" in words), said
+    assert told or not re.search("warning|gradients", said)
 
 
 def test_data_check_finds_numbers_that_are_not_finite(write: Write, capsys: pytest.CaptureFixture[str]) -> None:

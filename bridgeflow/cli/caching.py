@@ -18,6 +18,7 @@ from bridgeflow.cli.options import (
     parse_columns,
     task_option,
 )
+from bridgeflow.cli.output import emit
 from bridgeflow.training import launch
 
 EPILOG = (
@@ -184,13 +185,13 @@ def verify(folder: str, as_json: bool) -> int:
     console.clear()
     shards = sum(len(own) for own in index.shards.values())
     if as_json:
-        print(json.dumps({"shards": shards, "faults": faults}, indent=1))
+        emit(json.dumps({"shards": shards, "faults": faults}, indent=1))
     else:
-        print(f"{folder}: {shards:,} shards, {len(faults):,} with a fault")
+        emit(f"{folder}: {shards:,} shards, {len(faults):,} with a fault")
         for fault in faults[:50]:
-            print(f"  {fault}")
+            emit(f"  {fault}")
         if len(faults) > 50:
-            print(f"  and {len(faults) - 50:,} more; --json lists them all")
+            emit(f"  and {len(faults) - 50:,} more; --json lists them all")
     return 1 if faults else 0
 
 
@@ -199,21 +200,21 @@ def _print_facts(folder: Path, index: Any, as_json: bool) -> None:
 
     facts = cache_facts(folder, index)
     if as_json:
-        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        emit(json.dumps(facts, indent=1, ensure_ascii=False))
         return
-    print(f"{'split':<10}{'rows':>12}{'left out':>10}{'shards':>9}{'size':>12}  data")
+    emit(f"{'split':<10}{'rows':>12}{'left out':>10}{'shards':>9}{'size':>12}  data")
     for split in ("train", "held_out"):
         own = facts[split]
         size = f"{own['bytes'] / 1e6:,.1f} MB"
-        print(f"{split:<10}{own['rows']:>12,}{own['unreadable']:>10,}{own['shards']:>9,}{size:>12}  {own['data']}")
-    print()
+        emit(f"{split:<10}{own['rows']:>12,}{own['unreadable']:>10,}{own['shards']:>9,}{size:>12}  {own['data']}")
+    emit()
     for side in ("source", "target"):
         own = facts[side]
         shape = "x".join(map(str, own["shape"]))
-        print(f"{side:<10}{own['modality']}   {own['layout']} {shape}   codec {own['fingerprint']}")
-    print(f"{'task':<10}{facts['task']}   recipe {folder / facts['recipe']}")
+        emit(f"{side:<10}{own['modality']}   {own['layout']} {shape}   codec {own['fingerprint']}")
+    emit(f"{'task':<10}{facts['task']}   recipe {folder / facts['recipe']}")
     for split in ("train", "held_out"):
-        print(f"{split:<10}fingerprint {facts[split]['fingerprint']}")
-    print(f"{'kept as':<10}{facts['dtype']}   variants {facts['variants']}   {facts['shard_rows']:,} rows a shard")
+        emit(f"{split:<10}fingerprint {facts[split]['fingerprint']}")
+    emit(f"{'kept as':<10}{facts['dtype']}   variants {facts['variants']}   {facts['shard_rows']:,} rows a shard")
     if not facts["complete"]:
-        print("not finished: give the same bridgeflow cache command once more to go on")
+        emit("not finished: give the same bridgeflow cache command once more to go on")

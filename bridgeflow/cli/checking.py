@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 import textwrap
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bridgeflow.cli.options import json_option
+from bridgeflow.cli.output import emit
 
 if TYPE_CHECKING:
     from bridgeflow.registry import Plugin
@@ -42,19 +41,17 @@ def check(name: str, options: tuple[str, ...], kind: str | None, traceback: bool
         outcomes: list[Outcome] = []
         coming = _examined(plugin, options)
         if not as_json:
-            print(f"{'' if number == 0 else chr(10)}{plugin.kind} {plugin.name} of {_origin(plugin)}")
-        # What a plugin prints must not get into the JSON.
-        with redirect_stdout(sys.stderr) if as_json else nullcontext():
-            for outcome in coming:
-                outcomes.append(outcome)
-                if not as_json and _reached(outcome):
-                    _show(outcome, traceback)
+            emit(f"{'' if number == 0 else chr(10)}{plugin.kind} {plugin.name} of {_origin(plugin)}")
+        for outcome in coming:
+            outcomes.append(outcome)
+            if not as_json and _reached(outcome):
+                _show(outcome, traceback)
         failed = failed or any(outcome.status == "failed" for outcome in outcomes)
         facts.append(_fact(plugin, outcomes, traceback))
         if not as_json:
-            print(_summary(outcomes))
+            emit(_summary(outcomes))
     if as_json:
-        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        emit(json.dumps(facts, indent=1, ensure_ascii=False))
     return 1 if failed else 0
 
 
@@ -113,11 +110,11 @@ def _origin(plugin: Plugin) -> str:
 def _show(outcome: Outcome, traceback: bool) -> None:
     """One line, and the sentence of what is not as it should be below it."""
     note = f"  ({outcome.message})" if outcome.status == "passed" and outcome.message else ""
-    print(f"  {outcome.status:<6}  {outcome.check.name}{note}")
+    emit(f"  {outcome.status:<6}  {outcome.check.name}{note}")
     if outcome.status != "passed":
-        print(textwrap.fill(outcome.message, 100, initial_indent=" " * 10, subsequent_indent=" " * 10))
+        emit(textwrap.fill(outcome.message, 100, initial_indent=" " * 10, subsequent_indent=" " * 10))
     if traceback and outcome.trace:
-        print(textwrap.indent(outcome.trace.rstrip(), " " * 10))
+        emit(textwrap.indent(outcome.trace.rstrip(), " " * 10))
 
 
 def _reached(outcome: Outcome) -> bool:

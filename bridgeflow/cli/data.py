@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bridgeflow.cli.options import check_recipe, data_options, find_task, json_option, parse_columns, task_option
+from bridgeflow.cli.output import emit
 
 if TYPE_CHECKING:
     from bridgeflow.assembly import Assembly
@@ -76,14 +77,14 @@ def check(
         unusable += checked.unusable
         if not as_json:
             good = checked.rows - checked.unusable
-            print(printable(f"{split:<9} {rows.description}: {good:,} of {checked.rows:,} rows read can be used"))
+            emit(printable(f"{split:<9} {rows.description}: {good:,} of {checked.rows:,} rows read can be used"))
     if as_json:
-        print(json.dumps(facts, indent=1))
+        emit(json.dumps(facts, indent=1))
     else:
         for sentence in broken[:50]:
-            print(f"  {sentence}")
+            emit(f"  {sentence}")
         if unusable > 50:
-            print(f"  and {unusable - 50:,} more; --json lists {'them all' if unusable == len(broken) else 'more'}")
+            emit(f"  and {unusable - 50:,} more; --json lists {'them all' if unusable == len(broken) else 'more'}")
     return 1 if unusable else 0
 
 
@@ -147,7 +148,7 @@ def export(
         then = f"run --task {task} {own if own.is_dir() else output}"
     console.say(f"{written.rows:,} rows of {rows.description} in {output}   next: bridgeflow {then}")
     for path in written.files:
-        print(path)
+        emit(path)
     return 1 if written.broken else 0
 
 

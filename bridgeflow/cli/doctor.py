@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 import click
 
 from bridgeflow.cli.options import json_option
+from bridgeflow.cli.output import emit
 
 LIBRARIES = (
     "torch",
@@ -45,14 +46,18 @@ def doctor(as_json: bool) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts["precision chosen by auto"] = choose_precision("auto", device)
     plugins = registry.installed()
-    causes = [verdict.cause for verdict in probe.verdicts(plugins, load=True).values()]
+    verdicts = probe.verdicts(plugins, load=True).values()
+    causes = [verdict.cause for verdict in verdicts]
+    notes = list(dict.fromkeys(note for verdict in verdicts for note in verdict.notes))
     problems += dict.fromkeys(cause for cause in (*causes, *registry.damaged()) if cause)
     facts["plugins"] = len(plugins)
     if as_json:
-        print(json.dumps({**facts, "problems": problems}, indent=1))
+        emit(json.dumps({**facts, "problems": problems, "notes": notes}, indent=1))
     else:
         for name, value in facts.items():
             shown = ", ".join(value) or "none" if isinstance(value, list) else value
-            print(f"{name:<26} {shown}")
-        print("\n".join(problems) if problems else "everything is in order")
+            emit(f"{name:<26} {shown}")
+        for note in notes:
+            emit(f"note: {note}")
+        emit("\n".join(problems) if problems else "everything is in order")
     return 1 if problems else 0

@@ -17,6 +17,7 @@ from bridgeflow.cli.options import (
     parse_columns,
     task_option,
 )
+from bridgeflow.cli.output import emit
 from bridgeflow.errors import BridgeflowError
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def evaluate(
             {"checkpoint": name, **own.json(), **({"differences": own.differences(first)} if own is not first else {})}
             for name, (_, own) in zip(names, scored, strict=True)
         ]
-        print(json.dumps(told if compare else scored[0][1].json(), indent=1))
+        emit(json.dumps(told if compare else scored[0][1].json(), indent=1))
     elif not scored[0][1].figures:
         console.say(f"task {task!r} has no metrics of its own; --picture shows its results.")
     elif compare:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from bridgeflow.cli.output import emit
+
 
 @click.command(
     "export",
@@ -42,4 +44,4 @@ def export(checkpoint: str, output: str, precision: str, card: str | None) -> No
     console.clear()
     size = sum(path.stat().st_size for path in written.rglob("*") if path.is_file())
     console.say(f"{size / 1e6:.1f} MB in {output}   next: bridgeflow run --task TASK FILE --checkpoint {output}")
-    print(written)
+    emit(written)

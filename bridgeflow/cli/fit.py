@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from bridgeflow.cli.options import json_option
+from bridgeflow.cli.output import emit
 
 
 @click.command(
@@ -61,10 +62,10 @@ def fit(
         "figures": fitted.figures,
     }
     if as_json:
-        print(json.dumps(facts, indent=1))
+        emit(json.dumps(facts, indent=1))
         return 0
-    print(f"{folder}   {fitted.examples:,} examples")
+    emit(f"{folder}   {fitted.examples:,} examples")
     for name, value in fitted.figures.items():
-        print(f"{name:<24} {value:.4f}")
+        emit(f"{name:<24} {value:.4f}")
     console.say(f"use it with: bridgeflow train --task TASK codecs.target={folder}")
     return 0

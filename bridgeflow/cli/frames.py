@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from bridgeflow.cli.inputs import Input
+from bridgeflow.cli.output import emit
 from bridgeflow.cli.results import ResultWriter
 
 
@@ -47,7 +48,7 @@ class FrameWriter(ResultWriter):
         save_gif(labelled, self._gif)
         self.animations.append({"input": entry.name, "file": str(self._gif)})
         if not self.as_json:
-            print(self._gif, flush=True)
+            emit(self._gif, flush=True)
 
     def finish(self) -> None:
         """As `ResultWriter.finish`; JSON lists the GIFs too."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from bridgeflow.cli.options import json_option
+from bridgeflow.cli.output import emit, with_stdout_for_results
 from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.stdout import redirected
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -38,7 +41,10 @@ class ImporterGroup(click.Group):
         """The command of an importer, which is imported now."""
         from bridgeflow import registry
 
-        return importer_command(cmd_name, registry.load("importer", cmd_name))
+        # Before the command has begun, since its options are the importer's.
+        with redirected(sys.stderr):
+            kind = registry.load("importer", cmd_name)
+        return with_stdout_for_results(importer_command(cmd_name, kind))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -146,9 +152,9 @@ def _import(name: str, kind: type[Importer], file: Path, folder: Path, as_json: 
             "notes": list(found.notes),
             **found.facts,
         }
-        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        emit(json.dumps(facts, indent=1, ensure_ascii=False))
     else:
-        print(folder)
+        emit(folder)
     for note in found.notes:
         console.say(f"note: {note}")
     task = found.recipe.recipe.task

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from bridgeflow.cli.options import json_option
+from bridgeflow.cli.output import emit
 
 
 @click.command(epilog="Example:\n\n\b\n  bridgeflow inspect runs/depth-blocks-01")
@@ -44,12 +45,12 @@ def inspect(checkpoint: str, as_json: bool) -> None:
     for note in opened.notes():
         print(f"bridgeflow: {note}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"checkpoint": str(opened.folder), **meta}, indent=1, ensure_ascii=False))
+        emit(json.dumps({"checkpoint": str(opened.folder), **meta}, indent=1, ensure_ascii=False))
         return
-    print(f"{'checkpoint':<16} {opened.folder}")
+    emit(f"{'checkpoint':<16} {opened.folder}")
     for key, value in meta.items():
         if key == "plugins":
             value = ", ".join(f"{p['kind']} {p['name']} ({p['distribution']} {p['version']})" for p in opened.plugins)
         elif isinstance(value, dict):
             value = json.dumps(value)
-        print(f"{key:<16} {value}")
+        emit(f"{key:<16} {value}")

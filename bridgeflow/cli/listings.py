@@ -11,19 +11,20 @@ import click
 
 from bridgeflow.cli.checking import check
 from bridgeflow.cli.options import json_option
+from bridgeflow.cli.output import emit
 from bridgeflow.cli.scaffolding import new
 
 
-def _print(rows: list[dict[str, str]], as_json: bool) -> None:
+def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        emit(json.dumps(rows, indent=1, ensure_ascii=False))
         return
     if not rows:
-        print("none installed")
+        emit("none installed")
         return
     widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
     for row in [{key: key for key in widths}, *rows]:
-        print("  ".join(f"{row[key]:<{width}}" for key, width in widths.items()).rstrip())
+        emit("  ".join(f"{row[key]:<{width}}" for key, width in widths.items()).rstrip())
 
 
 @click.group()
@@ -105,9 +106,9 @@ def show_recipe(name: str, resolved: bool, as_json: bool) -> None:
 
         tree = recipe.resolve(tree, name).tree()
     if as_json:
-        print(json.dumps(tree, indent=1, ensure_ascii=False))
+        emit(json.dumps(tree, indent=1, ensure_ascii=False))
         return
-    print(layers.dump(tree), end="")
+    emit(layers.dump(tree), end="")
 
 
 @click.group()
@@ -167,15 +168,16 @@ def list_plugins(kind: str | None, load: bool | None, as_json: bool) -> None:
             "version": p.version,
             "object": p.value,
             "cause": verdict.cause,
+            "notes": list(verdict.notes),
         }
         for p, verdict in verdicts.items()
     ]
     if as_json:
         _print(rows, as_json)
     else:
-        _print([{key: value for key, value in row.items() if key != "cause"} for row in rows], as_json)
-        for cause in dict.fromkeys(row["cause"] for row in rows if row["cause"]):
-            print(f"\n{cause}")
+        _print([{key: value for key, value in row.items() if key not in ("cause", "notes")} for row in rows], as_json)
+        for sentence in dict.fromkeys(s for verdict in verdicts.values() for s in (verdict.cause, *verdict.notes) if s):
+            emit(f"\n{sentence}")
     for sentence in registry.damaged():
         print(f"bridgeflow: {sentence}", file=sys.stderr)
 
@@ -196,15 +198,15 @@ def plugin_info(name: str, kind: str | None, as_json: bool) -> None:
         raise registry.unknown(kind or "plugin", name, {p.name for k in kinds for p in registry.installed(k)})
     facts = [describe_plugin(plugin) for plugin in matching]
     if as_json:
-        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        emit(json.dumps(facts, indent=1, ensure_ascii=False))
         return
     for number, fact in enumerate(facts):
         if number:
-            print()
+            emit()
         for key, value in fact.items():
             if key != "options":
-                print(f"{key:<14} {value}")
+                emit(f"{key:<14} {value}")
         for option in fact["options"]:
-            print(f"  {option['key']} = {json.dumps(option['default'])}")
+            emit(f"  {option['key']} = {json.dumps(option['default'])}")
             if option["help"]:
-                print(f"      {option['help']}")
+                emit(f"      {option['help']}")

@@ -9,11 +9,14 @@ import io
 import os
 import sys
 import warnings
-from typing import NoReturn
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import click
 
 from bridgeflow import __version__
+from bridgeflow.cli.output import with_stdout_for_results
+from bridgeflow.errors import PluginWarning
 from bridgeflow.sentences import printable_lines, tidy
 
 COMMANDS = {
@@ -49,7 +52,7 @@ class LazyGroup(click.Group):
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)
-        return command
+        return with_stdout_for_results(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -105,6 +108,24 @@ def _usage_sentence(error: click.ClickException) -> str:
     return f"bridgeflow: {message}{end}{hint}"
 
 
+@contextlib.contextmanager
+def _plugin_warnings_in_a_sentence() -> Iterator[None]:
+    """Shows warnings of plugins without Python's file and line, and those of one of several processes alone."""
+    before = warnings.showwarning
+
+    def shown(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+        if not issubclass(category, PluginWarning):
+            before(message, category, *place, **options)
+        elif os.environ.get("RANK", "0") == "0":
+            print(tidy(f"warning: {message}"), file=sys.stderr)
+
+    warnings.showwarning = shown
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+
+
 def invoke(arguments: list[str]) -> int:
     """The exit code of a command line: 0 done, 1 failed, 2 wrong usage."""
     debug = "--debug" in arguments
@@ -117,7 +138,8 @@ def invoke(arguments: list[str]) -> int:
         # File names need not be UTF-8, and no name is a reason to fail.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        result = cli.main(args=arguments, prog_name="bridgeflow", standalone_mode=False)
+        with _plugin_warnings_in_a_sentence():
+            result = cli.main(args=arguments, prog_name="bridgeflow", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.Abort:
         print("bridgeflow: stopped.", file=sys.stderr)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from bridgeflow.cli.inputs import Input
+from bridgeflow.cli.output import emit, stream
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.sentences import printable_lines
 
@@ -34,7 +34,7 @@ class ResultWriter:
             if self.target.textual:
                 record["result"] = result
             if self.target.textual and self.output is None and not self.as_json:
-                print(_shown(f"{entry.name}\t{result}" if self.many else result))
+                emit(_shown(f"{entry.name}\t{result}" if self.many else result))
             elif not self.target.textual or self.into_folder:
                 path = self._path(entry, number, len(results))
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,9 +47,9 @@ class ResultWriter:
                     )
                 record["files"] = [str(path) for path in paths]
                 if not self.as_json:
-                    print("\n".join(map(_shown, record["files"])))
+                    emit("\n".join(map(_shown, record["files"])))
             self.records.append(record)
-            sys.stdout.flush()
+            stream().flush()
 
     def finish(self) -> None:
         """Writes what goes out in one piece: JSON, or all lines of a text target in one file."""
@@ -58,9 +58,9 @@ class ResultWriter:
             self.output.parent.mkdir(parents=True, exist_ok=True)
             self.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
             if not self.as_json:
-                print(self.output)
+                emit(self.output)
         if self.as_json:
-            print(json.dumps({**self.facts, "results": self.records}, indent=1, ensure_ascii=False))
+            emit(json.dumps({**self.facts, "results": self.records}, indent=1, ensure_ascii=False))
 
     def _place(self, number: int) -> dict[str, Any]:
         """What a record says of the place of a result among those of its input."""
@@ -83,7 +83,7 @@ class ResultWriter:
 
 def _shown(line: str) -> str:
     """The line as it is for a program that reads it; what a terminal would take for orders is escaped there."""
-    return printable_lines(line) if sys.stdout.isatty() else line
+    return printable_lines(line) if stream().isatty() else line
 
 
 def unused(folder: Path, name: str, ending: str) -> Path:

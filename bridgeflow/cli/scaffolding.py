@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from bridgeflow.cli.output import emit
+
 
 @click.command(
     epilog="Examples:\n\n\b\n  bridgeflow plugins new edges\n  bridgeflow plugins new colorize --kind task -o ~/plugins"
@@ -31,14 +33,14 @@ def new(name: str, kind: str, output: str) -> None:
     from bridgeflow.scaffold import scaffold
 
     made = scaffold(name, "task" if kind == "task" else "modality", Path(output).expanduser())
-    print(f"made {made.folder}")
+    emit(f"made {made.folder}")
     for file in made.files:
-        print(f"  {file.as_posix()}")
-    print("next:")
+        emit(f"  {file.as_posix()}")
+    emit("next:")
     for command in (
         f"cd {shlex.quote(str(made.folder))}",
         "pip install -e .",
         f"bridgeflow plugins check {name}",
         f"bridgeflow train --task {made.task}",
     ):
-        print(f"  {command}")
+        emit(f"  {command}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridgeflow.cli.options import device_option, json_option
+from bridgeflow.cli.output import emit
 
 if TYPE_CHECKING:
     from bridgeflow.study.report import Findings
@@ -66,9 +67,9 @@ def study(
     if findings is None:
         console.say(f"none of the {len(runs)} runs is done.")
     elif as_json:
-        print(json.dumps(findings.json(), indent=1))
+        emit(json.dumps(findings.json(), indent=1))
     else:
-        print(findings.markdown())
+        emit(findings.markdown())
         console.say(f"{folder / 'study.md'}, {folder / 'study.png'}")
     for own in failed:
         console.say(f"failed: {own}")
@@ -84,12 +85,12 @@ def _print_runs(runs: list[Planned], as_json: bool) -> None:
         for run in runs
     ]
     if as_json:
-        print(json.dumps(rows, indent=1))
+        emit(json.dumps(rows, indent=1))
         return
     width = max(len(run.arm) for run in runs)
     for row in rows:
         mark = "  done" if row["done"] else "  failed" if "failed" in row else ""
-        print(f"{row['arm']:<{width}}  seed {row['seed']}  {row['steps']:>7,} steps{mark}")
+        emit(f"{row['arm']:<{width}}  seed {row['seed']}  {row['steps']:>7,} steps{mark}")
 
 
 def _report(declared: StudySettings, folder: Path) -> Findings | None:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from bridgeflow.cli.output import emit
+
 
 def print_report(report: Any) -> None:
     """A line for each metric, with how sure it is, the baseline and the ceiling beside it."""
@@ -18,8 +20,8 @@ def print_report(report: Any) -> None:
     beside = [(report.baseline_name, report.baseline), (report.ceiling_name, report.ceiling)]
     beside = [(name, figures) for name, figures in beside if name]
     heading += "".join(f"  {name:>22}" for name, _ in beside)
-    print(f"{report.count} {report.kind}, {report.evaluations} network evaluations each")
-    print(heading)
+    emit(f"{report.count} {report.kind}, {report.evaluations} network evaluations each")
+    emit(heading)
     for name in names:
         line = f"{name:<{width}}  {report.figures[name]:>10.4f}"
         if intervals:
@@ -30,9 +32,9 @@ def print_report(report: Any) -> None:
                 else " " * 11
             )
         line += "".join(f"  {figures[name]:>22.4f}" if name in figures else " " * 24 for _, figures in beside)
-        print(line.rstrip())
+        emit(line.rstrip())
     for note in report.notes:
-        print(f"note: {note}")
+        emit(f"note: {note}")
 
 
 def print_comparison(reports: Sequence[Any], names: Sequence[str]) -> None:
@@ -40,8 +42,8 @@ def print_comparison(reports: Sequence[Any], names: Sequence[str]) -> None:
     first = reports[0]
     width = max(len(name) for name in first.figures)
     columns = [max(len(name), 10 if place == 0 else 28) for place, name in enumerate(names)]
-    print(f"{first.count} {first.kind}; network evaluations each: {', '.join(str(r.evaluations) for r in reports)}")
-    print("  ".join([" " * width, *(f"{name:>{column}}" for name, column in zip(names, columns, strict=True))]))
+    emit(f"{first.count} {first.kind}; network evaluations each: {', '.join(str(r.evaluations) for r in reports)}")
+    emit("  ".join([" " * width, *(f"{name:>{column}}" for name, column in zip(names, columns, strict=True))]))
     for metric, value in first.figures.items():
         line = f"{metric:<{width}}  {value:>{columns[0]}.4f}"
         for report, column in zip(reports[1:], columns[1:], strict=True):
@@ -51,7 +53,7 @@ def print_comparison(reports: Sequence[Any], names: Sequence[str]) -> None:
                 difference, half = report.scores.difference(first.scores, metric)
                 text += f"  {difference:+.4f} ±{half:.4f}"
             line += f"  {text:>{column}}"
-        print(line)
-    print("differences are to the first, with the 95 % interval of pairs of examples.")
+        emit(line)
+    emit("differences are to the first, with the 95 % interval of pairs of examples.")
     for note in dict.fromkeys(note for report in reports for note in report.notes):
-        print(f"note: {note}")
+        emit(f"note: {note}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from bridgeflow.cli.options import (
     parse_columns,
     task_option,
 )
+from bridgeflow.cli.output import emit, stream
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.training import launch
 
@@ -168,38 +168,38 @@ def _finish(run: Any, task: str, resolved: Any, as_json: bool, console: Any) -> 
         "evaluation": run.report.json() if run.report else None,
     }
     if as_json:
-        print(json.dumps(facts, indent=1))
+        emit(json.dumps(facts, indent=1))
         return 0
     if run.report is not None:
         print_report(run.report)
         if run.report.picture is not None:
-            print(f"source, truth and prediction: {run.folder / 'evaluation.png'}")
+            emit(f"source, truth and prediction: {run.folder / 'evaluation.png'}")
     argument = '"SOME WORDS"' if resolved.source.textual else "FILE"
     found = latest_run(task)
     where = "" if found is not None and found.resolve() == run.folder.resolve() else f" --checkpoint {run.folder}"
     console.say(
         f"done in {duration(outcome.seconds)}   {run.folder}   next: bridgeflow run --task {task} {argument}{where}"
     )
-    sys.stdout.flush()
+    stream().flush()
     return 0
 
 
 def _print_dry_run(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(facts, indent=1))
+        emit(json.dumps(facts, indent=1))
         return
     from bridgeflow import layers
 
-    print(layers.dump(facts["recipe"]))
+    emit(layers.dump(facts["recipe"]))
     for name, value in facts.items():
         if name == "recipe":
             continue
         title = name.replace("_", " ")
         if isinstance(value, dict):
             for part, own in value.items():
-                print(f"{f'{title}: {part}':<36} {_shown(own)}")
+                emit(f"{f'{title}: {part}':<36} {_shown(own)}")
         else:
-            print(f"{title:<36} {_shown(value)}")
+            emit(f"{title:<36} {_shown(value)}")
 
 
 def _shown(value: Any) -> str:

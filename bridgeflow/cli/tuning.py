@@ -18,6 +18,7 @@ from bridgeflow.cli.options import (
     parse_columns,
     task_option,
 )
+from bridgeflow.cli.output import emit
 
 if TYPE_CHECKING:
     from bridgeflow.evaluation.examples import Examples
@@ -155,7 +156,7 @@ def tune_sampler(
         else:
             console.say(f"{opened.folder} now samples with {told}; --undo puts it back.")
     if as_json:
-        print(json.dumps({"checkpoint": str(opened.folder), "written": not dry_run, **found.json()}, indent=1))
+        emit(json.dumps({"checkpoint": str(opened.folder), "written": not dry_run, **found.json()}, indent=1))
     return 0
 
 
@@ -195,26 +196,26 @@ def _print(found: Tuning) -> None:
     """A line for each setting that no cheaper one beats, and for the present one; and what the choice was."""
     from bridgeflow.evaluation.tuning import described
 
-    print(f"{found.examples} held-out examples, {found.metric} ({found.way} is better)")
+    emit(f"{found.examples} held-out examples, {found.metric} ({found.way} is better)")
     shown = [trial for trial in found.trials if trial in _front(found) or trial in (found.present, found.chosen)]
     width = max(len(described(trial.sampling)) for trial in shown)
-    print(f"{'cost':>4}  {'evaluations':>11}  {'setting':<{width}}  {found.metric:>18}  {'s each':>7}")
+    emit(f"{'cost':>4}  {'evaluations':>11}  {'setting':<{width}}  {found.metric:>18}  {'s each':>7}")
     for trial in shown:
         names = [name for name in ("present", "best", "chosen") if getattr(found, name) is trial]
         error = trial.scores.error(found.metric)
-        print(
+        emit(
             f"{trial.cost:>4}  {trial.evaluations:>11}  {described(trial.sampling):<{width}}  "
             f"{trial.value:>9.4f} ±{error:>7.4f}  {trial.seconds:>7.3f}  {', '.join(names)}".rstrip()
         )
-    print(f"{len(found.trials)} settings tried; those are shown that no cheaper one beats.")
+    emit(f"{len(found.trials)} settings tried; those are shown that no cheaper one beats.")
     if found.confirmed:
         chosen = found.confirmed["chosen"]
-        print(f"on {found.fresh} other examples, chosen {chosen.value:.4f}")
+        emit(f"on {found.fresh} other examples, chosen {chosen.value:.4f}")
         for name in ("present", "best"):
             own = found.confirmed[name]
             if own.sampling != chosen.sampling:
                 difference, half = own.scores.difference(chosen.scores, found.metric)
-                print(f"  {name} {own.value:.4f}, {difference:+.4f} ±{half:.4f} beside it")
+                emit(f"  {name} {own.value:.4f}, {difference:+.4f} ±{half:.4f} beside it")
 
 
 def _front(found: Tuning) -> list[Trial]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bridgeflow.modality import Latent
+from bridgeflow.scale import real_values
 
 
 def same(a: Any, b: Any) -> bool:
@@ -40,20 +41,6 @@ def spread(latent: Latent) -> float:
     """Standard deviation of a latent's finite values, at least 1: what a difference is held against."""
     values = latent.mean[latent.mean.isfinite()].float()
     return max(1.0, float(values.std())) if values.numel() > 1 else 1.0
-
-
-def real_values(latent: Latent) -> Tensor:
-    """bool, (B, *shape): where the latent's mask says that it is real; all of it where there is no mask."""
-    mask = latent.mask
-    if mask is None or mask.dtype != torch.bool:
-        return torch.ones_like(latent.mean, dtype=torch.bool)
-    if mask.ndim < latent.mean.ndim:
-        mask = mask.reshape(*mask.shape, *([1] * (latent.mean.ndim - mask.ndim)))
-    try:
-        return mask.expand_as(latent.mean)
-    except RuntimeError:
-        # The check of masks says what is wrong with such a mask.
-        return torch.ones_like(latent.mean, dtype=torch.bool)
 
 
 def worst_difference(a: Latent, b: Latent, real: Tensor | None = None) -> float:

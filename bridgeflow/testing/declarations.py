@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from bridgeflow.registry import Plugin
 from bridgeflow.settings import Settings
+from bridgeflow.testing.fresh import imported_elsewhere
 from bridgeflow.testing.outcome import Fault, calling, described
 
 UNKNOWN = "no_such_option"
@@ -53,6 +54,17 @@ def check_listing(plugin: Plugin | None) -> str | None:
             f"listing the plugins imports {imported[0]!r}: let nothing of {plugin.distribution} run when Python "
             "starts (a .pth file, a sitecustomize.py), so that `plugins list` stays quick."
         )
+    return None
+
+
+def check_import(plugin: Plugin | None) -> str | None:
+    """Imports the plugin in a fresh process, and looks at what that does to it besides."""
+    if plugin is None:
+        return "a class that no entry point names is imported by whoever uses it"
+    # What takes long again was not held up by chance.
+    notes = imported_elsewhere(plugin) and imported_elsewhere(plugin)
+    if notes:
+        raise Fault(notes[0])
     return None
 
 

@@ -16,13 +16,17 @@ from torch import Tensor
 
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item, Latent
-from bridgeflow.testing.comparing import real_values, same, spread, worst_difference
+from bridgeflow.scale import EXPECTED, MEND, all_alike, real_values, scale_of
+from bridgeflow.testing.comparing import same, spread, worst_difference
 from bridgeflow.testing.outcome import Fault, calling, described
 from bridgeflow.testing.subject import NEEDED_EDGES, ROWS, ModalitySubject, check_latent, copied
 
 BATCH_TOLERANCE = 1e-3
 """Difference between an item encoded alone and in a batch, in units of the latent's spread: kernels of another size
 add in another order."""
+
+SCALED = 16
+"""Made-up items whose scale is looked at."""
 
 
 def check_construction(subject: ModalitySubject) -> str | None:
@@ -77,6 +81,28 @@ def check_collate(subject: ModalitySubject) -> str | None:
 def check_declared(subject: ModalitySubject) -> str | None:
     """What `encode` gives is what `latent` declares."""
     return f"{subject.spec}, {_dtype(subject.latent.mean)}"
+
+
+def check_distinct(subject: ModalitySubject) -> str | None:
+    """Not all items have the same latent."""
+    differ = not all(same(subject.items[0], other) for other in subject.items[1:])
+    if differ and all_alike(subject.latent):
+        raise Fault(
+            f"`encode` gave the same latent for {ROWS} different items: let the latent hold what the items differ in."
+        )
+    return None
+
+
+def check_scale(subject: ModalitySubject) -> str | None:
+    """Latents are of about zero mean and unit variance over made-up items."""
+    items = [*subject.items, *(subject.example(seed) for seed in range(ROWS, SCALED))]
+    scale = scale_of(subject.encode(items))
+    if not scale.suits:
+        raise Fault(
+            f"the latents of {SCALED} made-up items have {scale}, where {EXPECTED} are expected, and the loss follows "
+            f"their scale: {MEND}."
+        )
+    return str(scale)
 
 
 def check_rows(subject: ModalitySubject) -> str | None:

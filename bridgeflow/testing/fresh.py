@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bridgeflow.modality import Latent, Modality
+from bridgeflow.probe import watched
+from bridgeflow.registry import Plugin, PluginError
 from bridgeflow.settings import Settings
 from bridgeflow.testing.outcome import described
 
@@ -46,6 +48,13 @@ def importable(kind: type[Any]) -> bool:
     return found is kind and kind.__module__ != "__main__"
 
 
+def imported_elsewhere(plugin: Plugin) -> tuple[str, ...]:
+    """Sentences on what importing a plugin does besides, in another process; see `probe.watched`."""
+    with tempfile.TemporaryDirectory() as folder:
+        said = _asked({"plugin": asdict(plugin)}, Path(folder))
+        return () if said is None else tuple(said["notes"])
+
+
 def restored_elsewhere(
     kind: type[Modality], settings: Settings, state: Mapping[str, Tensor], facts: Mapping[str, Any], items: bytes
 ) -> Elsewhere:
@@ -57,21 +66,28 @@ def restored_elsewhere(
         "options": settings.model_dump_json(),
         "facts": dict(facts),
         "threads": torch.get_num_threads(),
-        "environ": dict(os.environ),
-        "path": [entry or os.getcwd() for entry in sys.path],
-        "working": os.getcwd(),
     }
     with tempfile.TemporaryDirectory() as folder:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, Path(folder, STATE))
         Path(folder, ITEMS).write_bytes(items)
-        Path(folder, REQUEST).write_text(json.dumps(request), encoding="utf-8")
-        _Server.ask(folder)
-        answer = Path(folder, ANSWER)
-        if not answer.is_file():
+        said = _asked(request, Path(folder))
+        if said is None:
             return Elsewhere(failed="__init__", error="it ended the process")
-        said = json.loads(answer.read_text(encoding="utf-8"))
         latent = Latent(**load_file(Path(folder, LATENT))) if not said["failed"] else None
         return Elsewhere(latent=latent, **said)
+
+
+def _asked(request: Mapping[str, Any], folder: Path) -> Any:
+    """The answer to a request, which finds its files in a folder; None where the other process ended before it."""
+    here = {
+        "environ": dict(os.environ),
+        "path": [entry or os.getcwd() for entry in sys.path],
+        "working": os.getcwd(),
+    }
+    (folder / REQUEST).write_text(json.dumps({**request, **here}), encoding="utf-8")
+    _Server.ask(str(folder))
+    answer = folder / ANSWER
+    return json.loads(answer.read_text(encoding="utf-8")) if answer.is_file() else None
 
 
 class _Server:
@@ -154,6 +170,19 @@ def _answer(folder: Path) -> None:
     os.environ.update(request["environ"])
     os.chdir(request["working"])
     sys.path[:] = request["path"]
+    said = _import(Plugin(**request["plugin"])) if "plugin" in request else _restore(folder, request)
+    (folder / ANSWER).write_text(json.dumps(said), encoding="utf-8")
+
+
+def _import(plugin: Plugin) -> dict[str, Any]:
+    try:
+        return {"notes": watched(plugin)}
+    except PluginError:
+        # Told by the check of the contract.
+        return {"notes": ()}
+
+
+def _restore(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(request["threads"])
     doing, fingerprint, error = "import", "", ""
     try:
@@ -180,5 +209,4 @@ def _answer(folder: Path) -> None:
         doing = ""
     except (Exception, SystemExit) as failure:
         error = described(failure)
-    answer = {"fingerprint": fingerprint, "failed": doing, "error": error}
-    (folder / ANSWER).write_text(json.dumps(answer), encoding="utf-8")
+    return {"fingerprint": fingerprint, "failed": doing, "error": error}

@@ -44,7 +44,13 @@ def check_frozen(subject: ModalitySubject) -> str | None:
     if moved:
         raise Fault(
             f"the parameter {moved[0]!r} got a gradient from a training step: freeze the modality with "
-            "self.requires_grad_(False) in `__init__`, or put @torch.no_grad() on `encode`."
+            "self.requires_grad_(False) in `__init__`."
+        )
+    asking = [name for name, parameter in modality.named_parameters() if parameter.requires_grad]
+    if asking:
+        raise Fault(
+            f"the parameter {asking[0]!r} asks for gradients, though nothing but `fit` ever changes it: freeze the "
+            "modality with self.requires_grad_(False) in `__init__` and at the end of `fit`."
         )
     after = modality.state_dict()
     changed = [name for name, tensor in before.items() if name not in after or not same(tensor, after[name])]

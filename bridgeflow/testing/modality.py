@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from bridgeflow.modality import Modality
-from bridgeflow.testing import declarations, decoding, encoding, keeping
+from bridgeflow.testing import declarations, decoding, encoding, keeping, printing
 from bridgeflow.testing.outcome import Check, Outcome, Table, examine
 from bridgeflow.testing.subject import ModalitySubject
 
@@ -20,6 +20,10 @@ def _contract(subject: ModalitySubject) -> str | None:
 
 def _listing(subject: ModalitySubject) -> str | None:
     return declarations.check_listing(subject.loaded[1])
+
+
+def _import(subject: ModalitySubject) -> str | None:
+    return declarations.check_import(subject.loaded[1])
 
 
 def _options(subject: ModalitySubject) -> str | None:
@@ -44,6 +48,7 @@ BEFORE: Table[ModalitySubject] = (
     (Check("contract", "It loads, is a Modality, and is written for this version of the contract."), _contract),
     (Check("waivers", "Every waiver names a check and gives a reason."), _waivers),
     (Check("listing", "Listing the plugins imports neither torch nor the plugin."), _listing),
+    (Check("import", "Importing it is quick, prints nothing, and stays in the working folder."), _import),
     (Check("options", "Options have defaults, go through JSON and back, and refuse unknown keys."), _options),
     (Check("construction", "It is built from its options alone, and keeps them."), encoding.check_construction),
     (Check("examples", "`example` draws an item from its generator alone."), encoding.check_examples),
@@ -55,6 +60,8 @@ BEFORE: Table[ModalitySubject] = (
 
 ON_LATENTS: Table[ModalitySubject] = (
     (Check("declared latent", "`encode` gives the shape declared, in floating point."), encoding.check_declared),
+    (Check("distinct items", "Items that differ have latents that differ."), encoding.check_distinct),
+    (Check("scale", "Latents are of about zero mean and unit variance."), encoding.check_scale),
     (Check("round trip", "A latent, decoded and encoded, is itself within `round_trip`."), decoding.check_round_trip),
     (Check("rows of a batch", "A batch of one equals a row of a batch of four."), encoding.check_rows),
     (Check("deterministic", "The random state changes neither latents nor items."), encoding.check_deterministic),
@@ -65,6 +72,7 @@ ON_LATENTS: Table[ModalitySubject] = (
     (Check("preview", "`preview` gives an RGB picture, of edges too."), decoding.check_preview),
     (Check("wrong rank", "`decode` refuses another rank, naming the shape expected."), decoding.check_wrong_rank),
     (Check("files", "What is written opens again, by path and by bytes, as the same item."), decoding.check_files),
+    (Check("stdout", "Its methods print nothing on stdout, where results go."), printing.check_modality),
     (Check("state", "A copy from files gives the same latents, in another process too."), keeping.check_state),
     (Check("pickle", "Options, items and the modality go through pickle."), keeping.check_pickle),
     (Check("bfloat16", "It encodes and decodes under bfloat16 on the CPU."), keeping.check_bfloat16),

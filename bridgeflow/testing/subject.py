@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from bridgeflow import recipe, registry
+from bridgeflow.encoding import fault_of_mask, fault_of_values
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import API_VERSION, Item, Latent, LatentSpec, Modality
 from bridgeflow.registry import Plugin
@@ -90,25 +91,17 @@ def default_settings(model: Any) -> Settings:
         return model()
 
 
-def check_latent(latent: Latent, spec: LatentSpec, of: str = "") -> None:
-    """Raises Fault where a latent is not what was declared: its shape, floating point, finite numbers."""
+def check_latent(latent: Latent, spec: LatentSpec, of: str = "", rows: int | None = None) -> None:
+    """Raises Fault where a latent is not what was declared, or holds numbers that are not finite or no spread."""
     place = f" on {of}" if of else ""
-    for name, tensor in (("", latent.mean), (" as `std`", latent.std)):
-        if tensor is None:
-            continue
-        if tuple(tensor.shape[1:]) != spec.shape:
-            made = ", ".join(["B", *map(str, tensor.shape[1:])])
-            raise Fault(
-                f"`encode` gave ({made}){name}{place}, but `latent` declares {spec}: make `latent` say what `encode` "
-                "makes."
-            )
-        if not tensor.is_floating_point():
-            made = str(tensor.dtype).removeprefix("torch.")
-            raise Fault(f"`encode` gave {made}{name}{place}, which no flow can follow: give floating point (float32).")
-        if not tensor.isfinite().all():
-            raise Fault(f"`encode` gave infinite or undefined numbers{name}{place}: mend `encode`.")
+    fault = fault_of_values(latent, spec, rows=rows)
+    if fault is not None:
+        raise Fault(f"`encode`{place} gave {fault}")
+    for part, tensor in (("", latent.mean), (" as `std`", latent.std)):
+        if tensor is not None and not tensor.isfinite().all():
+            raise Fault(f"`encode`{place} gave infinite or undefined numbers{part}: mend `encode`.")
     if latent.std is not None and not (latent.std >= 0).all():
-        raise Fault(f"`encode` gave a `std` below zero{place}: give standard deviations, or None.")
+        raise Fault(f"`encode`{place} gave a `std` below zero: give standard deviations, or None.")
 
 
 Kind = TypeVar("Kind", Modality, Task)
@@ -249,9 +242,7 @@ class ModalitySubject(PluginSubject[Modality]):
     def latent(self) -> Latent:
         """The made-up items, encoded, and as declared."""
         latent = self.encode_batch(self.batch)
-        check_latent(latent, self.spec)
-        if len(latent) != ROWS:
-            raise Fault(f"`encode` gave {len(latent)} latents for {ROWS} items: give one for each.")
+        check_latent(latent, self.spec, rows=ROWS)
         return latent
 
     @remembered
@@ -264,14 +255,9 @@ class ModalitySubject(PluginSubject[Modality]):
 
     def check_mask(self, latent: Latent) -> None:
         """Raises Fault where a latent's mask is not of the agreed type and shape."""
-        mask, spec = latent.mask, self.spec
-        wanted = (spec.shape[0],) if spec.layout == "sequence" else (1, *spec.shape[1:])
-        if mask is not None and mask.dtype != torch.bool:
-            made = str(mask.dtype).removeprefix("torch.")
-            raise Fault(f"the mask is {made}: give bool, True where the latent is real.")
-        if mask is not None and tuple(mask.shape[1:]) != wanted:
-            expected = ", ".join(["B", *map(str, wanted)])
-            raise Fault(f"the mask has the shape {tuple(mask.shape)}: give ({expected}) for a latent {spec}.")
+        fault = fault_of_mask(latent, self.spec)
+        if fault is not None:
+            raise Fault(f"`encode` gave {fault}")
 
     @remembered
     def decoded(self) -> list[Item]:
@@ -364,7 +350,7 @@ class ModalitySubject(PluginSubject[Modality]):
         with calling("encode", of), torch.no_grad():
             latent = (modality or self.ready).encode({name: tensor.clone() for name, tensor in batch.items()})
         if not isinstance(latent, Latent) or not isinstance(latent.mean, Tensor):
-            raise Fault(f"`encode` gave a {type(latent).__name__}: let it give a bridgeflow.modality.Latent.")
+            raise Fault(f"`encode` gave {fault_of_values(latent)}")
         return latent
 
     def encode(self, items: Sequence[Item], of: str = "", modality: Modality | None = None) -> Latent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bridgeflow.task import Task
-from bridgeflow.testing import declarations, pairing
+from bridgeflow.testing import declarations, pairing, printing
 from bridgeflow.testing.outcome import Check, Outcome, Table, examine
 from bridgeflow.testing.task_subject import TaskSubject
 
@@ -17,6 +17,10 @@ def _contract(subject: TaskSubject) -> str | None:
 
 def _listing(subject: TaskSubject) -> str | None:
     return declarations.check_listing(subject.loaded[1])
+
+
+def _import(subject: TaskSubject) -> str | None:
+    return declarations.check_import(subject.loaded[1])
 
 
 def _options(subject: TaskSubject) -> str | None:
@@ -31,6 +35,7 @@ TABLE: Table[TaskSubject] = (
     (Check("contract", "It loads, is a Task, and is written for this version of the contract."), _contract),
     (Check("waivers", "Every waiver names a check and gives a reason."), _waivers),
     (Check("listing", "Listing the plugins imports neither torch nor the plugin."), _listing),
+    (Check("import", "Importing it is quick, prints nothing, and stays in the working folder."), _import),
     (Check("options", "Options have defaults, go through JSON and back, and refuse unknown keys."), _options),
     (Check("modalities", "Source and target are installed and take their options."), pairing.check_modalities),
     (Check("construction", "It keeps its options and both modalities."), pairing.check_construction),
@@ -39,6 +44,7 @@ TABLE: Table[TaskSubject] = (
     (Check("split and join", "Pieces of an item are items, and their results join to one."), pairing.check_joining),
     (Check("metrics", "Metrics are finite numbers that tell right from wrong."), pairing.check_metrics),
     (Check("baseline", "A baseline has one result for each truth."), pairing.check_baseline),
+    (Check("stdout", "Its methods print nothing on stdout, where results go."), printing.check_task),
     (Check("default recipe", "It exists, is for this task, has its columns, and can be built."), pairing.check_recipe),
     (Check("training", "Two steps of a tiny bridge give a finite loss with gradients."), pairing.check_training),
     (Check("pickle", "The task goes through pickle, for data loader workers."), pairing.check_pickle),

@@ -31,6 +31,7 @@ from bridgeflow.training.average import WeightAverage, has_batch_statistics, mea
 from bridgeflow.training.checkpoint import Checkpoint
 from bridgeflow.training.interruption import Interruption
 from bridgeflow.training.journal import Journal
+from bridgeflow.training.modalities import FirstBatch, freeze
 from bridgeflow.training.soundness import Soundness, check_start
 from bridgeflow.training.step_options import apply_options
 from bridgeflow.training.tensor_file import NotFinite
@@ -133,6 +134,9 @@ class Trainer:
         self.console = console
         self.on_sample = on_sample
         assembly.to(self.device)
+        frozen = freeze(assembly)
+        if frozen is not None:
+            console.say(frozen)
         torch.manual_seed(seed_of(self.settings.seed, "weights"))
         self.bridge = assembly.build_bridge().to(self.device)
         if initial is not None:
@@ -142,6 +146,7 @@ class Trainer:
         self.position = 0
         self.unreadable: list[str] = []
         self.health: dict[str, float] = {}
+        self._scales: dict[str, float] | None = None
         self._warned = False
         self._reached = False
         self._interruptions: Tensor | None = None
@@ -271,6 +276,8 @@ class Trainer:
             self._note_unreadable(batch.failures)
             source = latent(self.assembly.source, batch.source, self.device)
             target = latent(self.assembly.target, batch.target, self.device, self.bridge.sees_observed)
+            if self._scales is None:
+                self._scales = self._look_at(FirstBatch(self.assembly, batch, source, target))
             last = part == settings.accumulation - 1
             sharding.synchronise(self.model, last)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
@@ -284,6 +291,13 @@ class Trainer:
             self.average.update(self.bridge)
         losses = mean_losses(parts)
         return Losses(losses.total, losses.terms | {"gradient_norm": norm}, losses.health), waited
+
+    def _look_at(self, first: FirstBatch) -> dict[str, float]:
+        """Tells what of the first batch no flow is made for: it trains all the same, at a loss that says little."""
+        for sentence in first.warnings():
+            if self.accelerator.is_main_process:
+                self.console.warn(sentence)
+        return first.figures
 
     def _backward(self, source: Latent, target: Latent) -> Losses:
         """Losses and gradients of the next rows. Every draw depends on the row's place in the endless sequence of
@@ -337,7 +351,8 @@ class Trainer:
         figures["pairs_per_second"] = window.steps * per_step / window.seconds
         figures["data_wait"] = window.waited / window.seconds
         if journal is not None:
-            journal.write(self.step, figures)
+            journal.write(self.step, figures | (self._scales or {}))
+            self._scales = {}
         self._warn_of_collapse()
         pace = (time.monotonic() - started) / (self.step - first)
         left = duration(pace * (settings.steps - self.step))

@@ -51,6 +51,7 @@ BROKEN = {
     "acme-raises": ("raises", "Line", "raise ValueError('no licence')"),
     "acme-lacking": ("lacking", "Line", "import nonesuch"),
     "acme-future": ("future", "Line", MODALITY.replace("VERSION", "7")),
+    "acme-moves": ("moves", "Line", f"import os\nos.chdir('/')\n{FINE}"),
     "acme-gone": ("gone", "Nothing", FINE),
     "acme-one": ("same", "Line", FINE),
     "acme-two": ("same", "Line", FINE),

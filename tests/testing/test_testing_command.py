@@ -118,6 +118,37 @@ def test_a_broken_plugin_is_named_with_fault_and_mend_in_one_sentence(call: Call
     assert "Traceback" not in done.out
 
 
+ON_IMPORT = {
+    "prints": ("print('welcome')", "importing the modality 'acme' of acme 2.1 prints 'welcome' on stdout, where"),
+    "writes": (
+        "import os\nos.write(1, b'below')",
+        "importing the modality 'acme' of acme 2.1 prints 'below' on stdout",
+    ),
+    "moves": (
+        "import os\nos.chdir('/')",
+        "importing the modality 'acme' of acme 2.1 changed the working folder, which",
+    ),
+    "takes long": (
+        # A clock that leaps once, in place of waiting.
+        "import time\n\ndef leap(own=time.perf_counter):\n    time.perf_counter = own\n    return own() + 5\n\n"
+        "time.perf_counter = leap",
+        "importing the modality 'acme' of acme 2.1 took 5.",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", ON_IMPORT)
+def test_what_importing_a_plugin_does_besides_fails_its_check_alone(call: Call, install: Install, how: str) -> None:
+    source, words = ON_IMPORT[how]
+    install_modality(install, f"{source}\nAcme = Fine")
+    done = call("acme", "--json")
+    (facts,) = json.loads(done.out)
+    failed = {entry["check"]: entry["message"] for entry in facts["checks"] if entry["status"] == "failed"}
+    assert list(failed) == ["import"], failed
+    assert words in failed["import"]
+    assert failed["import"].endswith(".")
+
+
 def test_people_read_one_line_a_check_and_the_sentence_below(call: Call, install: Install) -> None:
     install_modality(install, BROKEN["keeps a lambda"][0])
     done = call("acme")
@@ -127,7 +158,7 @@ def test_people_read_one_line_a_check_and_the_sentence_below(call: Call, install
     assert "  passed  listing" in lines
     place = lines.index("  failed  pickle")
     assert lines[place + 1].startswith("          the modality cannot be pickled (")
-    assert lines[-1] == "25 checks: 24 passed, 1 failed"
+    assert lines[-1] == "29 checks: 28 passed, 1 failed"
     assert "Traceback" not in done.out
     assert "Traceback" in call("acme", "--traceback").out
     (facts,) = json.loads(call("acme", "--traceback", "--json").out)
@@ -140,8 +171,9 @@ def test_what_a_plugin_prints_stays_out_of_the_json(call: Call, install: Install
     )
     install_modality(install, source)
     done = call("acme", "--json")
-    assert done.code == 0
-    assert len(json.loads(done.out)) == 1
+    assert done.code == 1
+    (facts,) = json.loads(done.out)
+    assert [entry["check"] for entry in facts["checks"] if entry["status"] == "failed"] == ["stdout"]
     assert "drawing" in done.err
 
 
@@ -157,7 +189,7 @@ def test_a_fine_plugin_passes_with_exit_0_and_shows_its_waiver(call: Call, insta
     done = call("acme")
     assert done.code == 0
     assert "  waived  files\n          there are none yet\n" in done.out
-    assert done.out.splitlines()[-1] == "25 checks: 24 passed, 1 waived"
+    assert done.out.splitlines()[-1] == "29 checks: 28 passed, 1 waived"
     assert "sequence 6x2" in call("acme", "size=6").out
 
 

@@ -202,6 +202,55 @@ class PlainTensor(Fine):
         return super().encode(batch).mean
 
 
+@spoils("declared latent", "a `std` below zero")
+class NegativeSpread(Fine):
+    def encode(self, batch: dict[str, Tensor]) -> Latent:
+        latent = super().encode(batch)
+        return Latent(latent.mean, -torch.ones_like(latent.mean), latent.mask)
+
+
+@spoils("declared latent", "gave 3 latents for 4 items")
+class LosesARow(Fine):
+    def encode(self, batch: dict[str, Tensor]) -> Latent:
+        latent = super().encode(batch)
+        return latent.rows(slice(0, 3)) if len(latent) == 4 else latent
+
+
+@spoils("distinct items", "the same latent for 4 different items")
+class OneLatent(Fine):
+    def encode(self, batch: dict[str, Tensor]) -> Latent:
+        return Latent(0.5 * self.signs.expand(len(batch["values"]), self.options.size, 2))
+
+
+class Scaled(Fine):
+    """The latent of the fine one by a factor, and moved."""
+
+    by, shift = 1.0, 0.0
+    round_trip = 1.0
+
+    def encode(self, batch: dict[str, Tensor]) -> Latent:
+        latent = super().encode(batch)
+        return Latent(latent.mean * self.by + self.shift, mask=latent.mask)
+
+    def decode(self, latent: Tensor) -> list[Numbers]:
+        return super().decode((latent.float() - self.shift) / self.by)
+
+
+@spoils("scale", "where about 0 and 1 are expected, and the loss follows their scale: subtract a constant and divide")
+class TooLarge(Scaled):
+    by = 1000.0
+
+
+@spoils("scale", "have mean 0 and standard deviation 0.0")
+class TooSmall(Scaled):
+    by = 0.01
+
+
+@spoils("scale", "have mean 7")
+class OffCentre(Scaled):
+    shift = 7.0
+
+
 @spoils("rows of a batch", "differs from its row in a batch of 4")
 class BatchMean(Fine):
     def encode(self, batch: dict[str, Tensor]) -> Latent:
@@ -310,7 +359,7 @@ class OddGrows(Fine):
         return {**super().collate(items), **odd}
 
 
-@spoils("masks", "the mask is float32: give bool")
+@spoils("masks", "a mask of float32: give bool")
 class FloatMask(Fine):
     def encode(self, batch: dict[str, Tensor]) -> Latent:
         latent = super().encode(batch)
@@ -322,6 +371,13 @@ class WideMask(Fine):
     def encode(self, batch: dict[str, Tensor]) -> Latent:
         latent = super().encode(batch)
         return Latent(latent.mean, mask=batch["real"][..., None].expand(-1, -1, 2))
+
+
+@spoils("masks", "a mask of shape (1, 8): give (B, 8)")
+class OneMask(Fine):
+    def encode(self, batch: dict[str, Tensor]) -> Latent:
+        latent = super().encode(batch)
+        return Latent(latent.mean, mask=torch.ones(1, self.options.size, dtype=torch.bool))
 
 
 @spoils("masks", "is False everywhere")

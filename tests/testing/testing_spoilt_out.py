@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
@@ -198,6 +199,27 @@ class ForgetsCentre(Fine):
         self.count = facts["count"]
 
 
+@spoils("stdout", "`encode` prints 'encoding 4 items' on stdout, where results go: log it, or print it to sys.stderr.")
+class PrintsEncoding(Fine):
+    def encode(self, batch: dict[str, Tensor]) -> Latent:
+        print(f"encoding {len(batch['values'])} items")
+        return super().encode(batch)
+
+
+@spoils("stdout", "`read` prints 'below Python'")
+class WritesBelow(Fine):
+    def read(self, value: Any) -> Numbers:
+        os.write(1, b"\nbelow Python\n")
+        return super().read(value)
+
+
+@spoils("stdout", "`decode` prints 'in a process'")
+class StartsAProcess(Fine):
+    def decode(self, latent: Tensor) -> list[Numbers]:
+        subprocess.run(["echo", "in a process"], check=True)
+        return super().decode(latent)
+
+
 @spoils("state", "a fresh copy gives other latents")
 class DrawnWeights(Fine):
     def __init__(self, options: FineOptions) -> None:
@@ -319,6 +341,13 @@ class Trainable(Fine):
     def __init__(self, options: FineOptions) -> None:
         super().__init__(options)
         self.signs.requires_grad_(True)
+
+
+@spoils("frozen", "the parameter 'signs' asks for gradients, though nothing but `fit`")
+class AsksForGradients(Trainable):
+    @torch.no_grad()
+    def encode(self, batch: dict[str, Tensor]) -> Latent:
+        return super().encode(batch)
 
 
 @spoils("frozen", "not under torch.inference_mode")

@@ -48,7 +48,8 @@ def test_loss_falls_and_every_figure_is_written(tiny_depth: Make, quiet_train: T
     run = quiet_train(tiny_depth("training.steps=60", "optimizer.learning_rate=3e-3", "training.log_every=1"))
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     own = {"step", "loss", "flow", "gradient_norm", "z0_std", "learning_rate", "pairs_per_second", "data_wait"}
-    assert own == set(lines[0])
+    assert own == set(lines[1])
+    assert set(lines[0]) - set(lines[1]) == {"source_mean", "source_std", "target_mean", "target_std"}
     first = np.mean([line["loss"] for line in lines[:5]])
     last = np.mean([line["loss"] for line in lines[-5:]])
     assert last < 0.6 * first
