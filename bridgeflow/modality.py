@@ -184,6 +184,15 @@ class Modality(nn.Module, ABC):
         all there is to see."""
         return None
 
+    def advise(self, items: Iterable[Item], side: str) -> list[str]:
+        """Sentences on what these options lose of items that all can be read, such as words that are cut or numbers
+        that are clipped, each with what to set instead; none by default.
+
+        items: the first of the data, before training and in `data check`, or what `run` was given; one by one, or none
+        at all. side: 'source' or 'target', the section of a recipe where the options are set.
+        """
+        return []
+
     def unload(self) -> None:
         """Frees weights that are read again when they are next needed; nothing where there are none."""
 

@@ -175,12 +175,14 @@ def _begin(
     console: Progress,
 ) -> Index:
     """The index of the cache that is in the folder, or of a new one, whose codecs are fitted and kept first."""
-    from bridgeflow.training.start import prepare_codecs
+    from bridgeflow.training.start import prepare_codecs, warn_of_losses
 
     before = read_index(folder, whole=False) if index_path(folder).is_file() else None
     if before is not None:
         _refuse_others(folder, option_differences(before.key, recipe))
         _restore(assembly, folder)
+    else:
+        warn_of_losses(assembly, rows["train"], console)
     to_fit = [side for side in SIDES if assembly.modality(side).needs_fit]
     prepare_codecs(assembly, rows["train"], console)
     key = _key(assembly, rows, options, before)

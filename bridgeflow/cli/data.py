@@ -43,6 +43,7 @@ def check(
 ) -> int:
     """Read every row as training would, and name what is missing or cannot be read."""
     from bridgeflow.console import Progress
+    from bridgeflow.data.advice import advice
     from bridgeflow.data.check import check_rows
     from bridgeflow.data.rows import Rows, Split
     from bridgeflow.sentences import printable
@@ -66,17 +67,21 @@ def check(
             lambda done, total, split=split: console(done, total, f"reading {split} rows", "rows"),  # type: ignore[misc]
         )
         console.clear()
+        advised = advice(rows, assembly.task, resolved.recipe.columns, limit) if not facts else []
         facts[split] = {
             "data": rows.description,
             "columns": rows.columns,
             "rows": checked.rows,
             "unusable": checked.unusable,
             "broken": checked.broken,
+            "advice": advised,
         }
         broken += checked.broken
         unusable += checked.unusable
         if not as_json:
             good = checked.rows - checked.unusable
+            for sentence in advised:
+                console.warn(sentence)
             emit(printable(f"{split:<9} {rows.description}: {good:,} of {checked.rows:,} rows read can be used"))
     if as_json:
         emit(json.dumps(facts, indent=1))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 MOST_HELD = 256
 """Results that wait for one another with --low-memory."""
 FRAMES = 9
+MOST_LOOKED_AT = 16
+"""Files that are read once more for what is to be said of them."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,7 @@ def run(
         writer: ResultWriter = FrameWriter(target, output, len(entries) > 1, as_json, facts, wish.frames)
     else:
         writer = ResultWriter(target, output, len(entries) * samples > 1, as_json, facts)
+    _warn_of_losses(source, entries, wish, console)
     failed = _carry_all(pipeline, entries, wish, writer, trajectory, console)
     if failed < len(entries):
         writer.finish()
@@ -175,6 +179,20 @@ def _check_options(
         raise click.UsageError("--interpolate does not go with --samples: call it again with another --seed.")
     if trajectory is not None:
         raise click.UsageError("--interpolate draws a GIF of its own: leave --trajectory out.")
+
+
+def _warn_of_losses(source: Any, entries: list[Input], wish: _Wish, console: Any) -> None:
+    """Says what the source modality's options lose of the inputs, of files for the first of them."""
+
+    def items() -> Iterator[Any]:
+        for entry in entries if source.textual else entries[:MOST_LOOKED_AT]:
+            # What cannot be read is named when its turn comes.
+            with suppress(BridgeflowError):
+                yield source.read(entry.value)
+        yield from wish.terms
+
+    for sentence in source.advise(items(), "source"):
+        console.warn(sentence)
 
 
 def _carry_all(

@@ -142,7 +142,8 @@ class Journal:
             axes.set_xlabel("step")
             axes.grid(alpha=0.3)
             axes.legend()
-        figure.axes[0].set_yscale("log")
+        if any(row[name] > 0 for row in rows for name in groups[0] if name in row):
+            figure.axes[0].set_yscale("log")
         figure.axes[0].set_title("loss")
         figure.axes[1].set_title("source")
         path = self.folder / "loss.png"

@@ -27,6 +27,7 @@ from bridgeflow.assembly import (
 from bridgeflow.bridge import Bridge
 from bridgeflow.caching.rows import CachedRows
 from bridgeflow.console import Progress, duration
+from bridgeflow.data.advice import advice
 from bridgeflow.data.batches import check_columns
 from bridgeflow.data.rows import Rows, Split, Stream
 from bridgeflow.data.shards import ShardStream
@@ -181,6 +182,16 @@ def prepare_codecs(assembly: Assembly, rows: Rows | Stream, console: Progress) -
         console.say(f"fitted the {name} codec to {count:,} examples in {duration(time.monotonic() - started)}: {shown}")
 
 
+def warn_of_losses(assembly: Assembly, rows: Rows | Stream, console: Progress) -> None:
+    """Says what the modalities' options lose of the data; nothing of a cache, which is encoded already."""
+    if not isinstance(rows, CachedRows):
+        if console.live:
+            console.status("looking at the first rows")
+        for sentence in advice(rows, assembly.task, assembly.recipe.recipe.columns):
+            console.warn(sentence)
+        console.clear()
+
+
 def describe(assembly: Assembly, bridge: Bridge, rows: Rows | Stream) -> str:
     """One line: what is trained on what."""
     recipe = assembly.recipe
@@ -321,6 +332,8 @@ def _begin(
     elif not isinstance(rows, CachedRows) and latents_known(assembly):
         # A network that does not suit is told before minutes of fitting.
         assembly.sketch_bridge()
+    if accelerator.is_main_process:
+        warn_of_losses(assembly, rows, console)
     if accelerator.num_processes == 1:
         prepare_codecs(assembly, rows, console)
         assembly.sketch_bridge()

@@ -13,6 +13,7 @@ from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Item, Modality
 from bridgeflow.settings import Settings
 from bridgeflow.task import ModalityUse, Task, Thorough
+from bridgeflow_plugins.depth import Depth
 from bridgeflow_plugins.depth.geometry import check_aligned, resize_depth
 from bridgeflow_plugins.depth.metrics import Crop, align, align_disparity, crop_mask, depth_metrics
 from bridgeflow_tasks.scenes import made_up_scene
@@ -69,12 +70,18 @@ class DepthEstimation(Task):
                 )
 
     def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
-        """(picture, depth map), of one aspect ratio."""
+        """(picture, depth map), of one aspect ratio, with pixels that count at the model's size."""
+        image, depth = self.held_out_pair(row, rng)
+        if isinstance(self.to_modality, Depth):
+            self.to_modality.check_valid(depth, _name(row))
+        return image, depth
+
+    def held_out_pair(self, row: Mapping[str, Any], rng: np.random.Generator, whole: bool = False) -> tuple[Item, Item]:
+        """(picture, depth map), of one aspect ratio; depth is scored at its own size, however sparse it is."""
         image, depth = self.from_modality.read(row["image"]), self.to_modality.read(row["depth"])
-        name = str(row["depth"]) if isinstance(row["depth"], str | Path) else "the pair"
-        check_aligned(image.shape[:2], depth.shape, name)
+        check_aligned(image.shape[:2], depth.shape, _name(row))
         if not np.isfinite(depth).any():
-            raise BridgeflowError(f"{name} holds no measurement, a number above 0: leave the row out.")
+            raise BridgeflowError(f"{_name(row)} holds no measurement, a number above 0: leave the row out.")
         return image, depth
 
     @classmethod
@@ -142,11 +149,12 @@ class DepthEstimation(Task):
         self, truths: Sequence[Item], sources: Sequence[Item], examples: Iterable[Item]
     ) -> tuple[str, list[Item]] | None:
         """The mean depth of each pixel over the training data, whatever the picture."""
-        height, width = self.to_modality.options.height_and_width  # type: ignore[attr-defined]
+        options: Any = self.to_modality.options
+        height, width = options.height_and_width
         total = np.zeros((height, width))
         count = np.zeros((height, width))
         for example in examples:
-            depth = resize_depth(example, (height, width))
+            depth = resize_depth(example, (height, width), getattr(options, "coverage", 0.5))
             total += np.nan_to_num(depth)
             count += ~np.isnan(depth)
         if not count.any():
@@ -154,6 +162,10 @@ class DepthEstimation(Task):
         # Where nothing was ever measured, the mean of everything stands in.
         mean = np.where(count > 0, total / np.maximum(count, 1), total.sum() / count.sum()).astype(np.float32)
         return "constant map", [mean] * len(truths)
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return str(row["depth"]) if isinstance(row["depth"], str | Path) else "the pair"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
-from bridgeflow.cli.run import _shown
+from bridgeflow.cli.inputs import Input
+from bridgeflow.cli.run import _shown, _warn_of_losses, _Wish
+from bridgeflow_plugins.text import Text, TextOptions
+from bridgeflow_plugins.text.encoder import EncoderCodec
 
 Call = Callable[..., Any]
 
@@ -38,12 +41,16 @@ class Screen:
     def __init__(self, live: bool) -> None:
         self.live = live
         self.shown: list[str] = []
+        self.warned: list[str] = []
 
     def __call__(self, done: int, total: int, what: str, unit: str = "", detail: str = "") -> None:
         self.shown.append(f"{what} {done}/{total}{detail}")
 
     def status(self, text: str) -> None:
         self.shown.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warned.append(text)
 
 
 def test_slow_steps_are_shown_with_the_seconds_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,3 +78,17 @@ def test_a_line_that_moves_is_for_terminals() -> None:
     screen = Screen(live=False)
     _shown(screen)(0, 0, "loading the network (4.2 GB)")
     assert screen.shown == []
+
+
+def test_prompts_that_are_cut_are_told_once_with_the_first_of_them() -> None:
+    long = "a large red cube left of a small blue sphere in front of a large green cone behind a small yellow cylinder"
+    given = ["a red cube", f"{long} and a floor", f"{long} and more", ""]
+    source = Text(TextOptions(codec=EncoderCodec(max_length=24)))
+    screen = Screen(live=False)
+    _warn_of_losses(source, [Input(words, words) for words in given], _Wish(0, plus=(f"{long} too",)), screen)
+    (told,) = screen.warned
+    assert told.startswith("3 of 4 texts have more than 24 tokens")
+    assert "'a large red cube left of a small" in told
+    assert "source.codec.max_length=" in told
+    _warn_of_losses(source, [Input("a red cube", "a red cube")], _Wish(0), screen)
+    assert len(screen.warned) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from bridgeflow.errors import BridgeflowError
 from bridgeflow.exporting import figures_table
 from bridgeflow.training.start import train
 from bridgeflow_plugins.image_latent import ImageLatent
+
+Captured = pytest.CaptureFixture[str]
 
 
 def test_a_run_whose_held_out_rows_are_all_broken_ends_well(
@@ -71,3 +74,65 @@ def test_what_can_be_known_is_told_before_a_codec_is_fitted(
     small = ["data.size=8", "data.held_out=8", f"data.cache={tmp_path}", mistake]
     with pytest.raises(BridgeflowError, match=said):
         train(recipes.load("t2i/blocks", small), device="cpu", console=Progress(quiet=True))
+
+
+SMALL = ("network.channels=[8,16]", "network.blocks=1", "network.attention=[]", "training.precision=fp32")
+SHORT = ("training.steps=2", "training.batch_size=2", "training.evaluate=0", "training.sample_every=0")
+
+
+def pairs(folder: Path, depth: np.ndarray) -> None:
+    for name in ("image", "depth"):
+        (folder / name).mkdir(parents=True)
+    for number in range(6):
+        Image.new("RGB", depth.shape[::-1], (40 * number, 90, 0)).save(folder / "image" / f"{number}.png")
+        np.save(folder / "depth" / f"{number}.npy", depth)
+
+
+def scattered() -> np.ndarray:
+    return np.where(np.random.default_rng(0).random((256, 256)) < 0.05, np.float32(30), np.float32(0))
+
+
+def scanlines() -> np.ndarray:
+    depth = np.zeros((256, 256), np.float32)
+    depth[::8] = 30
+    return depth
+
+
+@pytest.mark.parametrize("measured", [scattered, scanlines])
+def test_sparse_depth_trains_on_its_measurements_or_says_what_to_set(
+    measured: Callable[[], np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pairs(tmp_path / "scans", measured())
+    line = ["train", "--task", "depth", "--data", "folder:scans", *SMALL, *SHORT, "training.log_every=1"]
+    assert invoke([*line, "-o", "dense"]) == 1
+    assert "no pixel counts at the model's 64x64" in (told := capsys.readouterr().err)
+    assert "set target.coverage=0" in told
+    assert invoke([*line, "-o", "sparse", "target.coverage=0"]) == 0
+    assert "warning" not in capsys.readouterr().err
+    rows = [json.loads(row) for row in (tmp_path / "sparse/metrics.jsonl").read_text().splitlines()]
+    assert all(row["loss"] > 0.01 for row in rows if "loss" in row)
+
+
+def test_depth_out_of_range_is_told_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pairs(tmp_path / "centimetres", np.full((64, 64), 250, np.float32))
+    assert invoke(["train", "--task", "depth", "--data", "folder:centimetres", "-o", "run", *SMALL, *SHORT]) == 0
+    told = capsys.readouterr().err
+    assert told.count("100% of the measured depth lies outside 0.5 to 60 m") == 1
+    assert told.index("lies outside") < told.index("depth/folder")
+
+
+def test_texts_that_are_cut_are_told_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for number in range(4):
+        Image.new("RGB", (32, 32), (40 * number, 90, 0)).save(f"photos/{number}.png")
+        Path(f"photos/{number}.txt").write_text("a red cube " * (12 if number else 1))
+    codec = ["target.codec={name: pixels}", "target.size=32"]
+    assert invoke(["train", "--task", "t2i", "--data", "folder:photos", "-o", "run", *SMALL, *SHORT, *codec]) == 0
+    assert capsys.readouterr().err.count("have more than 24 tokens") == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -16,8 +16,9 @@ from torch import Tensor
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Latent, LatentSpec, Modality
 from bridgeflow.settings import Settings
+from bridgeflow_plugins.depth.advice import advise
 from bridgeflow_plugins.depth.formats import PNG_FULL_SCALE, READS, WRITES, colour, read_depth, write_depth
-from bridgeflow_plugins.depth.geometry import check_aligned, fit_depth
+from bridgeflow_plugins.depth.geometry import check_aligned, fit_depth, valid_share
 from bridgeflow_plugins.depth.metrics import align, depth_metrics
 from bridgeflow_plugins.depth.normalise import LogNormalisation, NormalisationSettings
 
@@ -118,6 +119,22 @@ class Depth(Modality):
         depth = torch.from_numpy(np.stack(maps)).unsqueeze(1)
         valid = ~depth.isnan()
         return {"depth": depth.nan_to_num(0.0), "valid": valid}
+
+    def check_valid(self, item: NDArray[np.float32], name: str) -> None:
+        """Raises BridgeflowError, which begins with `name`, where no pixel of a map is valid at the model's size, so
+        that there is nothing to learn from it."""
+        options = self.options
+        if valid_share(item, options.height_and_width, options.resize, options.coverage) == 0:
+            height, width = options.height_and_width
+            mend = "set target.coverage=0, as for lidar" if options.coverage > 0 else "leave the row out"
+            raise BridgeflowError(
+                f"{name} is measured so sparsely that no pixel counts at the model's {width}x{height}, where one has "
+                f"to be measured over a share of {options.coverage:g} (target.coverage): {mend}."
+            )
+
+    def advise(self, items: Iterable[NDArray[np.float32]], side: str) -> list[str]:
+        """Where depth lies outside the normalisation's range, and where it is lost at the model's size."""
+        return advise(items, self.options, side)
 
     def encode(self, batch: dict[str, Tensor]) -> Latent:
         """Normalised values in [-1, 1], (B, channels, H, W), with the valid pixels as mask (B, 1, H, W)."""

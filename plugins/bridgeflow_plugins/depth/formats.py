@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from bridgeflow.data.files import check_file, path_of
+from bridgeflow.data.stripping import without_metadata
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.sentences import printable
 from bridgeflow_plugins.depth.exr import NoDepthChannel, read_exr, write_exr
@@ -151,9 +152,7 @@ def _decode(data: bytes, name: str, path: Path | None) -> NDArray[np.generic]:
         raise BridgeflowError(f"{name} {what}: {_MEND}.")
     try:
         if kind == "PNG":
-            # `Image.open` has a lower limit on pixels, which it shares with the whole process.
-            with PngImagePlugin.PngImageFile(io.BytesIO(data)) as image:
-                return _image_values(image, name)
+            return _decode_png(data, name)
         if kind == ".npy":
             return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
         if kind == ".npz":
@@ -175,6 +174,19 @@ def _decode(data: bytes, name: str, path: Path | None) -> NDArray[np.generic]:
         raise BridgeflowError(
             f"{name} is a damaged or incomplete {kind} file: write it again or leave it out."
         ) from error
+
+
+def _decode_png(data: bytes, name: str) -> NDArray[np.generic]:
+    try:
+        # `Image.open` has a lower limit on pixels, which it shares with the whole process.
+        with PngImagePlugin.PngImageFile(io.BytesIO(data)) as image:
+            return _image_values(image, name)
+    except Exception:
+        # What PIL refuses may be the metadata alone.
+        pixels_alone = without_metadata(data)
+        if pixels_alone is None:
+            raise
+    return _decode_png(pixels_alone, name)
 
 
 def _decode_exr(data: bytes, path: Path | None) -> NDArray[np.generic]:

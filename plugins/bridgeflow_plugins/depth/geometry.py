@@ -33,14 +33,21 @@ def fit_depth(
     """
     depth = np.asarray(depth, dtype=np.float32)
     depth = np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(np.nan))
-    if depth.shape == size:
-        return depth
-    top, left, box_height, box_width = _box(depth.shape, size, resize)
-    rows, row_samples = _sample_index(top, box_height, size[0], depth.shape[0])
-    columns, column_samples = _sample_index(left, box_width, size[1], depth.shape[1])
-    samples = depth[rows[:, None], columns[None, :]]
-    samples = samples.reshape(size[0], row_samples, size[1], column_samples).transpose(0, 2, 1, 3)
-    return _median(samples.reshape(*size, row_samples * column_samples), coverage)
+    return depth if depth.shape == size else _median(_samples(depth, size, resize), coverage)
+
+
+def valid_share(
+    depth: NDArray[np.floating[Any]],
+    size: tuple[int, int],
+    resize: Literal["crop", "stretch"],
+    coverage: float = 0.5,
+) -> float:
+    """Share of the pixels (0 to 1) that are valid once `fit_depth` has brought the map to the size."""
+    measured = np.isfinite(depth) & (depth > 0)
+    if measured.shape == size or not measured.any() or measured.all():
+        return float(measured.mean())
+    samples = _samples(measured, size, resize)
+    return float(_is_enough(np.count_nonzero(samples, axis=-1), samples.shape[-1], coverage).mean())
 
 
 def check_aligned(image_shape: tuple[int, ...], depth_shape: tuple[int, ...], name: str) -> None:
@@ -73,6 +80,16 @@ def _box(
     return (height - box_height) / 2, (width - box_width) / 2, box_height, box_width
 
 
+def _samples(values: NDArray[Any], size: tuple[int, int], resize: Literal["crop", "stretch"]) -> NDArray[Any]:
+    """The values under each pixel of the size, (*size, number of samples)."""
+    top, left, box_height, box_width = _box(values.shape, size, resize)
+    rows, row_samples = _sample_index(top, box_height, size[0], values.shape[0])
+    columns, column_samples = _sample_index(left, box_width, size[1], values.shape[1])
+    samples = values[rows[:, None], columns[None, :]]
+    samples = samples.reshape(size[0], row_samples, size[1], column_samples).transpose(0, 2, 1, 3)
+    return samples.reshape(*size, row_samples * column_samples)
+
+
 def _sample_index(start: float, extent: float, count: int, limit: int) -> tuple[NDArray[np.intp], int]:
     """Indices of evenly spaced samples along one axis, and how many there are for each of `count` pixels.
 
@@ -99,21 +116,26 @@ def _median(samples: NDArray[np.float32], coverage: float) -> NDArray[np.float32
     low = np.take_along_axis(samples, np.maximum((measured - 1) // 2, 0)[..., None], axis=-1)[..., 0]
     high = np.take_along_axis(samples, np.minimum(measured // 2, samples.shape[-1] - 1)[..., None], axis=-1)[..., 0]
     middle = np.where(high <= SAME_SURFACE * low, (low + high) / 2, low)
-    enough = measured >= max(1.0, coverage * samples.shape[-1])
+    enough = _is_enough(measured, samples.shape[-1], coverage)
     return np.where(enough, middle, np.float32(np.nan)).astype(np.float32)
 
 
-def resize_depth(depth: NDArray[np.floating[Any]], size: tuple[int, int]) -> NDArray[np.float32]:
+def _is_enough(measured: NDArray[np.intp], samples: int, coverage: float) -> NDArray[np.bool_]:
+    """Whether enough of a pixel's samples are measured."""
+    return measured >= max(1.0, coverage * samples)
+
+
+def resize_depth(depth: NDArray[np.floating[Any]], size: tuple[int, int], coverage: float = 0.5) -> NDArray[np.float32]:
     """The whole map at another size (height, width), for a model's smooth maps.
 
-    It is reduced as in `fit_depth` and enlarged by bilinear interpolation, which mixes near and far at an edge;
-    a pixel next to an invalid one is then invalid.
+    It is reduced as in `fit_depth`, by the share `coverage`, and enlarged by bilinear interpolation, which mixes near
+    and far at an edge; a pixel next to an invalid one is then invalid.
     """
     depth = np.asarray(depth, dtype=np.float32)
     depth = np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(np.nan))
     if depth.shape == size:
         return depth
     if size[0] < depth.shape[0] or size[1] < depth.shape[1]:
-        return fit_depth(depth, size, "stretch")
+        return fit_depth(depth, size, "stretch", coverage)
     enlarged = Image.fromarray(depth, mode="F").resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return np.array(enlarged, dtype=np.float32)

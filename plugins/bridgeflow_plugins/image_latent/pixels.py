@@ -21,7 +21,9 @@ from torch import Tensor
 
 from bridgeflow.data.contents import FORMATS, picture_endings
 from bridgeflow.data.files import check_file, path_of
+from bridgeflow.data.stripping import format_of, without_metadata
 from bridgeflow.errors import BridgeflowError
+from bridgeflow_plugins.image_latent.colours import to_srgb
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 """A picture: uint8 (H, W, 3), RGB."""
@@ -35,6 +37,11 @@ MAX_PIXELS = 200_000_000
 _USUAL = (".png", ".jpg", ".jpeg", ".webp")
 IMAGE_ENDINGS = (*_USUAL, *sorted(picture_endings().difference(_USUAL)))
 """Lower-case file endings of pictures, the usual ones first."""
+
+MOST_STRIPPED = 1 << 31
+"""Bytes of a file that is read again without its metadata."""
+
+_Encoded: TypeAlias = Path | bytes | bytearray | memoryview
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -54,7 +61,7 @@ def open_image(value: Any) -> Pixels:
     `value` is a path, encoded bytes, a PIL image, an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of
     uint8, uint16, bool or floats in [0, 1], or the `{"path": ..., "bytes": ...}` that the `datasets` library
     gives. Transparency is laid over white; 16 bits become 8 by division by 257; of an animation the first
-    frame counts.
+    frame counts. Pixels with a colour profile are converted to sRGB; other metadata is not needed and may be broken.
 
     Raises BridgeflowError, naming the file, where there is no picture to be had.
     """
@@ -115,27 +122,53 @@ def _name(path: Any) -> str:
     return str(path) if path else "the picture given as data"
 
 
-def _decode(source: Path | bytes | bytearray | memoryview, name: str) -> Pixels:
+def _decode(source: _Encoded, name: str) -> Pixels:
     """The picture in a file or in encoded bytes; `name` stands for it in errors."""
+    size = check_file(source, "a picture") if isinstance(source, Path) else len(source)
+    if size == 0:
+        raise BridgeflowError(f"{name} is empty (0 bytes) where a picture was expected: replace it.")
     try:
-        if isinstance(source, Path) and source.is_dir():
-            raise BridgeflowError(f"{name} is a folder where a picture was expected: give the path of one picture.")
-        if (check_file(source, "a picture") if isinstance(source, Path) else len(source)) == 0:
-            raise BridgeflowError(f"{name} is empty (0 bytes) where a picture was expected: replace it.")
+        return _open(source, name)
+    except BridgeflowError:
+        # What PIL refuses may be the metadata alone.
+        if not format_of(_first_bytes(source, 12)) or size > MOST_STRIPPED:
+            raise
+        pixels_alone = without_metadata(_first_bytes(source, size))
+        if pixels_alone is None:
+            raise
+        return _open(pixels_alone, name)
+
+
+def _open(source: _Encoded, name: str) -> Pixels:
+    try:
         stream = source if isinstance(source, Path) else io.BytesIO(source)
         with _pixel_limit_of_our_own(), Image.open(stream, formats=_formats()) as image:
             return _convert(image, name)
     except BridgeflowError:
         raise
     except UnidentifiedImageError as error:
+        format = format_of(_first_bytes(source, 12))
+        if format:
+            raise BridgeflowError(f"{name} is a damaged {format} file: save it again.") from error
         raise BridgeflowError(
             f"{name} is not a picture of a known format (PNG, JPEG, WebP, TIFF, GIF, ...): convert it to PNG."
         ) from error
     # Readers of headers, too, raise nearly every kind of error on damaged data.
     except Exception as error:
-        raise BridgeflowError(
-            f"{name} cannot be read as a picture ({_reason(error)}): check the file and its rights."
-        ) from error
+        of_the_system = isinstance(error, OSError) and error.errno is not None
+        mend = "check the file and its rights" if of_the_system else "save it again, as it may be damaged"
+        raise BridgeflowError(f"{name} cannot be read as a picture ({_reason(error)}): {mend}.") from error
+
+
+def _first_bytes(source: _Encoded, count: int) -> bytes:
+    """At most `count` bytes; none of a file that the system does not give."""
+    if not isinstance(source, Path):
+        return bytes(source[:count])
+    try:
+        with source.open("rb") as stream:
+            return stream.read(count)
+    except OSError:
+        return b""
 
 
 @functools.cache
@@ -175,18 +208,20 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _rgb(image: Image.Image, name: str) -> Pixels:
-    if image.mode == "F":
-        return _from_array(np.asarray(image), name)
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _from_array(np.asarray(image).clip(0, 65535).astype(np.uint16), name)
-    if image.has_transparency_data:
-        if image.mode in ("La", "RGBa"):
-            image = image.convert("LA" if image.mode == "La" else "RGBA")
-        image = image.convert("RGBA")
-        opaque = Image.new("RGB", image.size, "white")
-        opaque.paste(image, mask=image.getchannel("A"))
-        image = opaque
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    profile = image.info.get("icc_profile")
+    if image.mode == "F" or image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        levels = _from_array(values if image.mode == "F" else values.clip(0, 65535).astype(np.uint16), name)
+        return np.asarray(to_srgb(Image.fromarray(levels[:, :, 0]), profile)) if profile else levels
+    if not image.has_transparency_data:
+        return np.asarray(to_srgb(image, profile))
+    if image.mode in ("La", "RGBa"):
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    colours = "L" if image.mode in ("L", "LA") else "RGB"
+    image = image.convert("RGBA")
+    opaque = Image.new("RGB", image.size, "white")
+    opaque.paste(to_srgb(image.convert(colours), profile), mask=image.getchannel("A"))
+    return np.asarray(opaque)
 
 
 def _from_array(array: npt.NDArray[Any], name: str = "the array") -> Pixels:

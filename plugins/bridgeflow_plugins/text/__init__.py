@@ -174,6 +174,10 @@ class Text(Modality):
         """int64: `input_ids`, `attention_mask` (B, max_length), or for an autoencoder `words` (B, max_words)."""
         return self.codec.collate(items)
 
+    def advise(self, items: Iterable[str], side: str) -> list[str]:
+        """Where texts are longer than the codec reads."""
+        return self.codec.advise(items, side)
+
     @torch.no_grad()
     def encode(self, batch: dict[str, Tensor]) -> Latent:
         """Encoder: features and mask. Autoencoder: the mean only; BridgeflowError before it is fitted."""

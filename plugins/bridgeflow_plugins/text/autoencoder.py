@@ -14,13 +14,16 @@ from torch.nn import functional as F
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Latent, LatentSpec, Progress
 from bridgeflow.settings import Settings
+from bridgeflow_plugins.text.cutting import advise_on_length
 from bridgeflow_plugins.text.network import WordAutoencoder
-from bridgeflow_plugins.text.vocabulary import PAD_ID, UNKNOWN_ID, Vocabulary, tokenise
+from bridgeflow_plugins.text.vocabulary import PAD_ID, UNKNOWN_ID, Vocabulary, detokenise, tokenise
 
 HELD_OUT_FROM = 50
 """From this many texts on, a tenth is kept out of fitting and gives the figures."""
 UNKNOWN_RATE = 0.01
 """Share of the words that fitting replaces by `<unk>`, which a complete vocabulary would never meet."""
+MOST_WORDS = 512
+"""Words of a text at most."""
 CHUNK = 256
 """Texts that are encoded or decoded at a time, to bound the memory that word scores take."""
 
@@ -39,7 +42,7 @@ class AutoencoderCodec(Settings):
     """Self-attention layers of the encoder, and as many of the decoder."""
     heads: int = Field(4, ge=1)
     """Attention heads."""
-    max_words: int = Field(24, ge=1, le=512)
+    max_words: int = Field(24, ge=1, le=MOST_WORDS)
     """Words and punctuation marks that a text may have; what follows is cut."""
     min_count: int = Field(1, ge=1)
     """Occurrences that a word needs to enter the vocabulary; rarer ones become `<unk>` and decode to it."""
@@ -88,6 +91,23 @@ class TextAutoencoder(nn.Module):
         """`words`: (B, max_words) int64, padded with 0."""
         _, vocabulary = self._fitted()
         return {"words": self._numbers(items, vocabulary)}
+
+    def advise(self, items: Iterable[str], side: str) -> list[str]:
+        """A sentence on texts of more than `max_words` words, where there are any."""
+        limit = self.settings.max_words
+
+        def mend(longest: int) -> str:
+            most = min(longest, MOST_WORDS)
+            if limit >= most:
+                return f"{side}.codec.max_words takes no more"
+            return f"train with {side}.codec.max_words={most} to read more"
+
+        def read(text: str) -> str:
+            return detokenise(tokenise(text)[:limit])
+
+        return advise_on_length(
+            items, lambda text: len(tokenise(text)), read, limit, "words and punctuation marks", mend
+        )
 
     def encode(self, batch: dict[str, Tensor]) -> Latent:
         """Latents (B, length, channels), every number of mean 0 and variance 1 over the fitting data."""

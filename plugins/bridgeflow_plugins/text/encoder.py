@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.settings import Settings
+from bridgeflow_plugins.text.cutting import advise_on_length
 from bridgeflow_plugins.text.pretrained import (
     files_digest,
     find_encoder,
@@ -28,6 +29,8 @@ MINILM_SCALE = 2.4
 captions of coloured solids and 0.44 over everyday sentences."""
 ROWS_AT_A_TIME = 16
 """Texts that the encoder takes at a time, sorted by length so that little padding is computed."""
+MOST_TOKENS = 4096
+"""Tokens of a text at most, whatever the encoder."""
 
 
 class EncoderCodec(Settings):
@@ -41,7 +44,7 @@ class EncoderCodec(Settings):
     width: int | None = Field(None, ge=1)
     """Hidden size of the encoder (768 for CLIP ViT-L/14, 4096 for T5-XXL). Given, the latent's shape is known before
     anything of the encoder is read; one of another size is refused when it is read."""
-    max_length: int = Field(32, ge=2, le=4096)
+    max_length: int = Field(32, ge=2, le=MOST_TOKENS)
     """Tokens of a text, special ones included; what follows is cut."""
     layer: int = -1
     """Hidden state to take: -1 is the output after the final norm; 0 the embeddings, 1 the first layer and so
@@ -109,6 +112,25 @@ class TextEncoder(nn.Module):
             return_tensors="pt",
         )
         return {"input_ids": rows["input_ids"], "attention_mask": rows["attention_mask"]}
+
+    def advise(self, items: Iterable[str], side: str) -> list[str]:
+        """A sentence on texts of more than `max_length` tokens, where there are any."""
+        limit, tokenizer = self.settings.max_length, self._load_tokenizer()
+        most = _most_tokens(text_config(self._load_config()))
+
+        def mend(longest: int) -> str:
+            if limit >= most:
+                return f"the encoder {self.title} takes no more, so take another with {side}.codec.path"
+            return f"train with {side}.codec.max_length={min(longest, most)} to read more"
+
+        def read(text: str) -> str:
+            ids = tokenizer(text, truncation=True, max_length=limit)["input_ids"]
+            return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+        def length(text: str) -> int:
+            return len(tokenizer(text, verbose=False)["input_ids"])
+
+        return advise_on_length(items, length, read, limit, "tokens, special ones included", mend)
 
     def encode(self, batch: dict[str, Tensor]) -> Latent:
         """float32 features (B, max_length, hidden size) with the mask (B, max_length) of the real tokens."""
@@ -186,8 +208,8 @@ class TextEncoder(nn.Module):
                 f"the text encoder {self.title} has a hidden size of {config.hidden_size}, but width is "
                 f"{settings.width}: set width to {config.hidden_size}, or choose the encoder that was meant."
             )
-        limit = getattr(config, "max_position_embeddings", None)
-        if limit is not None and settings.max_length > limit:
+        limit = _most_tokens(config)
+        if settings.max_length > limit:
             raise BridgeflowError(
                 f"the text encoder {self.title} takes at most {limit} tokens, but max_length is "
                 f"{settings.max_length}: lower it."
@@ -198,6 +220,11 @@ class TextEncoder(nn.Module):
                 f"the text encoder {self.title} has hidden states 0 to {layers}, but layer is "
                 f"{settings.layer}: choose one of them, or -1 for the output."
             )
+
+
+def _most_tokens(config: Any) -> int:
+    """Tokens that the encoder of a configuration takes."""
+    return getattr(config, "max_position_embeddings", None) or MOST_TOKENS
 
 
 def _layers_of(network: nn.Module) -> nn.ModuleList | None:

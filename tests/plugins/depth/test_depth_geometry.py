@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bridgeflow.errors import BridgeflowError
-from bridgeflow_plugins.depth.geometry import check_aligned, fit_depth
+from bridgeflow_plugins.depth.geometry import check_aligned, fit_depth, valid_share
 from bridgeflow_plugins.image_latent.pixels import fit_image
 
 NAN = np.float32("nan")
@@ -96,3 +96,16 @@ def test_aspect_ratios_within_two_percent_are_aligned() -> None:
         check_aligned((480, 640, 3), (240, 330), "row 1")
     with pytest.raises(BridgeflowError, match="row 2"):
         check_aligned((480, 640, 3), (640, 480), "row 2")
+
+
+@pytest.mark.parametrize("density", [0.0, 0.05, 0.4, 0.6, 1.0])
+@pytest.mark.parametrize("resize", ["crop", "stretch"])
+def test_the_share_of_valid_pixels_is_that_of_the_fitted_map(
+    density: float, resize: Literal["crop", "stretch"]
+) -> None:
+    draw = np.random.default_rng(0)
+    depth = np.where(draw.random((50, 90)) < density, np.float32(3), NAN)
+    for size in ((50, 90), (8, 8), (64, 24)):
+        for coverage in (0.0, 0.5, 1.0):
+            fitted = fit_depth(depth, size, resize, coverage)
+            assert valid_share(depth, size, resize, coverage) == pytest.approx(np.isfinite(fitted).mean())

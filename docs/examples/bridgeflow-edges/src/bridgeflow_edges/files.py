@@ -42,5 +42,9 @@ def is_marked(value: Any) -> bool:
         return bool(value.info.get(MARK[0]) == MARK[1])
     if not isinstance(value, str | Path | bytes):
         return False
-    with Image.open(io.BytesIO(value) if isinstance(value, bytes) else Path(value).expanduser()) as opened:
-        return is_marked(opened)
+    try:
+        with Image.open(io.BytesIO(value) if isinstance(value, bytes) else Path(value).expanduser()) as opened:
+            return is_marked(opened)
+    # PIL refuses some pictures for their metadata, which is then not ours either.
+    except Exception:
+        return False
