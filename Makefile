@@ -17,9 +17,11 @@ help:
 	@echo "make train-judge  the judge of blocks pictures, trained anew (ten minutes)"
 	@echo "make fuzz   hostile recipes, overrides, metadata and pictures, drawn anew; only sentences may come of them"
 
-# Installed anew when pyproject.toml changes; nothing is done otherwise.
+# Installed anew when pyproject.toml changes; nothing is done otherwise. An installation of before goes by the former
+# name, which is another project's now.
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip uninstall -qq -y bridgeflow
 	$(BIN)/python -m pip install -q -e ".[dev]"
 	@touch $@
 

@@ -11,12 +11,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-OWN_DISTRIBUTION = "bridgeflow"
+OWN_DISTRIBUTION = "bridgeflow-torch"
+OWN_PACKAGE = "bridgeflow"
+"""What is imported, and the name of the command."""
+FORMER_NAME = "bridgeflow"
+"""What older checkpoints, recipes and installations call this distribution. Another project has that name on the
+package index, so nothing may ever ask pip for it."""
 
 
 def normal(distribution: str) -> str:
     """The name as pip compares it (PEP 503): My_Plugin and my-plugin are one."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def identity(distribution: str) -> str:
+    """What two names of one distribution have in common: `normal`, with our own name for our former one."""
+    name = normal(distribution)
+    return OWN_DISTRIBUTION if name == FORMER_NAME else name
 
 
 def name_and_version(own: Distribution) -> tuple[str, str]:
@@ -79,17 +90,33 @@ def editable_folder(noted: Mapping[str, Any]) -> Path | None:
 def reinstall_command(name: str) -> str:
     """The command that installs a distribution again from where it came from.
 
-    Nothing that it requires is installed with it: a package index may have another project called bridgeflow.
+    Nothing that it requires is installed with it: an old plugin may require the other project called bridgeflow.
     """
     noted = origin(installed_distribution(name))
     folder = editable_folder(noted)
     if folder is not None:
         return f"pip install -e {shlex.quote(str(folder))}"
     local, url = _local_path(noted), requirement(noted)
-    if local is None and not url and normal(name) == OWN_DISTRIBUTION:
-        return f"install {name} again from where it came"
+    if local is None and not url and identity(name) == OWN_DISTRIBUTION:
+        return f"install {OWN_DISTRIBUTION} again from where it came"
     what = shlex.quote(str(local)) if local is not None else f'"{name} @ {url}"' if url else name
     return f"pip install --force-reinstall --no-deps {what}"
+
+
+def other_project() -> str | None:
+    """A sentence on an installed distribution of our former name, whose package bridgeflow stands in for this one;
+    None where there is none."""
+    try:
+        found = distribution(FORMER_NAME)
+    except PackageNotFoundError:
+        return None
+    name, version = name_and_version(found)
+    again = reinstall_command(OWN_DISTRIBUTION)
+    again = again if again.startswith("install ") else f"install {OWN_DISTRIBUTION} again ({again})"
+    return (
+        f"the distribution {name} {version} is installed too, and its package {OWN_PACKAGE!r} may replace that of "
+        f"{OWN_DISTRIBUTION}: pip uninstall {FORMER_NAME}, then {again}."
+    )
 
 
 def install_what_has(module: str, distribution: str) -> str:
@@ -104,6 +131,7 @@ def install_what_has(module: str, distribution: str) -> str:
         for line in required
         if "extra" not in line.partition(";")[2] and (found := re.match(r"[\w.-]+", line))
     ]
+    names = [name for name in names if identity(name) != OWN_DISTRIBUTION]
     called_so = [name for name in names if normal(name) == normal(module)]
     missing = called_so or [name for name in names if installed_distribution(name) is None]
     if missing:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bridgeflow import registry
-from bridgeflow.installation import normal
+from bridgeflow.installation import identity
 
 Homes = Mapping[tuple[str, str], str]
 """(kind, name) -> the distribution that is meant."""
@@ -49,7 +49,7 @@ def at_home(kind: str, name: str, home: str | None) -> str:
 def recipe_at_home(name: str, home: str) -> str:
     """As `at_home`, for the name of a recipe."""
     offering = {plugin.distribution for own, _, plugin in registry.recipe_files() if own == name}
-    own = [distribution for distribution in offering if normal(distribution) == normal(home)]
+    own = [distribution for distribution in offering if identity(distribution) == identity(home)]
     return f"{own[0]}:{name}" if own and len(offering) > 1 else name
 
 

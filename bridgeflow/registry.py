@@ -24,8 +24,11 @@ from typing import Any, Literal
 from bridgeflow.errors import BridgeflowError, UsageError, unknown_name
 from bridgeflow.foreign import in_place, quickly
 from bridgeflow.installation import (
+    FORMER_NAME,
     OWN_DISTRIBUTION,
+    OWN_PACKAGE,
     editable_folder,
+    identity,
     install_what_has,
     installed_distribution,
     name_and_version,
@@ -117,7 +120,7 @@ class Plugin:
 
     @property
     def title(self) -> str:
-        """What a sentence calls it: the task 'depth' of bridgeflow 0.1.0."""
+        """What a sentence calls it: the task 'depth' of bridgeflow-torch 0.1.0."""
         return f"the {self.kind} {self.name!r} of {self.distribution} {self.version}"
 
     def failure(self, error: BaseException) -> str:
@@ -129,7 +132,7 @@ class Plugin:
         own = self.value.partition(":")[0].strip()
         module = (getattr(error, "name", None) or "") if isinstance(error, ImportError) else ""
         top = module.partition(".")[0]
-        if top == OWN_DISTRIBUTION:
+        if top in _own_packages():
             return (
                 f"it is made for another bridgeflow than this one, so use that, or pip install --upgrade --no-deps "
                 f"{self.distribution}"
@@ -148,6 +151,14 @@ class Plugin:
                 return f"{project} names {self.value!r}, so change that line or the class, then {again}"
             return f"its entry point names {self.value!r}, so {reinstall_command(self.distribution)}"
         return f"{reinstall_command(self.distribution)}, or leave it out with BRIDGEFLOW_PLUGINS"
+
+
+def _own_packages() -> set[str]:
+    """The packages that this distribution has: what another one misses in them is on no package index."""
+    return {
+        OWN_PACKAGE,
+        *(p.value.partition(":")[0].partition(".")[0] for p in installed() if is_from(p, OWN_DISTRIBUTION)),
+    }
 
 
 def one_line(error: BaseException) -> str:
@@ -170,7 +181,7 @@ def _place_in(folder: Path, error: BaseException) -> str | None:
 def is_allowed(distribution: str) -> bool:
     """Whether `BRIDGEFLOW_PLUGINS` lets the plugins of a distribution in."""
     limit = os.environ.get("BRIDGEFLOW_PLUGINS")
-    if limit is None or normal(distribution) == OWN_DISTRIBUTION:
+    if limit is None or identity(distribution) == OWN_DISTRIBUTION:
         return True
     names = {normal(name.strip()) for name in limit.split(",")}
     return normal(distribution) in names and names != {"none"}
@@ -198,7 +209,12 @@ def _scan() -> tuple[tuple[Plugin, ...], tuple[str, ...]]:
             continue
         # Of a distribution installed twice only the first on the path is the one that gets imported.
         if is_allowed(name) and normal(name) not in found:
-            found[normal(name)] = [Plugin(_KINDS[p.group], p.name, p.value, name, version) for p in points]
+            title = OWN_DISTRIBUTION if normal(name) == FORMER_NAME else name
+            found[normal(name)] = [Plugin(_KINDS[p.group], p.name, p.value, title, version) for p in points]
+    # What an installation under the former name has left behind counts only where there is no newer one.
+    former = found.pop(FORMER_NAME, None)
+    if former is not None:
+        found.setdefault(OWN_DISTRIBUTION, former)
     plugins = [plugin for each in found.values() for plugin in each]
     return tuple(sorted(plugins, key=lambda plugin: (plugin.kind, plugin.name, plugin.distribution))), tuple(
         sentence for name, sentence in damaged.items() if name not in found
@@ -218,7 +234,7 @@ def damaged() -> tuple[str, ...]:
 
 def is_from(plugin: Plugin, distribution: str) -> bool:
     """Whether a distribution of that name offers the plugin."""
-    return normal(plugin.distribution) == normal(distribution)
+    return identity(plugin.distribution) == identity(distribution)
 
 
 def offering(kind: str, name: str) -> list[Plugin]:
@@ -261,7 +277,7 @@ def find(kind: str, name: str, *homes: str) -> Plugin:
 
 
 def is_same(kind: str, name: str, other: str) -> bool:
-    """Whether two names can mean one plugin, as 'depth' and 'bridgeflow:depth' do."""
+    """Whether two names can mean one plugin, as 'depth' and 'bridgeflow-torch:depth' do."""
     return name == other or not set(offering(kind, name)).isdisjoint(offering(kind, other))
 
 
@@ -293,7 +309,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
 def declared() -> list[tuple[Plugin, Path]]:
     """(plugin, folder) of every entry point that the source of an editable installation declares and its installed
     metadata lacks: one added since it was installed."""
-    there = {(p.kind, p.name, normal(p.distribution)) for p in installed()}
+    there = {(p.kind, p.name, identity(p.distribution)) for p in installed()}
     found: dict[tuple[str, str, str], tuple[Plugin, Path]] = {}
     for own in distributions():
         folder = editable_folder(origin(own))
@@ -301,7 +317,7 @@ def declared() -> list[tuple[Plugin, Path]]:
             continue
         name, version = name_and_version(own)
         for kind, point, value in _points_in(folder):
-            key = (kind, point, normal(name))
+            key = (kind, point, identity(name))
             if key not in there and is_allowed(name):
                 found[key] = (Plugin(kind, point, value, name, version), folder)
     return [found[key] for key in sorted(found)]

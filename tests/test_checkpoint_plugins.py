@@ -72,8 +72,8 @@ def test_each_plugin_is_noted_with_its_distribution_and_version(run: bridgeflow.
     assert noted == {
         ("task", "turn"): ("acme-wave", "1.0"),
         ("modality", "wave"): ("acme-wave", "1.0"),
-        ("dataset", "examples"): ("bridgeflow", bridgeflow.__version__),
-        ("network", "unet"): ("bridgeflow", bridgeflow.__version__),
+        ("dataset", "examples"): ("bridgeflow-torch", bridgeflow.__version__),
+        ("network", "unet"): ("bridgeflow-torch", bridgeflow.__version__),
     }
 
 
@@ -213,12 +213,12 @@ def test_a_checkpoint_of_another_bridgeflow_asks_for_none_of_a_package_index(run
     file = run.checkpoint / "meta.json"
     meta = json.loads(file.read_text())
     for note in meta["plugins"]:
-        note["version"] = "0.0.1" if note["distribution"] == "bridgeflow" else note["version"]
+        note["version"] = "0.0.1" if note["distribution"] == "bridgeflow-torch" else note["version"]
     file.write_text(json.dumps(meta))
     (note,) = open_checkpoint(run.folder).notes()
-    assert note.startswith("the checkpoint was written with bridgeflow 0.0.1, and ")
+    assert note.startswith("the checkpoint was written with bridgeflow-torch 0.0.1, and ")
     assert "pip install" not in note
-    meta["plugins"].append({"kind": "network", "name": "gone", "distribution": "bridgeflow", "version": "0.0.1"})
+    meta["plugins"].append({"kind": "network", "name": "gone", "distribution": "bridgeflow-torch", "version": "0.0.1"})
     file.write_text(json.dumps(meta))
-    with pytest.raises(BridgeflowError, match=r"does not offer: use bridgeflow 0\.0\.1\.$"):
+    with pytest.raises(BridgeflowError, match=r"does not offer: use bridgeflow-torch 0\.0\.1\.$"):
         bridgeflow.load(run.folder)

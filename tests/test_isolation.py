@@ -183,7 +183,7 @@ def test_plugins_list_is_for_people_too_and_loads_nothing_where_told_so(environm
     table, *causes = done.out.split("\n\n")
     rows = [line.split()[1:4] for line in table.splitlines()[1:]]
     assert ["raises", "not", "loaded"] in rows
-    assert ["text", "ok", "bridgeflow"] in rows
+    assert ["text", "ok", "bridgeflow-torch"] in rows
     assert rows.count(["same", "twice", "acme-same-one"]) == rows.count(["same", "twice", "acme-same-two"]) == 1
     assert [CAUSES["same"] in cause for cause in causes] == [True]
     assert done.err == ""
@@ -212,7 +212,7 @@ def test_every_other_command_keeps_working(environment: Environment) -> None:
         "recipes show depth/folder --resolved": "keep: 2",
         f"{TRAIN} --dry-run {SMALL}": "seconds per step",
         f"{TRAIN} --output run --json {SMALL}": '"steps": 1',
-        "inspect run": "modality lowres (bridgeflow ",
+        "inspect run": "modality lowres (bridgeflow-torch ",
         "run --task superres run/samples/000001.png --checkpoint run -o out.png --steps 1": "out.png",
     }
     outcomes = environment.run_all([line.split() for line in told])

@@ -36,7 +36,7 @@ def test_listing_imports_nothing_and_loading_imports_once(install: Install) -> N
 
 def test_own_plugins_come_from_entry_points() -> None:
     registry.forget()
-    own = {(p.kind, p.name) for p in registry.installed() if p.distribution == "bridgeflow"}
+    own = {(p.kind, p.name) for p in registry.installed() if p.distribution == "bridgeflow-torch"}
     assert {("task", "depth"), ("modality", "text"), ("dataset", "folder"), ("network", "dit")} <= own
     assert [p.kind for p in registry.installed()] == sorted(p.kind for p in registry.installed())
 
@@ -162,7 +162,7 @@ def test_recipe_packages_are_found_without_importing_them(install: Install) -> N
     install("acme", {"bridgeflow.recipes": {"acme": "acme_pack.inner", "gone": "acme_gone"}}, files)
     found = {name: plugin.distribution for name, _, plugin in registry.recipe_files()}
     assert found["depth/mine"] == "acme"
-    assert found["depth/blocks"] == "bridgeflow"
+    assert found["depth/blocks"] == "bridgeflow-torch"
     assert "acme_pack" not in sys.modules
 
 
@@ -288,8 +288,8 @@ def test_no_mend_installs_a_bridgeflow_from_a_package_index(install: Install, so
 def test_our_own_distribution_is_not_looked_for_on_a_package_index(
     install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install("bridgeflow", {TASKS: {"bad": "acme_bad:Good"}}, {"acme_bad.py": "raise ValueError"})
-    assert installation.reinstall_command("bridgeflow") == "install bridgeflow again from where it came"
+    install("bridgeflow_torch", {TASKS: {"bad": "acme_bad:Good"}}, {"acme_bad.py": "raise ValueError"})
+    assert installation.reinstall_command("bridgeflow-torch") == "install bridgeflow-torch again from where it came"
 
 
 def test_a_misspelt_import_inside_the_plugins_own_package_is_no_dependency(install: Install) -> None:

@@ -80,8 +80,8 @@ def test_refuses_what_is_no_name(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "taken"),
     [
-        ("depth", "modality", r"the modality 'depth' of bridgeflow 0"),
-        ("t2i", "task", r"the task 't2i' of bridgeflow 0"),
+        ("depth", "modality", r"the modality 'depth' of bridgeflow-torch 0"),
+        ("t2i", "task", r"the task 't2i' of bridgeflow-torch 0"),
         ("recipes", "task", "the installed package bridgeflow_recipes"),
     ],
 )

@@ -66,10 +66,20 @@ def test_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
     code, models = {".py", ".yaml", ".typed", ".template"}, {".safetensors", ".json", ".md"}
     assert {Path(name).suffix for name in tree} == code | models
     held = contents(wheel)
-    information = {name for name in held if name.startswith(f"bridgeflow-{PROJECT['project']['version']}.dist-info/")}
+    information = {
+        name for name in held if name.startswith(f"bridgeflow_torch-{PROJECT['project']['version']}.dist-info/")
+    }
     assert held.keys() - information == tree.keys()
     assert {name: held[name] for name in tree} == tree
     assert {Path(name).name for name in information} == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "LICENSE"}
+
+
+def test_metadata_name_this_distribution_alone(wheel: Path) -> None:
+    (text,) = (data.decode() for name, data in contents(wheel).items() if name.endswith("/METADATA"))
+    lines = text.partition("\n\n")[0].splitlines()
+    assert "Name: bridgeflow-torch" in lines
+    own = {line.partition(";")[0] for line in lines if line.startswith("Requires-Dist: bridgeflow")}
+    assert all(line.startswith("Requires-Dist: bridgeflow-torch[") for line in own)
 
 
 def test_every_package_folder_with_code_can_be_imported_from() -> None:

@@ -30,7 +30,7 @@ def doctor(as_json: bool) -> int:
     """Check this installation and machine: libraries, devices, number types, cache, every plugin."""
     import torch
 
-    from bridgeflow import __version__, probe, registry
+    from bridgeflow import __version__, installation, probe, registry
     from bridgeflow.training.precision import choose_precision
 
     facts: dict[str, object] = {"bridgeflow": __version__, "python": platform.python_version()}
@@ -45,6 +45,8 @@ def doctor(as_json: bool) -> int:
     facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts["precision chosen by auto"] = choose_precision("auto", device)
+    beside = installation.other_project()
+    problems += [] if beside is None else [beside]
     plugins = registry.installed()
     verdicts = probe.verdicts(plugins, load=True).values()
     causes = [verdict.cause for verdict in verdicts]

@@ -12,6 +12,7 @@ from typing import Literal
 
 from bridgeflow import registry
 from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.installation import OWN_DISTRIBUTION, normal
 
 Kind = Literal["modality", "task"]
 KINDS: tuple[Kind, ...] = ("modality", "task")
@@ -62,6 +63,8 @@ def _check_name(name: str, wanted: list[tuple[str, str]]) -> None:
             f"{name!r} is no name for a plugin: small letters, digits and underscores are expected, a letter first, "
             "such as edges."
         )
+    if normal(f"bridgeflow-{name}") == OWN_DISTRIBUTION:
+        raise UsageError(f"the name {name!r} is taken, for {OWN_DISTRIBUTION} is bridgeflow itself: choose another.")
     for kind, own in wanted:
         for plugin in registry.installed(kind):
             if plugin.name == own:

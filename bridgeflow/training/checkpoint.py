@@ -73,7 +73,7 @@ class Checkpoint:
     def plugins(self) -> list[dict[str, Any]]:
         """The plugins it needs, each with kind, name, distribution and version; none in a checkpoint without a note
         of them."""
-        return [dict(note) for note in self.meta.get("plugins", [])]
+        return requirements.plugins_in(self.meta)
 
     def check_plugins(self, with_data: bool = True) -> None:
         """Raises BridgeflowError, one sentence that says what to install, where a plugin that it needs is missing.

@@ -7,7 +7,7 @@ from typing import Any
 
 from bridgeflow import installation, registry
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.installation import normal
+from bridgeflow.installation import OWN_DISTRIBUTION, identity
 from bridgeflow.naming import plain
 from bridgeflow.registry import Plugin
 
@@ -22,9 +22,20 @@ def noted(plugins: Iterable[Plugin]) -> list[dict[str, str]]:
     notes: list[dict[str, str]] = []
     for p in plugins:
         note = {"kind": p.kind, "name": p.name, "distribution": p.distribution, "version": p.version}
-        origin = "" if registry.is_from(p, registry.OWN_DISTRIBUTION) else _origin(p.distribution)
+        origin = "" if registry.is_from(p, OWN_DISTRIBUTION) else _origin(p.distribution)
         notes.append({**note, "origin": origin} if origin else note)
     return notes
+
+
+def plugins_in(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The notes in the facts of a checkpoint, with this distribution by the name that it has now; none where there
+    are none."""
+    return [
+        {**note, "distribution": OWN_DISTRIBUTION}
+        if identity(str(note.get("distribution"))) == OWN_DISTRIBUTION
+        else dict(note)
+        for note in facts.get("plugins", [])
+    ]
 
 
 def _origin(distribution: str) -> str:
@@ -90,12 +101,12 @@ def differences(needed: Sequence[Mapping[str, Any]]) -> list[str]:
 def is_of_task(facts: Mapping[str, Any], task: str) -> bool:
     """Whether the facts of a checkpoint are those of a task, by the task's name: 'depth' or 'distribution:depth'."""
     own = str(facts.get("task"))
-    notes = [dict(note) for note in facts.get("plugins", []) if note.get("kind") == "task"]
+    notes = [note for note in plugins_in(facts) if note.get("kind") == "task"]
     home = str(notes[0]["distribution"]) if notes else own.rpartition(":")[0]
     meant, theirs = registry.offering("task", task), registry.offering("task", own)
     if not meant or not theirs:
         wanted, _, name = task.rpartition(":")
-        return name == plain(own) and (not wanted or normal(wanted) == normal(home))
+        return name == plain(own) and (not wanted or identity(wanted) == identity(home))
     at_home = [plugin for plugin in theirs if registry.is_from(plugin, home)]
     return not set(meant).isdisjoint(at_home or theirs)
 
@@ -114,10 +125,10 @@ def _offers(note: Mapping[str, Any]) -> bool:
 
 
 def _install(notes: Sequence[Mapping[str, Any]]) -> str:
-    """What gets those distributions; never bridgeflow from a package index, where another project is called so."""
-    ours = [note for note in notes if normal(str(note["distribution"])) == registry.OWN_DISTRIBUTION]
+    """What gets those distributions; another version of this one comes from where this one came from."""
+    ours = [note for note in notes if note["distribution"] == OWN_DISTRIBUTION]
     others = [note for note in notes if note not in ours]
-    mends = [f"use bridgeflow {note['version']}" for note in ours]
+    mends = [f"use {OWN_DISTRIBUTION} {note['version']}" for note in ours]
     if others:
         command = f"pip install {' '.join(_requirement(note) for note in others)}"
         if any(note.get("origin") == LOCAL for note in others):

@@ -58,7 +58,7 @@ def test_tasks_list_tells_recipes_and_origin(bridgeflow: Call) -> None:
         found["depth"]["recipes"]
         == "depth/blocks, depth/blocks-full, depth/folder, depth/kitti, depth/nyuv2, depth/zero-shot"
     )
-    assert found["depth"]["distribution"].startswith("bridgeflow ")
+    assert found["depth"]["distribution"].startswith("bridgeflow-torch ")
     lines = bridgeflow("tasks", "list").out.splitlines()
     assert lines[0].split() == ["task", "recipes", "distribution"]
     assert [line.split()[0] for line in lines[1:]] == ["caption", "depth", "superres", "t2i"]

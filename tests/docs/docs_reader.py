@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,29 @@ def parsed(words: list[str]) -> dict[str, Any]:
         assert found is not None, words
         command, context = found, found.make_context(name, rest, parent=context)
     return context.params
+
+
+EVERY_PAGE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCED = re.compile(r"^(`{3,})[^\n]*\n.*?^\1$|<!--.*?-->", re.DOTALL | re.MULTILINE)
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks of code and its comments."""
+    return FENCED.sub("", page.read_text(encoding="utf-8"))
+
+
+def spans(text: str) -> list[str]:
+    """What stands in backquotes in a text, each in one line, in the order of the text."""
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
+
+
+def table(page: Path, first: str) -> list[list[str]]:
+    """The rows, cell by cell, of the table on a page whose first column is headed so; fails where there is none."""
+    lines = prose(page).splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith(f"| {first} |".replace("|  |", "| |")))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip()[1:-1].split("|")])
+    return rows

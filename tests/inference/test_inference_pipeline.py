@@ -272,7 +272,9 @@ def test_inspect_and_eval_tell_of_a_run(home: Path, capsys: pytest.CaptureFixtur
     assert invoke(["inspect", "runs/caption-blocks-01", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["step"] == 12
-    assert {"kind": "modality", "name": "text", "distribution": "bridgeflow", "version": "0.1.0"} in facts["plugins"]
+    assert {"kind": "modality", "name": "text", "distribution": "bridgeflow-torch", "version": "0.1.0"} in facts[
+        "plugins"
+    ]
     assert facts["parameters"]["network"] > 1000
     assert invoke(["eval", "--task", "depth", "--count", "4", "--steps", "3", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

@@ -72,7 +72,7 @@ def test_every_built_in_is_checked_and_waives_nothing() -> None:
         for kind, base in (("modality", ModalityConformance), ("task", TaskConformance))
         if isinstance(value, type) and issubclass(value, base) and value is not base
     }
-    own = [p for kind in ("modality", "task") for p in registry.installed(kind) if p.distribution == "bridgeflow"]
+    own = [p for kind in ("modality", "task") for p in registry.installed(kind) if p.distribution == "bridgeflow-torch"]
     assert checked == {(plugin.kind, plugin.name) for plugin in own}
     assert all(not plugin.load().waived for plugin in own)
 

@@ -26,7 +26,7 @@ MANY = 10_000
 """Pictures that the authors of FID ask for at least; with fewer it is biased upwards."""
 BACKBONES = ("alex", "vgg", "squeeze")
 LPIPS = "lpips: the LPIPS of each pair, by the weights of torchvision's AlexNet, VGG-16 or SqueezeNet 1.1"
-INCEPTION = "fid: the FID, by the Inception weights of torch-fidelity (needs pip install 'bridgeflow[fid]')"
+INCEPTION = "fid: the FID, by the Inception weights of torch-fidelity (needs pip install 'bridgeflow-torch[fid]')"
 CLIP = "clip_score: 100 times the cosine of picture and words, by a CLIP that transformers loads"
 
 
@@ -104,7 +104,7 @@ def fid(results: Sequence[Pixels], truths: Sequence[Pixels], place: str) -> tupl
 def _inception(place: str) -> Any:
     """A metric of torchmetrics with the Inception of a file in it; to be reset before it is used."""
     if util.find_spec("torch_fidelity") is None:
-        raise BridgeflowError("FID needs torch-fidelity: pip install 'bridgeflow[fid]'.")
+        raise BridgeflowError("FID needs torch-fidelity: pip install 'bridgeflow-torch[fid]'.")
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     # torch-fidelity would unpickle whatever the file says; what loads here holds tensors alone.

@@ -180,7 +180,7 @@ def test_judges_are_loaded_before_there_is_a_picture(tmp_path: Path, monkeypatch
         with pytest.raises(BridgeflowError, match=told):
             load_judges(weights)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(BridgeflowError, match="FID needs torch-fidelity: pip install"):
+    with pytest.raises(BridgeflowError, match=r"FID needs torch-fidelity: pip install 'bridgeflow-torch\[fid\]'"):
         load_judges({"inception": str(other)})
     load_judges({"somebody's own": absent})
 
