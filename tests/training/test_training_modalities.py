@@ -85,8 +85,8 @@ def test_weights_that_ask_for_gradients_are_frozen_and_said_to_be() -> None:
     source, target = nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False)
     made = assembly(source=source, target=target)
     assert freeze(made) == (
-        "2 weights of the modalities ask for gradients, such as 'weight' of the source 'my_source'; they are frozen, since "
-        "training changes the bridge alone."
+        "2 weights of the modalities ask for gradients, such as 'weight' of the source 'my_source'; they are frozen, "
+        "since training changes the bridge alone."
     )
     assert not any(weight.requires_grad for weight in source.parameters())
     assert freeze(made) is None
