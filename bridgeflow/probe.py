@@ -9,7 +9,6 @@ import os
 import queue
 import subprocess
 import sys
-import tempfile
 import threading
 import warnings
 from collections.abc import Sequence
@@ -149,6 +148,9 @@ def _verdict(facts: dict[str, Any]) -> Verdict:
 def watched(plugin: Plugin) -> tuple[str, ...]:
     """Loads a plugin in this process; sentences on what that does besides: it prints on stdout, it changes the working
     folder, it takes long. Raises what `Plugin.load` does."""
+    # A list of plugins imports this module and has to be quick.
+    import tempfile
+
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", PluginWarning)

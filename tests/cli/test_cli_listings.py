@@ -90,7 +90,7 @@ def test_plugins_list_shows_foreign_ones_without_importing_them(bridgeflow: Call
     told = json.loads(bridgeflow("plugins", "list", "--no-load", "--json").out)
     row = next(r for r in told if r["name"] == "bad")
     expected = {"kind": "task", "name": "bad", "distribution": "acme", "version": "4.2", "object": "acme_list:T"}
-    assert row == {**expected, "status": "not loaded", "cause": ""}
+    assert row == {**expected, "status": "not loaded", "cause": "", "notes": []}
     assert "acme_list" not in sys.modules
     kinds = {r["kind"] for r in json.loads(bridgeflow("plugins", "list", "--kind", "network", "--json").out)}
     assert kinds == {"network"}
