@@ -169,5 +169,5 @@ def files_for(root: Path, reads: Collection[str], column: str) -> tuple[list[Pat
             links.add(place.path(name))
     notes = left_out.notes()
     if links.count:
-        notes.append(f"{links.count:,} links to folders are not entered, such as {links.first!r}")
+        notes.append(f"links to folders are not entered ({links.count:,}, such as {links.first!r})")
     return sorted(found), notes

@@ -158,13 +158,9 @@ class _Pairs:
                 depths.add(self._depths[key])
         notes = []
         if pictures.count:
-            notes.append(
-                f"{pictures.count:,} of the pictures have no file of their name in depth/, such as {pictures.first!r}"
-            )
+            notes.append(f"{pictures.count:,} of the pictures without a file in depth/, such as {pictures.first!r}")
         if depths.count:
-            notes.append(
-                f"{depths.count:,} of the files in depth/ have no picture of their name, such as {depths.first!r}"
-            )
+            notes.append(f"{depths.count:,} of the files in depth/ without a picture, such as {depths.first!r}")
         return notes
 
 
@@ -179,9 +175,10 @@ def _is_depth(name: str) -> bool:
 
 def _with_words(place: Place, left_out: LeftOut) -> list[_Picture]:
     """The pictures of a folder, each with its text."""
-    words = {}
-    for ending in reversed(CAPTIONS):
-        words |= {os.path.splitext(file)[0]: file for file in place.listed.files if ending_of(file) == ending}
+    texts = [file for file in place.listed.files if ending_of(file) in CAPTIONS]
+    # The last of a name stays: the first of `CAPTIONS`, in lower case.
+    texts.sort(key=lambda file: (-CAPTIONS.index(ending_of(file)), file))
+    words = {os.path.splitext(file)[0]: file for file in texts}
     pictures = []
     for file in place.listed.files:
         if is_picture(file):

@@ -54,7 +54,9 @@ def meeting(on_cpu: bool) -> Iterator[None]:
         )
     try:
         yield
-    except (distributed.DistError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:
+        if distributed.is_initialized():
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise BridgeflowError(
             f"the processes of which this is one ({stated}) cannot meet ({reason}): {mend}"

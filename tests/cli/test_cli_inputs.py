@@ -108,7 +108,7 @@ def test_of_pairs_each_side_takes_its_own_and_what_is_left_out_is_named(tmp_path
     ]
     assert "2 pictures are left out, such as 'image/c.HEIC': .heic, .jfif cannot be read" in warned[0]
     assert "1 picture is left out, such as 'normals/s/a.png': beside depth/ only those of image/ are taken" in warned[0]
-    assert "1 links to folders are not entered, such as 'image/link'" in warned[0]
+    assert "links to folders are not entered (1, such as 'image/link')" in warned[0]
 
 
 def test_pictures_of_the_built_in_modality_are_those_of_its_data_sets(tmp_path: Path) -> None:

@@ -138,8 +138,8 @@ def test_what_is_not_paired_or_lies_beside_is_counted_and_named(tree: Tree) -> N
     assert records(root) == [{"image": "image/a.png", "depth": "depth/a.npy"}, {"image": "image/s/b.png"},
                              {"image": "image/s/c.png"}]  # fmt: skip
     told = notes(root)
-    assert "2 of the pictures have no file of their name in depth/, such as 'image/s/b.png'" in told
-    assert "1 of the files in depth/ have no picture of their name, such as 'depth/b.npy'" in told
+    assert "2 of the pictures without a file in depth/, such as 'image/s/b.png'" in told
+    assert "1 of the files in depth/ without a picture, such as 'depth/b.npy'" in told
     assert "2 pictures are left out, such as 'stray.jpg': beside depth/ only those of image/ are taken" in told
 
 
