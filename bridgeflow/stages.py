@@ -204,9 +204,7 @@ class Stages:
         self.evaluations = solver.evaluations
         return _Sampled(batch.jobs, states if whole_flow else [(1.0, self._wait(z1.float()))])
 
-    def _weak_velocity(
-        self, encoded: Encoded, solver: Solver, sampling: SamplingSettings
-    ) -> IndicatorVelocity | None:
+    def _weak_velocity(self, encoded: Encoded, solver: Solver, sampling: SamplingSettings) -> IndicatorVelocity | None:
         if self.weak is None:
             return None
         return self._place(self.weak).velocity_in(encoded, solver, sampling.solver.steps, sampling.grid)

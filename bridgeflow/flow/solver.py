@@ -65,9 +65,7 @@ class Solver(ABC):
 class _FixedStep(Solver):
     """One rule applied to each interval of the grid."""
 
-    def _run(
-        self, velocity: Velocity, z: Tensor, grid: Tensor, observer: Observer | None, open_end: bool
-    ) -> Tensor:
+    def _run(self, velocity: Velocity, z: Tensor, grid: Tensor, observer: Observer | None, open_end: bool) -> Tensor:
         times = grid.tolist()
         self._start()
         for place, (t, end) in enumerate(pairwise(times), start=2):
@@ -139,9 +137,7 @@ class DormandPrince(Solver):
     def __init__(self, tolerance: float) -> None:
         self.tolerance = tolerance
 
-    def _run(
-        self, velocity: Velocity, z: Tensor, grid: Tensor, observer: Observer | None, open_end: bool
-    ) -> Tensor:
+    def _run(self, velocity: Velocity, z: Tensor, grid: Tensor, observer: Observer | None, open_end: bool) -> Tensor:
         from torchdiffeq import odeint
 
         chosen = (grid if observer is not None else grid[[0, -1]]).clone()

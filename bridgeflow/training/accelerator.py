@@ -11,9 +11,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from bridgeflow.precision import choose_precision
 from bridgeflow.training import sharding
 from bridgeflow.training.allocator import keep_freed_memory
-from bridgeflow.training.precision import choose_precision
 
 _DEVICE = "ACCELERATE_TORCH_DEVICE"
 
