@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
+from pydantic import BaseModel
 from torch.nn import functional as F
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -16,6 +18,8 @@ WORTH_IT = 0.8
 """Share of float32's time that bfloat16 has to stay below to be chosen: casts and sums take some of what it gains."""
 HOPELESS = 4.0
 """From this share on the small products decide: larger ones would take long where bfloat16 is emulated."""
+WORTH_TELLING = 1.2
+"""From this share on who asks for bfloat16 is told."""
 MEASURING_SECONDS = 0.15
 """About the most that the larger products take."""
 
@@ -45,6 +49,19 @@ def relative_time(device_type: str) -> float:
         torch.set_num_threads(threads)
 
 
+def asking_for_bf16(settings: BaseModel, path: str) -> list[str]:
+    """What would leave the choice to the machine, 'target.codec.precision=auto' and the like, for every field
+    `precision` at or below `settings`, of the key `path`, that is 'bf16'; fp32 where a setting knows no `auto`."""
+    found: list[str] = []
+    for name, field in type(settings).model_fields.items():
+        value, place = getattr(settings, name), f"{path}.{name}" if path else name
+        if isinstance(value, BaseModel):
+            found += asking_for_bf16(value, place)
+        elif name == "precision" and value == "bf16":
+            found.append(f"{place}={'auto' if 'auto' in get_args(field.annotation) else 'fp32'}")
+    return found
+
+
 def slower_than_float32(device: torch.device | str, keys: list[str]) -> str | None:
     """A sentence for who asked for bfloat16 by `keys`, 'training.precision=auto' and the like, which set what would be
     quicker; None where none did, or where it is not slower on this device."""
@@ -52,12 +69,21 @@ def slower_than_float32(device: torch.device | str, keys: list[str]) -> str | No
     if not keys:
         return None
     ratio = relative_time(device_type)
-    if ratio <= 1.0:
+    if ratio < WORTH_TELLING:
         return None
     if ratio == float("inf"):
         return f"this device has no units for bf16, which may be slower than fp32 here: set {' and '.join(keys)}."
     times = f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}"
     return f"bf16 is {times} times slower than fp32 on this processor: set {' and '.join(keys)}."
+
+
+def warn_of_slow_bf16(device: torch.device | str, warn: Callable[[str], None], **settings: BaseModel) -> None:
+    """Calls `warn` with that sentence where settings, each under the key that it has in a recipe, ask for bfloat16."""
+    sentence = slower_than_float32(
+        device, [key for name, own in settings.items() for key in asking_for_bf16(own, name)]
+    )
+    if sentence is not None:
+        warn(sentence)
 
 
 def _compare(side: int, rounds: int) -> float:

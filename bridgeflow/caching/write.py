@@ -37,6 +37,7 @@ from bridgeflow.console import Progress
 from bridgeflow.data.rows import Rows, Split, Stream
 from bridgeflow.durable import checksum, make_folder, part_of, remove_folder, remove_leftovers, settle
 from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.precision import warn_of_slow_bf16
 from bridgeflow.randomness import seed_of
 from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.training.lock import FolderLock
@@ -180,6 +181,8 @@ def _begin(
     if before is not None:
         _refuse_others(folder, option_differences(before.key, recipe))
         _restore(assembly, folder)
+    else:
+        warn_of_slow_bf16("cpu", console.warn, source=recipe.source_options, target=recipe.target_options)
     to_fit = [side for side in SIDES if assembly.modality(side).needs_fit]
     prepare_codecs(assembly, rows["train"], console)
     key = _key(assembly, rows, options, before)
