@@ -86,11 +86,16 @@ def open_pipeline(
 ) -> Pipeline:
     """The pipeline of an opened checkpoint, see `load`. `tell` is called with each sentence a person should know."""
     from bridgeflow.inference import Pipeline
+    from bridgeflow.precision import slower_than_float32
 
     checkpoint.check_plugins(with_data=False)
     for note in checkpoint.notes():
         tell(note)
-    return Pipeline.of(checkpoint, device, None if precision == "auto" else precision, low_memory, watch)
+    pipeline = Pipeline.of(checkpoint, device, None if precision == "auto" else precision, low_memory, watch)
+    slow = slower_than_float32(pipeline.stages.device, ["precision=auto"]) if precision == "bf16" else None
+    if slow is not None:
+        tell(slow)
+    return pipeline
 
 
 def find_checkpoint(name_or_folder: Place) -> Checkpoint:

@@ -204,10 +204,17 @@ def restore_codec(modality: Modality, folder: Path) -> None:
         )
     options = modality.options.model_dump(mode="json")
     fitted_for = described.get("options", {})
-    if fitted_for.get("codec") != options.get("codec"):
+    if not _alike(fitted_for.get("codec"), options.get("codec")):
         raise BridgeflowError(
             f"the codec in {str(folder)!r} was fitted with codec {fitted_for.get('codec')}, but the recipe asks for "
             f"{options.get('codec')}: fit one with these options, or take those over into the recipe."
         )
     state |= {name: state[name].float() for name in narrowed & state.keys()}
     modality.restore(state, described.get("facts", {}))
+
+
+def _alike(fitted_for: Any, asked: Any) -> bool:
+    """Whether two trees of options agree where neither leaves a value open as 'auto', whatever it came to."""
+    if isinstance(fitted_for, Mapping) and isinstance(asked, Mapping):
+        return fitted_for.keys() == asked.keys() and all(_alike(fitted_for[key], asked[key]) for key in asked)
+    return fitted_for == asked or "auto" in (fitted_for, asked)

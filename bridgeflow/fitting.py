@@ -21,6 +21,7 @@ from bridgeflow.data.rows import DataSettings
 from bridgeflow.data.shards import ShardStream
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Item, Modality
+from bridgeflow.precision import warn_of_slow_bf16
 from bridgeflow.randomness import seed_of
 from bridgeflow.training.lock import FolderLock
 from bridgeflow.training.tensor_file import reason_of
@@ -109,6 +110,7 @@ def _fit(
                 fitted.examples += 1
                 yield item
 
+    warn_of_slow_bf16("cpu", console.warn, **{"": modality.options})
     torch.manual_seed(seed_of(seed, "fit", name))
     readable = items()
     first = next(readable, None)

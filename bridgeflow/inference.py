@@ -19,10 +19,10 @@ from bridgeflow.familiarity import Familiarity
 from bridgeflow.flow.solver import SolverSettings
 from bridgeflow.loading import load_bridge
 from bridgeflow.modality import Item, Progress
+from bridgeflow.precision import choose_precision
 from bridgeflow.recipe import SamplingSettings
 from bridgeflow.stages import Job, Piece, Stages
 from bridgeflow.training.checkpoint import Checkpoint, open_checkpoint
-from bridgeflow.training.precision import choose_precision
 
 OnProgress = Callable[[int, int], None]
 SOLVERS: tuple[str, ...] = get_args(SolverSettings.model_fields["method"].annotation)

@@ -19,6 +19,7 @@ from bridgeflow.layers import Tree
 from bridgeflow.modality import Modality, Progress
 from bridgeflow.naming import Homes
 from bridgeflow.nn.velocity import NetworkSettings
+from bridgeflow.precision import Precision
 from bridgeflow.registry import Plugin
 from bridgeflow.settings import Settings
 from bridgeflow.task import Task
@@ -71,7 +72,7 @@ class TrainingSettings(Settings):
     """Backward passes summed into an optimiser step."""
     seed: int = Field(default=0, ge=0)
     """Every draw of step n derives from (seed, n)."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
     """Autocast type; auto measures whether bf16 is faster here and keeps the answer for the run."""
     clip: float | None = Field(default=1.0, gt=0)
     """Largest norm of the gradient; null leaves it as it is."""

@@ -36,6 +36,7 @@ from bridgeflow.console import Progress
 from bridgeflow.data.rows import Rows, Split, Stream
 from bridgeflow.durable import checksum, make_folder, part_of, remove_folder, remove_leftovers, settle
 from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.precision import warn_of_slow_bf16
 from bridgeflow.randomness import seed_of
 from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.training import launch
@@ -183,6 +184,7 @@ def _begin(
         _restore(assembly, folder)
     else:
         warn_of_losses(assembly, rows["train"], console)
+        warn_of_slow_bf16("cpu", console.warn, source=recipe.source_options, target=recipe.target_options)
     to_fit = [side for side in SIDES if assembly.modality(side).needs_fit]
     prepare_codecs(assembly, rows["train"], console)
     key = _key(assembly, rows, options, before)

@@ -31,7 +31,7 @@ def doctor(as_json: bool) -> int:
     import torch
 
     from bridgeflow import __version__, installation, probe, registry
-    from bridgeflow.training.precision import choose_precision
+    from bridgeflow.precision import choose_precision
 
     facts: dict[str, object] = {"bridgeflow": __version__, "python": platform.python_version()}
     problems: list[str] = []

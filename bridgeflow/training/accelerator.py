@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 
+from bridgeflow.precision import choose_precision
 from bridgeflow.training import launch, sharding
 from bridgeflow.training.allocator import keep_freed_memory
-from bridgeflow.training.precision import choose_precision
 
 _DEVICE = "ACCELERATE_TORCH_DEVICE"
 

@@ -36,8 +36,10 @@ from bridgeflow.evaluation.examples import read_pairs
 from bridgeflow.evaluation.runner import Report
 from bridgeflow.modality import Item
 from bridgeflow.naming import plain
+from bridgeflow.precision import warn_of_slow_bf16
 from bridgeflow.randomness import seed_of
 from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.settings import Settings
 from bridgeflow.training import requirements
 from bridgeflow.training.accelerator import make_accelerator
 from bridgeflow.training.checkpoint import Checkpoint, list_checkpoints, numbered, open_checkpoint, order_of, set_aside
@@ -236,6 +238,9 @@ def _train(
         console = Progress(quiet=True)
     else:
         _claim(output, resume, hold)
+    if accelerator.is_main_process:
+        fitted = resume is not None or initial is not None or recipe.recipe.data["name"] == "cache"
+        warn_of_slow_bf16(accelerator.device, console.warn, **_computed(recipe, fitted))
     precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
     recipe = recipe.changed(training={"precision": precision})
     with accelerator.main_process_first():
@@ -271,6 +276,13 @@ def _train(
         if accelerator.is_main_process:
             report = score(assembly, bridge, held_out, rows, count, folder, accelerator.device, console)
     return Run(folder, outcome, report)
+
+
+def _computed(recipe: ResolvedRecipe, fitted: bool) -> dict[str, Settings]:
+    """The sections of a recipe whose number types a run computes in, by key; those of codecs unless they are fitted."""
+    options = {"source": recipe.source_options, "target": recipe.target_options}
+    codecs = {side: own for side, own in options.items() if not fitted and side not in recipe.recipe.codecs}
+    return {"training": recipe.recipe.training, **codecs}
 
 
 def _claim(output: str | None, resume: Checkpoint | None, hold: Hold) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Progress
+from bridgeflow.precision import Precision, choose_precision
 from bridgeflow.settings import Settings
 from bridgeflow_plugins.image_latent.codecs import Codec, pixels_of_levels
 from bridgeflow_plugins.image_latent.fitting import minimise, reconstruction
@@ -40,8 +41,8 @@ class ConvSettings(Settings):
     """First learning rate of Adam; it falls to zero along a cosine."""
     seed: int = 0
     """Seed of the first weights, of the order of the pictures and of the latent's noise in fitting."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Number type of products and convolutions in fitting: bf16 is quicker where the machine has it."""
+    precision: Precision = "auto"
+    """Number type of products and convolutions in fitting; auto measures whether bf16 is quicker here."""
 
     def build(self) -> ConvCodec:
         """The codec, to be fitted."""
@@ -150,7 +151,8 @@ class ConvCodec(Codec):
             noisy = latent + self.settings.noise * torch.randn(latent.shape, generator=draws, device=device)
             return reconstruction(self.decoder(noisy).float(), pixels)
 
-        loss = minimise(self, loss_of, levels, self.settings, device, progress, self.settings.precision == "bf16")
+        in_bf16 = choose_precision(self.settings.precision, device) == "bf16"
+        loss = minimise(self, loss_of, levels, self.settings, device, progress, in_bf16)
         self._measure(levels[:MEASURED], device)
         self._fitted = True
         return {"loss": loss}

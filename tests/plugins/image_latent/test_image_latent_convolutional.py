@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from bridgeflow.assembly import restore_codec, save_codec
 from bridgeflow.errors import BridgeflowError
-from bridgeflow_plugins.image_latent import ImageLatent
+from bridgeflow_plugins.image_latent import ImageLatent, convolutional
 from bridgeflow_plugins.image_latent.modality import draw_picture
 
 SMALL = {"name": "conv", "patch": 2, "widths": [16, 24], "latent_channels": 4, "batch_size": 8}
@@ -90,6 +92,32 @@ def test_fitting_in_bf16_comes_near_fitting_in_fp32() -> None:
         kind: modality(steps=60, learning_rate=3e-3, precision=kind).fit(pictures()) for kind in ("fp32", "bf16")
     }
     assert figures["bf16"]["psnr"] == pytest.approx(figures["fp32"]["psnr"], abs=1.5)
+
+
+def test_auto_is_what_the_machine_is_quicker_with_and_says_nothing_of_what_a_codec_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    used, prints = [], []
+    monkeypatch.setattr(convolutional, "minimise", lambda *given: used.append(given[-1]) or 0.0)
+    for chosen in ("bf16", "fp32"):
+        monkeypatch.setattr(convolutional, "choose_precision", lambda wanted, device, own=chosen: own)
+        own, restored = modality(), modality()
+        own.fit(pictures(12))
+        save_codec(own, tmp_path / chosen, {})
+        restore_codec(restored, tmp_path / chosen)
+        prints += [own.fingerprint(), restored.fingerprint()]
+    assert used == [True, False]
+    assert len(set(prints)) == 1
+
+
+def test_a_codec_of_an_older_recipe_serves_one_that_leaves_the_number_type_open(tmp_path: Path) -> None:
+    before = modality(steps=1, precision="bf16")
+    before.fit(pictures(4))
+    save_codec(before, tmp_path / "codec", {})
+    restore_codec(modality(steps=1), tmp_path / "codec")
+    for other in ({"precision": "fp32"}, {"noise": 0.5}):
+        with pytest.raises(BridgeflowError, match="was fitted with codec"):
+            restore_codec(modality(**{"steps": 1, **other}), tmp_path / "codec")
 
 
 def test_it_is_fitted_before_it_decodes() -> None:
