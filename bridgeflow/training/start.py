@@ -45,6 +45,7 @@ from bridgeflow.training.checkpoint import Checkpoint, list_checkpoints, numbere
 from bridgeflow.training.figures import Sampler, score, shown_examples
 from bridgeflow.training.lock import FolderLock
 from bridgeflow.training.loop import Outcome, Trainer, check_weights
+from bridgeflow.training.memory import check_memory
 from bridgeflow.training.tensor_file import reason_of
 
 RUNS = Path("runs")
@@ -181,6 +182,14 @@ def prepare_codecs(assembly: Assembly, rows: Rows | Stream, console: Progress) -
         console.say(f"fitted the {name} codec to {count:,} examples in {duration(time.monotonic() - started)}: {shown}")
 
 
+def take_codecs(assembly: Assembly, initial: Checkpoint) -> None:
+    """Gives the codecs that still need fitting those of a checkpoint to start from."""
+    for side in SIDES:
+        codec = initial.codec(side)
+        if codec is not None and assembly.modality(side).needs_fit:
+            restore_codec(assembly.modality(side), codec)
+
+
 def describe(assembly: Assembly, bridge: Bridge, rows: Rows | Stream) -> str:
     """One line: what is trained on what."""
     recipe = assembly.recipe
@@ -227,7 +236,7 @@ def _train(
         _claim(output, resume, hold)
     if accelerator.is_main_process:
         fitted = resume is not None or initial is not None or recipe.recipe.data["name"] == "cache"
-        warn_of_slow_bf16(accelerator.device, console.warn, **_computed(recipe, fitted))
+        warn_of_slow_bf16(accelerator.device, console.warn, **computed_sections(recipe, fitted))
     precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
     recipe = recipe.changed(training={"precision": precision})
     with accelerator.main_process_first():
@@ -238,6 +247,7 @@ def _train(
         console.warn(f"no samples are drawn and no figures made: {without}")
     if resume is not None:
         assembly = assemble(recipe, {side: f for side in SIDES if (f := resume.codec(side))})
+        check_memory(assembly, accelerator)
         folder = resume.folder.parents[1]
         _check_resumed(resume, rows, accelerator.num_processes, console)
         if isinstance(rows, CachedRows):
@@ -265,7 +275,7 @@ def _train(
     return Run(folder, outcome, report)
 
 
-def _computed(recipe: ResolvedRecipe, fitted: bool) -> dict[str, Settings]:
+def computed_sections(recipe: ResolvedRecipe, fitted: bool) -> dict[str, Settings]:
     """The sections of a recipe whose number types a run computes in, by key; those of codecs unless they are fitted."""
     options = {"source": recipe.source_options, "target": recipe.target_options}
     codecs = {side: own for side, own in options.items() if not fitted and side not in recipe.recipe.codecs}
@@ -322,18 +332,20 @@ def _begin(
     """The assembly with fitted codecs and the folder of a new run, the same on every process."""
     check_output(output)
     assembly = assemble(recipe)
-    for side in SIDES:
-        codec = initial.codec(side) if initial is not None else None
-        if codec is not None and assembly.modality(side).needs_fit:
-            restore_codec(assembly.modality(side), codec)
     if initial is not None:
+        take_codecs(assembly, initial)
         check_weights(initial, initial.weights(), assembly.sketch_bridge().state_dict())
-    elif not isinstance(rows, CachedRows) and latents_known(assembly):
-        # A network that does not suit is told before minutes of fitting.
-        assembly.sketch_bridge()
+    known = latents_known(assembly)
+    if known:
+        # A network that does not suit, or does not fit, is told before minutes of fitting.
+        if initial is None and not isinstance(rows, CachedRows):
+            assembly.sketch_bridge()
+        check_memory(assembly, accelerator)
     if accelerator.num_processes == 1:
         prepare_codecs(assembly, rows, console)
         assembly.sketch_bridge()
+        if not known:
+            check_memory(assembly, accelerator)
         return assembly, new_folder(recipe, output)
     agreed = [""]
     if accelerator.is_main_process:
