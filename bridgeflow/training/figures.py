@@ -76,13 +76,14 @@ def score(
     pipeline = Pipeline(assembly, bridge, device)
     chosen = rows if _is_empty(held_out) else held_out
     try:
-        report = evaluate(
-            pipeline,
-            chosen,
-            rows,
-            count,
-            on_progress=lambda done, total: console(done, total, "scoring held-out examples"),
-        )
+        with console.doing("scoring held-out examples"):
+            report = evaluate(
+                pipeline,
+                chosen,
+                rows,
+                count,
+                on_progress=lambda done, total: console(done, total, "scoring held-out examples"),
+            )
     except NothingToScore as error:
         console.warn(f"trained and saved, but not scored: {error}")
         return None

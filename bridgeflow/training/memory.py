@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from bridgeflow.assembly import Assembly
+from bridgeflow.console import Progress
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.nn.patches import usual_patch
 from bridgeflow.training import sharding
@@ -85,7 +86,7 @@ def fits(expected: Estimate, free: int, accelerator: Accelerator) -> bool:
     return expected.total * sharing <= MARGIN * free
 
 
-def check_memory(assembly: Assembly, accelerator: Accelerator) -> None:
+def check_memory(assembly: Assembly, accelerator: Accelerator, console: Progress) -> None:
     """Raises BridgeflowError, naming the keys that take less, where a run is expected to need more than is free.
 
     `training.check_memory=false` leaves it out.
@@ -93,7 +94,8 @@ def check_memory(assembly: Assembly, accelerator: Accelerator) -> None:
     if not assembly.recipe.recipe.training.check_memory:
         return
     try:
-        expected = expected_memory(assembly, accelerator)
+        with console.doing("estimating the memory"):
+            expected = expected_memory(assembly, accelerator)
     except Exception:
         # A fault of the network shows itself at the first step, whole.
         return

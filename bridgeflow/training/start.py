@@ -137,12 +137,14 @@ def latest_run(task: str, runs: Path = RUNS) -> Path | None:
 
 def open_rows(recipe: ResolvedRecipe, split: Split, console: Progress) -> Rows | Stream:
     """The rows of a split, once it is sure that they have the columns the task needs."""
-    return _with_columns(recipe, recipe.data.open(split, console), console)
+    with console.doing(f"opening the {'training' if split == 'train' else 'held-out'} data"):
+        return _with_columns(recipe, recipe.data.open(split, console), console)
 
 
 def open_first_rows(recipe: ResolvedRecipe, count: int, console: Progress) -> Rows | Stream:
     """At least the first `count` training rows, as `open_rows` gives them, where no others will be read."""
-    return _with_columns(recipe, recipe.data.open_first(count, console), console)
+    with console.doing("opening the training data"):
+        return _with_columns(recipe, recipe.data.open_first(count, console), console)
 
 
 def _with_columns(recipe: ResolvedRecipe, rows: Rows | Stream, console: Progress) -> Rows | Stream:
@@ -175,7 +177,8 @@ def prepare_codecs(assembly: Assembly, rows: Rows | Stream, console: Progress) -
                 f"no row of {rows.description} can be read to fit a codec to: see why with bridgeflow data check."
             )
 
-    figures = fit_codecs(assembly, items_of, lambda done, total, what: console(done, total, what))
+    with console.doing("fitting the codecs"):
+        figures = fit_codecs(assembly, items_of, lambda done, total, what: console(done, total, what))
     for side, own in figures.items():
         name = getattr(assembly.recipe.task, side).name
         shown = "  ".join(f"{key} {value:.4g}" for key, value in own.items())
@@ -229,7 +232,8 @@ def _train(
     hold: Hold,
 ) -> Run:
     torch.manual_seed(seed_of(recipe.recipe.training.seed, "codecs"))
-    accelerator = make_accelerator(recipe.recipe.training, device)
+    with console.doing("preparing the device"):
+        accelerator = make_accelerator(recipe.recipe.training, device)
     if not accelerator.is_main_process:
         console = Progress(quiet=True)
     else:
@@ -247,7 +251,7 @@ def _train(
         console.warn(f"no samples are drawn and no figures made: {without}")
     if resume is not None:
         assembly = assemble(recipe, {side: f for side in SIDES if (f := resume.codec(side))})
-        check_memory(assembly, accelerator)
+        check_memory(assembly, accelerator, console)
         folder = resume.folder.parents[1]
         _check_resumed(resume, rows, accelerator.num_processes, console)
         if isinstance(rows, CachedRows):
@@ -261,9 +265,11 @@ def _train(
             hold(folder)
     if accelerator.is_main_process:
         _keep(folder / "recipe.yaml", recipe.yaml())
-    shown = shown_examples(assembly, held_out, rows, console)
+    with console.doing("reading the examples of the sample pictures"):
+        shown = shown_examples(assembly, held_out, rows, console)
     sampler = Sampler(assembly, shown, folder, console)
-    trainer = Trainer(assembly, rows, folder, accelerator, console, resume, sampler, initial)
+    with console.doing("building the network"):
+        trainer = Trainer(assembly, rows, folder, accelerator, console, resume, sampler, initial)
     console.say(f"{describe(assembly, trainer.bridge, rows)}   {folder}")
     outcome = _run(trainer, folder)
     report = None
@@ -340,12 +346,12 @@ def _begin(
         # A network that does not suit, or does not fit, is told before minutes of fitting.
         if initial is None and not isinstance(rows, CachedRows):
             assembly.sketch_bridge()
-        check_memory(assembly, accelerator)
+        check_memory(assembly, accelerator, console)
     if accelerator.num_processes == 1:
         prepare_codecs(assembly, rows, console)
         assembly.sketch_bridge()
         if not known:
-            check_memory(assembly, accelerator)
+            check_memory(assembly, accelerator, console)
         return assembly, new_folder(recipe, output)
     agreed = [""]
     if accelerator.is_main_process:

@@ -64,6 +64,11 @@ def test_the_counts_and_memory_of_weights_are_exact(tiny_depth: Make) -> None:
     assert (none.memory["weight average"], none.memory["optimiser"]) == (0, 4 * count)
 
 
+CAPTIONS = [
+    "data={name: blocks, size: 32, held_out: 8, workers: 1}", "target={codec: {width: 16, layers: 1, steps: 2}}",
+    "source_encoder={width: 16, depth: 1, heads: 2}", "network={name: dit, width: 16, depth: 1, heads: 2}",
+    "training={steps: 1, batch_size: 2, precision: fp32, evaluate: 0, samples: 1, sample_every: 0}",
+]  # fmt: skip
 LEARNED = "source_encoder={name: noisy, width: 16, depth: 1, heads: 2}"
 DIT = "network={name: dit, width: 16, depth: 2, heads: 2, patch: 8}"
 
@@ -146,7 +151,7 @@ def test_a_fault_of_the_recipe_is_told_and_not_taken_for_a_network_without_numbe
         return forward(self, z[:, :1], *rest)
 
     monkeypatch.setattr(UNet, "forward", broken)
-    with pytest.raises(RuntimeError, match="expected input|[Cc]hannel"):
+    with pytest.raises(RuntimeError, match=r"expected input|[Cc]hannel"):
         dry_run.dry_run(tiny_depth(), "cpu", Progress(quiet=True))
 
     def looks(self: UNet, z: torch.Tensor, *rest: object) -> torch.Tensor:
@@ -165,6 +170,36 @@ def test_a_run_that_fits_is_tried(tiny_depth: Make) -> None:
     assert (facts["mode"], facts["fits"]) == ("real", True)
     assert facts["source_batch"] == [4, 3, 64, 64]
     assert sum(facts["parameters"].values()) == facts["trainable_parameters"]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("t2i/blocks", "image_latent"), ("caption/blocks-full", "text"), ("caption/coco-karpathy", "text")],
+)
+def test_fitting_is_left_out_and_said_to_be(name: str, codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dry_run, "free_memory", lambda device: 10**12)
+    monkeypatch.setattr(dry_run, "open_first_rows", lambda *_: pytest.fail("data were opened"))
+    recipe = recipes.load(name, ["training.precision=fp32"])
+    facts = dry_run.dry_run(recipe, "cpu", Progress(quiet=True))
+    assert (facts["mode"], facts["fits"]) == ("unfitted", True)
+    assert f"Training fits the codec of {codec} first, which was left out here" in facts["verdict"]
+    assert facts["memory"]["activations"].endswith("GB")
+    assert facts["target_latent"] == str(assemble(recipe).target.latent)
+
+
+def test_a_fitted_codec_lets_steps_be_tried(quiet_train: Callable) -> None:
+    recipe = recipes.load("caption/blocks", CAPTIONS)
+    assert dry_run.dry_run(recipe, "cpu", Progress(quiet=True))["mode"] == "unfitted"
+    checkpoint = start.open_checkpoint(Path(quiet_train(recipe, output="run").folder))
+    facts = dry_run.dry_run(recipe, "cpu", Progress(quiet=True), steps=2, initial=checkpoint)
+    assert facts["mode"] == "real"
+    assert facts["target_batch"] == [2, 16, 8]
+
+
+def test_a_latent_that_only_fitting_tells_is_said_to_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dry_run, "latents_known", lambda assembly: False)
+    facts = dry_run.dry_run(recipes.load("t2i/blocks", ["training.precision=fp32"]), "cpu", Progress(quiet=True))
+    assert facts["verdict"].startswith("nothing is known before fitting. Training fits the codec of image_latent first")
 
 
 def test_the_command_prints_every_part(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
