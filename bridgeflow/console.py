@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Timer
 from types import TracebackType
 
 from rich.console import Console
@@ -13,6 +16,10 @@ from bridgeflow.sentences import printable, printable_lines
 
 QUIET_SECONDS = 10.0
 """Seconds between lines where the output is no terminal."""
+
+
+FIRST_SECONDS = 2.0
+"""Seconds that something may take before a word is said of it."""
 
 
 def duration(seconds: float) -> str:
@@ -31,6 +38,7 @@ class Progress:
         self.live = self.console.is_terminal and not quiet
         self.quiet = quiet
         self._shown = 0.0
+        self._lines = 0
         self._what = ""
         self._started = 0.0
         self._first = 0
@@ -50,7 +58,7 @@ class Progress:
         if what != self._what or done < self._first:
             self.clear()
             self._what, self._started, self._first = what, now, done
-            self._shown = 0.0 if self.live else now
+            self._shown = 0.0 if self.live else now - QUIET_SECONDS + FIRST_SECONDS
         elapsed = now - self._started
         rate = (done - self._first) / elapsed if elapsed > 0 else 0.0
         wait = 0.1 if self.live else QUIET_SECONDS
@@ -61,6 +69,25 @@ class Progress:
         left = f"  {duration((total - done) / rate)} left" if rate > 0 and done < total else ""
         pace = f"  {rate:,.0f} {unit}/s" if unit and rate > 0 else ""
         self._line(f"{what}  {done:,}/{total:,}{detail}{pace}{left}")
+
+    @contextmanager
+    def doing(self, what: str, after: float = FIRST_SECONDS) -> Iterator[None]:
+        """Says `what` where what happens inside takes more than `after` seconds and shows nothing by itself until then;
+        from a thread of its own, since whatever is slow returns only when it is done."""
+        before = self._lines
+
+        def say() -> None:
+            if self._lines == before:
+                self._line(f"{what} ...")
+
+        timer = Timer(after, say)
+        timer.daemon = True
+        if not self.quiet:
+            timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def status(self, text: str) -> None:
         """Shows a line that the next one replaces; where the output is no terminal, one line now and then."""
@@ -73,12 +100,14 @@ class Progress:
     def say(self, text: str) -> None:
         """Writes a line that stays."""
         self.clear()
+        self._lines += 1
         if not self.quiet:
             self.console.print(escape(printable_lines(text)))
 
     def warn(self, text: str) -> None:
         """Writes a warning that stays, quiet or not."""
         self.clear()
+        self._lines += 1
         self.console.print(f"[yellow]warning:[/yellow] {escape(printable(text))}")
 
     def clear(self) -> None:
@@ -89,6 +118,7 @@ class Progress:
             self._open = False
 
     def _line(self, text: str) -> None:
+        self._lines += 1
         if self.live:
             width = self.console.width - 1
             sys.stderr.write("\r\x1b[2K" + printable(text)[:width])

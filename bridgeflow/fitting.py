@@ -83,7 +83,8 @@ def _fit(
         raise UsageError(f"{str(folder)!r} holds a codec already: choose another --output.")
     section = recipe.data_section(data)
     settings: type[DataSettings] = registry.load("dataset", section.pop("name"))
-    rows = settings(**section).open("train", lambda done, total, what: console(done, total, what))
+    with console.doing("opening the data"):
+        rows = settings(**section).open("train", lambda done, total, what: console(done, total, what))
     wanted = column or modality.column
     if isinstance(rows, ShardStream):
         rows.look_for([wanted])
@@ -113,10 +114,12 @@ def _fit(
     warn_of_slow_bf16("cpu", console.warn, **{"": modality.options})
     torch.manual_seed(seed_of(seed, "fit", name))
     readable = items()
-    first = next(readable, None)
+    with console.doing("reading the first row"):
+        first = next(readable, None)
     if first is None:
         raise BridgeflowError(f"no row of {rows.description} can be read: {(fitted.unreadable or ['it is empty.'])[0]}")
-    fitted.figures = modality.fit(chain([first], readable), lambda done, total, what: console(done, total, what))
+    with console.doing("fitting the codec"):
+        fitted.figures = modality.fit(chain([first], readable), lambda done, total, what: console(done, total, what))
     try:
         save_codec(modality, folder, {"modality": name, "data": rows.description, "figures": fitted.figures})
     except (OSError, SafetensorError) as error:

@@ -97,6 +97,8 @@ class TrainingSettings(Settings):
     gradient_checkpointing: bool = False
     """Computes the blocks of network and encoders a second time in the backward pass instead of keeping what they hold:
     less memory, about a third more time, the same gradients."""
+    check_memory: bool = True
+    """Whether a run is refused that is expected to need more memory than is free; `--dry-run` tells what it needs."""
     compile: bool = False
     """Compiles the velocity network for this machine with torch.compile, which takes a minute or more at the start."""
 

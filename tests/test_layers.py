@@ -236,7 +236,9 @@ def test_one_recipe_name_from_two_distributions_is_refused_and_can_be_chosen(ins
         {"bridgeflow.recipes": {"acme": "acme_recipes"}},
         {"acme_recipes/depth/blocks.yaml": "task: depth\ntraining: {steps: 9}\n"},
     )
-    with pytest.raises(UsageError, match=r"offered by acme 1\.0 and bridgeflow-torch .*: say which, as 'acme:depth/blocks'"):
+    with pytest.raises(
+        UsageError, match=r"offered by acme 1\.0 and bridgeflow-torch .*: say which, as 'acme:depth/blocks'"
+    ):
         layers.read("depth/blocks")
     assert layers.read("acme:depth/blocks")["training"] == {"steps": 9}
     assert layers.read("bridgeflow:depth/blocks")["network"]["name"] == "unet"

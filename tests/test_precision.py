@@ -95,8 +95,8 @@ def test_a_run_in_the_slower_type_says_so_in_one_sentence(
 
 def test_a_fitted_codec_is_not_told_of(slow: None) -> None:
     resolved = recipe.load("t2i/blocks", ["target.codec.precision=bf16", "codecs.target=there"])
-    assert sorted(start._computed(resolved, fitted=False)) == ["source", "training"]
-    assert sorted(start._computed(resolved, fitted=True)) == ["training"]
+    assert sorted(start.computed_sections(resolved, fitted=False)) == ["source", "training"]
+    assert sorted(start.computed_sections(resolved, fitted=True)) == ["training"]
 
 
 def test_fit_says_so_too(slow: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

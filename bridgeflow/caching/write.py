@@ -145,12 +145,12 @@ def _write_cache(
     if found:
         console.say(f"going on: {found:,} shards are in {folder} already")
     processes.wait()
-    counts = {
-        split: _encode_split(
-            rows[split], split, present[split], index.key, assembly, folder, processes, options, console
-        )
-        for split in SPLITS
-    }
+    counts: dict[Split, int] = {}
+    for split in SPLITS:
+        with console.doing(f"encoding {split.replace('_', '-')} rows"):
+            counts[split] = _encode_split(
+                rows[split], split, present[split], index.key, assembly, folder, processes, options, console
+            )
     console.clear()
     processes.wait()
     if processes.is_main:
@@ -187,7 +187,8 @@ def _begin(
         warn_of_slow_bf16("cpu", console.warn, source=recipe.source_options, target=recipe.target_options)
     to_fit = [side for side in SIDES if assembly.modality(side).needs_fit]
     prepare_codecs(assembly, rows["train"], console)
-    key = _key(assembly, rows, options, before)
+    with console.doing("taking the fingerprints of the codecs"):
+        key = _key(assembly, rows, options, before)
     if before is not None:
         _refuse_others(folder, key_differences(before.key, key))
         return before

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from bridgeflow.cli.options import (
+    LOADING,
     check_recipe,
     data_options,
     device_option,
@@ -118,13 +119,14 @@ def encode(
     A codec that needs fitting is fitted first and kept with the latents. Killed and started again, it goes on at the
     first missing file. 'bridgeflow train --task TASK --data cache:DIR' trains on the result.
     """
-    declared = find_task(task)
-    from bridgeflow import api
-    from bridgeflow import recipe as recipes
-    from bridgeflow.caching.write import CacheOptions, write_cache
     from bridgeflow.console import Progress
 
     console = Progress()
+    with console.doing(LOADING):
+        declared = find_task(task)
+        from bridgeflow import api
+        from bridgeflow import recipe as recipes
+        from bridgeflow.caching.write import CacheOptions, write_cache
     name = recipe or api.default_recipe(declared, task, data)
     resolved = recipes.load(name, overrides, data, parse_columns(columns))
     check_recipe(resolved.name, resolved.recipe.task, task)

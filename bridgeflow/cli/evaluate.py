@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridgeflow.cli.options import (
+    LOADING,
     check_task,
     data_options,
     device_option,
@@ -83,7 +84,14 @@ def evaluate(
     intervals over the examples. With --compare, each checkpoint's difference to the first has one, too, which is
     narrower: all carry the same examples with the same draws.
     """
-    find_task(task)
+    from bridgeflow.console import Progress
+
+    console = Progress()
+    with console.doing(LOADING):
+        find_task(task)
+        from bridgeflow.cli.tables import print_comparison, print_report
+        from bridgeflow.evaluation import runner
+        from bridgeflow.training.start import open_first_rows
     if compare:
         compare += tuple(own for own in overrides if "=" not in own)
         overrides = tuple(own for own in overrides if "=" in own)
@@ -100,17 +108,12 @@ def evaluate(
     judges = _parse_weights(weights)
     if judges and quick:
         raise click.UsageError("--weights name judges that take their time: leave --quick out.")
-    from bridgeflow.cli.tables import print_comparison, print_report
-    from bridgeflow.console import Progress
-    from bridgeflow.evaluation import runner
-    from bridgeflow.training.start import open_first_rows
-
-    console = Progress()
     names = compare or (checkpoint,)
     examples: Examples | None = None
     scored: list[tuple[Pipeline, Report]] = []
     for name in names:
-        pipeline = _opened(task, name, data, columns, device, _parse_options(overrides))
+        with console.doing("opening the checkpoint"):
+            pipeline = _opened(task, name, data, columns, device, _parse_options(overrides))
         _sample_with(pipeline, steps, solver, guidance, weak)
         pipeline.assembly.task.judge_by(judges)
         recipe = pipeline.assembly.recipe
@@ -122,16 +125,19 @@ def evaluate(
                 raise
             raise BridgeflowError(_without_data(task, name, error)) from error
         if examples is None or (data is None and not compare):
-            examples = runner.read_held_out(pipeline, rows, count, whole=not quick)
+            with console.doing("reading the held-out examples"):
+                examples = runner.read_held_out(pipeline, rows, count, whole=not quick)
             _tell_of_rows(console, examples, rows, training if data is not None and split == "held_out" else None)
-        report = runner.report_on(
-            pipeline,
-            examples,
-            training,
-            seed,
-            lambda done, total: console(done, total, f"scoring {runner.kind_of({'split': split})}"),
-            thorough=not quick,
-        )
+        what = f"scoring {runner.kind_of({'split': split})}"
+        with console.doing(what):
+            report = runner.report_on(
+                pipeline,
+                examples,
+                training,
+                seed,
+                lambda done, total, what=what: console(done, total, what),  # type: ignore[misc]
+                thorough=not quick,
+            )
         report.scored = _facts(pipeline, name, rows.description, split, seed)
         scored.append((pipeline, report))
     console.clear()

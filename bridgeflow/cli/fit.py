@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bridgeflow.cli.options import json_option
+from bridgeflow.cli.options import LOADING, json_option
 from bridgeflow.cli.output import emit
 
 
@@ -46,10 +46,11 @@ def fit(
     Options of the modality are set as key.path=value. The folder is given to a recipe as codecs.source=DIR or
     codecs.target=DIR. Without it, training fits the codec by itself.
     """
-    from bridgeflow import fitting
     from bridgeflow.console import Progress
 
     console = Progress()
+    with console.doing(LOADING):
+        from bridgeflow import fitting
     folder = Path(output or f"codecs/{modality.rpartition(':')[2]}")
     fitted = fitting.fit_codec(modality, data, overrides, column, count, seed, folder, console)
     console.clear()

@@ -62,6 +62,10 @@ def parse_columns(values: tuple[str, ...]) -> dict[str, str]:
     return renames
 
 
+LOADING = "loading torch and the plugins"
+"""What every command says of its first imports, where they take long."""
+
+
 def find_task(name: str) -> Any:
     """The task of a name. Raises UsageError with the nearest one that is installed."""
     from bridgeflow import registry

@@ -14,7 +14,7 @@ import click
 
 from bridgeflow.cli.frames import FrameWriter
 from bridgeflow.cli.inputs import Input, expand, lines_on_stdin, read_one
-from bridgeflow.cli.options import check_task, device_option, find_task, json_option, task_option
+from bridgeflow.cli.options import LOADING, check_task, device_option, find_task, json_option, task_option
 from bridgeflow.cli.results import ResultWriter
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.sentences import bounded, printable, tidy
@@ -125,16 +125,19 @@ def run(
     Results go to stdout, or to files whose names are printed there. An input that cannot be read is named on
     stderr, and the others go on.
     """
-    _find_task(task, checkpoint)
-    _check_options(samples, plus + minus, interpolate, frames, trajectory)
-    given = list(inputs) or lines_on_stdin()
-    from bridgeflow import api
     from bridgeflow.console import Progress
-    from bridgeflow.training.checkpoint import open_checkpoint
 
     console = Progress()
+    with console.doing(LOADING):
+        _find_task(task, checkpoint)
+        from bridgeflow import api
+        from bridgeflow.training.checkpoint import open_checkpoint
+    _check_options(samples, plus + minus, interpolate, frames, trajectory)
+    given = list(inputs) or lines_on_stdin()
     folder = _find_checkpoint(task, checkpoint)
-    pipeline = api.open_pipeline(open_checkpoint(folder), console.warn, device, precision, low_memory, _shown(console))
+    with console.doing("opening the checkpoint"):
+        opened = open_checkpoint(folder)
+        pipeline = api.open_pipeline(opened, console.warn, device, precision, low_memory, _shown(console))
     check_task(pipeline.assembly.recipe.recipe.task, task, folder)
     console.say(f"using {folder}")
     _set_sampling(pipeline, steps, solver, guidance, weak)
@@ -208,9 +211,11 @@ def _carry_all(
     failed, told_of_strange = 0, False
     for start in range(0, len(entries), size):
         group = entries[start : start + size]
-        chunk = _read(group, pipeline, wish.terms)
+        with console.doing("reading the inputs"):
+            chunk = _read(group, pipeline, wish.terms)
         failed += len(group) - len(chunk)
-        results = _fulfilled(pipeline, wish, [item for _, item in chunk])
+        with console.doing("computing the results"):
+            results = _fulfilled(pipeline, wish, [item for _, item in chunk])
         console.clear()
         if pipeline.strange and not told_of_strange:
             told_of_strange = True

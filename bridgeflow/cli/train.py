@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from bridgeflow.cli.options import (
+    LOADING,
     check_recipe,
     data_options,
     device_option,
@@ -64,19 +65,21 @@ def train(
     No recipe means the task's embedded default, or its recipe for folders where --data folder:PATH is given.
     A key is overridden as key.path=value; 'bridgeflow recipes show NAME' lists the keys.
     """
-    declared = _find_task(task, output if resume else None, resume)
-    from bridgeflow import api
-    from bridgeflow import recipe as recipes
     from bridgeflow.console import Progress
-    from bridgeflow.training import start
 
     console = Progress(quiet=not _speaks())
+    with console.doing(LOADING):
+        declared = _find_task(task, output if resume else None, resume)
+        from bridgeflow import api
+        from bridgeflow import recipe as recipes
+        from bridgeflow.training import start
     renames = parse_columns(columns)
     if resume and initial is not None:
         raise click.UsageError("--resume goes on with a run's own weights: leave --from out.")
     checkpoint = None
     if resume:
-        checkpoint = start.find_resumable(task, output)
+        with console.doing("checking the checkpoint"):
+            checkpoint = start.find_resumable(task, output)
         if dry_run:
             raise click.UsageError("--dry-run tries a new run: leave --resume out.")
         resolved = _resumed(checkpoint, recipe, data, renames, overrides)

@@ -10,6 +10,20 @@ from torch import Tensor, nn
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import LatentSpec
 
+MOST_TOKENS = 256
+"""Tokens that a latent has at most, where nothing says how many cells make one: attention grows with their square."""
+
+
+def usual_patch(spec: LatentSpec) -> int:
+    """The smallest power of 2 that leaves a grid `MOST_TOKENS` tokens at most, as far as powers of 2 divide it; 1
+    for sequences."""
+    if spec.layout == "sequence":
+        return 1
+    sizes, patch = spec.shape[1:], 1
+    while all(size % (2 * patch) == 0 for size in sizes) and math.prod(sizes) > MOST_TOKENS * patch ** len(sizes):
+        patch *= 2
+    return patch
+
 
 class Patches:
     """The tokens of a latent: one per position of a sequence, one per patch^n cells of a grid of n axes.
@@ -17,8 +31,10 @@ class Patches:
     Raises UsageError, naming the option that set `patch`, where it does not fit the latent.
     """
 
-    def __init__(self, spec: LatentSpec, patch: int = 1, option: str = "network.patch") -> None:
+    def __init__(self, spec: LatentSpec, patch: int | None = 1, option: str = "network.patch") -> None:
+        """patch: cells per axis; None takes `usual_patch`."""
         self.spec = spec
+        patch = usual_patch(spec) if patch is None else patch
         if spec.layout == "sequence":
             if patch != 1:
                 raise UsageError(

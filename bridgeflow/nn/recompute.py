@@ -28,9 +28,9 @@ class Recomputing(nn.Module):
         return block(*arguments)
 
 
-def recompute_blocks(module: nn.Module) -> int:
-    """Has every `Recomputing` part of a module recompute its blocks; how many such parts there are."""
+def recompute_blocks(module: nn.Module, recomputes: bool = True) -> int:
+    """Has every `Recomputing` part of a module recompute its blocks, or keep them; how many such parts there are."""
     parts = [part for part in module.modules() if isinstance(part, Recomputing)]
     for part in parts:
-        part.recomputes = True
+        part.recomputes = recomputes
     return len(parts)

@@ -133,15 +133,16 @@ class TokenEncoderSettings(Settings):
     """Attention heads; they divide the width."""
     mlp_ratio: float = Field(default=4.0, gt=0)
     """Hidden features of the MLP over the width."""
-    patch: int = Field(default=1, ge=1)
-    """Cells per axis of a source grid that make a token; 1 for sequences."""
+    patch: int | None = Field(default=None, ge=1)
+    """Cells per axis of a source grid that make a token; 1 for sequences. None: the smallest power of 2 that leaves at
+    most 256 tokens, since attention's memory grows with their square."""
     stem: Literal["linear", "conv"] = "linear"
     """How cells become a token: a linear layer, or 3x3 convolutions that halve a (C, H, W) grid until a token is
     left (Xiao et al., arXiv 2106.14881); `patch` is then a power of 2."""
     stem_blocks: int = Field(default=0, ge=0)
     """Residual blocks of convolutions after each halving of stem=conv."""
-    target_patch: int = Field(default=1, ge=1)
-    """Cells per axis of a target grid that one query writes; 1 for sequences."""
+    target_patch: int | None = Field(default=None, ge=1)
+    """Cells per axis of a target grid that one query writes; 1 for sequences. None: as for `patch`."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout after attention and MLP."""
 
@@ -233,7 +234,7 @@ class NoiseSource(SourceEncoder):
     """z0 is Gaussian noise; the source is given to the network as a context to attend to: the usual way of
     conditional generation, to hold bridges against."""
 
-    def __init__(self, source: LatentSpec, target: LatentSpec, patch: int) -> None:
+    def __init__(self, source: LatentSpec, target: LatentSpec, patch: int | None) -> None:
         super().__init__()
         self.patches = Patches(source, patch, "source_encoder.patch")
         self.target = target
@@ -296,8 +297,8 @@ class NoiseSourceSettings(Settings):
     """Gaussian noise, with the source by cross-attention."""
 
     name: Literal["noise"] = "noise"
-    patch: int = Field(default=1, ge=1)
-    """Cells per axis of a source grid that make a context token."""
+    patch: int | None = Field(default=None, ge=1)
+    """Cells per axis of a source grid that make a context token; None: as many as leave at most 256 of them."""
 
     def build(self, source: LatentSpec, target: LatentSpec) -> SourceEncoder:
         """The baseline without a learned source."""

@@ -11,18 +11,20 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from bridgeflow.assembly import Assembly, assemble
+from bridgeflow.assembly import SIDES, Assembly, assemble, latents_known
 from bridgeflow.console import Progress
 from bridgeflow.data.batches import batches
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.encoding import latent
 from bridgeflow.errors import BridgeflowError
+from bridgeflow.precision import warn_of_slow_bf16
 from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.training.accelerator import make_accelerator
 from bridgeflow.training.checkpoint import Checkpoint
-from bridgeflow.training.estimate import MARGIN, Estimate, estimate, free_memory, gigabytes, global_batch
+from bridgeflow.training.estimate import gigabytes, global_batch
 from bridgeflow.training.loop import Trainer, check_weights
-from bridgeflow.training.start import open_rows, prepare_codecs
+from bridgeflow.training.memory import expected_memory, fits, free_memory, savings
+from bridgeflow.training.start import computed_sections, open_first_rows, open_rows, prepare_codecs, take_codecs
 
 
 def dry_run(
@@ -35,58 +37,66 @@ def dry_run(
     """Tells what a run would take, and tries a few steps on real data where they fit. Writes nothing.
 
     `mode` is 'real' where steps were tried. It is 'meta' where the run does not fit into this machine's memory, or its
-    data are not there: shapes were then tried without numbers, and neither data nor codecs were needed. `initial` is a
-    checkpoint whose weights have to fit.
+    data are not there, and 'unfitted' where a codec would have to be fitted for a step: shapes were then tried without
+    numbers, and neither data nor codecs were needed. `initial` is a checkpoint whose weights have to fit.
     """
     accelerator = make_accelerator(recipe.recipe.training, device)
-    precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+    warn_of_slow_bf16(accelerator.device, console.warn, **computed_sections(recipe, fitted=initial is not None))
     assembly = assemble(recipe)
     if initial is not None:
         check_weights(initial, initial.weights(), assembly.sketch_bridge().state_dict())
-    expected = _estimate(assembly, precision)
+        take_codecs(assembly, initial)
+    if recipe.recipe.data["name"] == "cache":
+        prepare_codecs(assembly, open_rows(recipe, "train", console), console)
     training = recipe.recipe.training
-    facts: dict[str, Any] = {
-        "recipe": recipe.tree(),
+    unfitted = _unfitted(assembly)
+    facts: dict[str, Any] = {"recipe": recipe.tree()}
+    if unfitted and not latents_known(assembly):
+        return {**facts, "mode": "unfitted", "verdict": f"nothing is known before fitting. {unfitted}"}
+    facts |= {
         "source_latent": str(assembly.source.latent),
         "target_latent": str(assembly.target.latent),
         "global_batch": global_batch(training.batch_size, training.accumulation, accelerator.num_processes),
         "device": str(accelerator.device),
-        "precision": precision,
+        "precision": "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
     }
-    if expected is None:
-        rows = open_rows(recipe, "train", console)
-        return {**facts, "mode": "real", **_tried(recipe, assembly, rows, accelerator, console, steps)}
-    free = free_memory(accelerator.device)
-    fits = expected.total <= MARGIN * free
-    facts["trainable_parameters"] = expected.trainable
-    facts["parameters"] = expected.parameters
-    facts["memory"] = {name: gigabytes(count) for name, count in expected.memory.items()}
-    facts["memory_needed"] = f"about {gigabytes(expected.total)} a process, without the frozen codecs"
-    facts["memory_free"] = gigabytes(free)
-    needs = f"a process needs about {gigabytes(expected.total)}, and {gigabytes(free)} are free"
-    if not fits:
+    expected, free = expected_memory(assembly, accelerator), free_memory(accelerator.device)
+    needs = "how much memory it needs cannot be told"
+    if expected is not None:
+        needs = f"a process needs about {gigabytes(expected.total)}, and {gigabytes(free)} are free"
+        facts["fits"] = fits(expected, free, accelerator)
+        facts["trainable_parameters"] = expected.trainable
+        facts["parameters"] = expected.parameters
+        facts["memory"] = {name: gigabytes(count) for name, count in expected.memory.items()}
+        facts["memory_needed"] = f"about {gigabytes(expected.total)} a process, without the frozen codecs"
+        facts["memory_free"] = gigabytes(free)
+    if expected is not None and not facts["fits"]:
         verdict = (
             f"shapes agree, but a run does not fit here: {needs}. No step was tried, and neither data nor codecs were "
-            "loaded. A smaller training.batch_size with more training.accumulation takes less."
+            f"loaded. Less is taken with {savings(assembly, expected)}."
         )
-        return {**facts, "mode": "meta", "fits": False, "data": _where(recipe, console), "verdict": verdict}
+        return {**facts, "mode": "meta", "data": _where(recipe, console), "verdict": verdict}
+    if unfitted:
+        verdict = f"shapes agree: {needs}. {unfitted}"
+        return {**facts, "mode": "unfitted", "data": _where(recipe, console), "verdict": verdict}
     try:
-        rows = open_rows(recipe, "train", console)
+        rows = open_first_rows(recipe, (steps + 1) * training.batch_size * training.accumulation, console)
     except BridgeflowError as error:
+        if expected is None:
+            raise
         console.warn(str(error))
         verdict = f"shapes agree: {needs}; but no step was tried, since the data cannot be opened."
-        return {**facts, "mode": "meta", "fits": True, "data": f"not there: {error}", "verdict": verdict}
+        return {**facts, "mode": "meta", "data": f"not there: {error}", "verdict": verdict}
     return {**facts, "mode": "real", **_tried(recipe, assembly, rows, accelerator, console, steps)}
 
 
-def _estimate(assembly: Assembly, precision: str) -> Estimate | None:
-    try:
-        return estimate(assembly, precision)
-    except RuntimeError as error:
-        # A network that looks at its numbers cannot run without any; other faults are the recipe's.
-        if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
-            return None
-        raise
+def _unfitted(assembly: Assembly) -> str:
+    """A sentence on the codecs that training fits before its first step; empty where there are none."""
+    sides = [side for side in SIDES if assembly.modality(side).needs_fit]
+    if not sides:
+        return ""
+    names = " and ".join(getattr(assembly.recipe.task, side).name for side in sides)
+    return f"Training fits the codec of {names} first, which was left out here, and so no step was tried."
 
 
 def _where(recipe: ResolvedRecipe, console: Progress) -> str:
@@ -108,7 +118,6 @@ def _tried(
     steps: int,
 ) -> dict[str, Any]:
     """What a few real steps show."""
-    prepare_codecs(assembly, rows, console)
     trainer = Trainer(assembly, rows, Path("."), accelerator, console)
     data = batches(rows, assembly.task, recipe.recipe.columns, trainer.settings.batch_size, trainer.settings.seed)
     first = next(data)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from bridgeflow.assembly import Assembly
 from bridgeflow.bridge import Bridge
 from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.nn.recompute import recompute_blocks
 
-MARGIN = 0.9
-"""Share of the free memory that a run may be expected to use."""
+HALF_TYPES = 0.6
+"""Share that remains of what is kept for the gradient where products run in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Estimate:
 
     parameters: dict[str, int]
     memory: dict[str, int] = field(default_factory=dict)
+    recomputable: bool = False
+    """Whether the network has blocks for training.gradient_checkpointing."""
 
     @property
     def trainable(self) -> int:
@@ -35,33 +40,47 @@ class Estimate:
         """Bytes of a training process, without the frozen codecs."""
         return sum(self.memory.values())
 
+    def over(self, processes: int) -> Estimate:
+        """That of a process with a shard of everything that is kept for each weight."""
+        memory = {part: own if part == "activations" else own // processes for part, own in self.memory.items()}
+        return replace(self, memory=memory)
 
-def estimate(assembly: Assembly, precision: str) -> Estimate:
-    """Counts and memory of training the assembly's recipe at its batch size; the activations are an approximation.
 
-    precision: 'fp32', or 'bf16', in which products and so about half of what is kept for the gradient are half as
-    large. Raises NotImplementedError where a plugin's network cannot run on the meta device.
+def estimate(assembly: Assembly, precision: str, device: torch.device | str = "cpu") -> Estimate | None:
+    """Counts and memory of training the assembly's recipe at its batch size on a device, with no codec fitted.
+
+    precision: 'fp32', or 'bf16', in which products and so most of what is kept for the gradient are half as large.
+    Activations are what autograd keeps, without what a backward pass holds for a moment; attention keeps its weights on
+    a CPU, and not on a GPU, whose kernel computes them again. None where a plugin's network cannot run on the meta
+    device; raises what is wrong with a recipe.
     """
     recipe = assembly.recipe.recipe
-    bridge = assembly.sketch_bridge().train()
+    latents = assembly.source.latent, assembly.target.latent
+    try:
+        bridge = assembly.sketch_bridge().train()
+        recomputable = recompute_blocks(bridge.network) > 0
+        recompute_blocks(bridge, recipe.training.gradient_checkpointing)
+        with _FusedAttention() if torch.device(device).type == "cuda" else contextlib.nullcontext():
+            kept = _saved_bytes(bridge, *latents, recipe.training.batch_size)
+    except RuntimeError as error:
+        # A network that looks at its numbers cannot run without any; other faults are the recipe's.
+        if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
+            return None
+        raise
     parts = {name: _count(module) for name, module in bridge.named_children()}
     loose = sum(p.numel() for p in bridge.parameters(recurse=False))
     parameters = {name.replace("_", " "): count for name, count in parts.items() if count}
     if loose:
         parameters["other"] = loose
     weights = 4 * sum(parameters.values())
-    moments = 2 if recipe.optimizer.name == "adamw" else 1
-    if recipe.training.gradient_checkpointing:
-        recompute_blocks(bridge)
-    kept = _saved_bytes(bridge, assembly.source.latent, assembly.target.latent, recipe.training.batch_size)
     memory = {
         "weights": weights,
         "gradients": weights,
-        "optimiser": moments * weights,
+        "optimiser": (2 if recipe.optimizer.name == "adamw" else 1) * weights,
         "weight average": weights if recipe.training.ema else 0,
-        "activations": kept if precision == "fp32" else kept // 2,
+        "activations": kept if precision == "fp32" else int(HALF_TYPES * kept),
     }
-    return Estimate(parameters, memory)
+    return Estimate(parameters, memory, recomputable)
 
 
 def _count(module: nn.Module) -> int:
@@ -81,20 +100,36 @@ def _saved_bytes(bridge: Bridge, source: LatentSpec, target: LatentSpec, batch: 
     pixels = torch.empty(batch, 3, 8, 8, device="meta") if bridge.sees_observed else None
     latents = [Latent(torch.empty(batch, *spec.shape, device="meta")) for spec in (source, target)]
     latents[1].observed = pixels
+    if source.layout == "sequence":
+        # Texts differ in length, and attention that is masked keeps more.
+        latents[0].mask = torch.ones(batch, source.shape[0], dtype=torch.bool, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         bridge(*latents)
         return sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
 
 
+class _FusedAttention(TorchFunctionMode):
+    """Attention that keeps its arguments and its result alone, as the kernels of a GPU do; the meta device knows only
+    the form that keeps the weights."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return _Attention.apply(*args[:3])
+        return func(*args, **(kwargs or {}))
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        result = query.new_empty(*query.shape[:-1], value.shape[-1])
+        ctx.save_for_backward(query, key, value, result)
+        return result
+
+
 def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device now."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return int(psutil.virtual_memory().available)
 
 
 def gigabytes(count: int) -> str:

@@ -80,13 +80,9 @@ def score(
     chosen = rows if _is_empty(held_out) else held_out
     scored = {"data": chosen.description, "split": "train" if chosen is rows else "held_out"}
     try:
-        report = evaluate(
-            pipeline,
-            chosen,
-            rows,
-            count,
-            on_progress=lambda done, total: console(done, total, f"scoring {kind_of(scored)}"),
-        )
+        what = f"scoring {kind_of(scored)}"
+        with console.doing(what):
+            report = evaluate(pipeline, chosen, rows, count, on_progress=lambda done, total: console(done, total, what))
     except NothingToScore as error:
         console.warn(f"trained and saved, but not scored: {error}")
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,7 @@ class Trainer:
         self._scales: dict[str, float] | None = None
         self._warned = False
         self._reached = False
+        self._stepped = False
         self._interruptions: Tensor | None = None
         self._calibration: list[Latent] | None = None
         self.soundness = Soundness(self.recipe, folder, self.device)
@@ -271,17 +272,21 @@ class Trainer:
         parts: list[Losses] = []
         for part in range(settings.accumulation):
             start = time.monotonic()
-            batch = next(data)
+            with self._first("reading the first batch"):
+                batch = next(data)
             waited += time.monotonic() - start
             self._note_unreadable(batch.failures)
-            source = latent(self.assembly.source, batch.source, self.device)
-            target = latent(self.assembly.target, batch.target, self.device, self.bridge.sees_observed)
+            with self._first("encoding the first batch"):
+                source = latent(self.assembly.source, batch.source, self.device)
+                target = latent(self.assembly.target, batch.target, self.device, self.bridge.sees_observed)
             if self._scales is None:
                 self._scales = self._look_at(FirstBatch(self.assembly, batch, source, target))
             last = part == settings.accumulation - 1
             sharding.synchronise(self.model, last)
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
+            doing = self._first("compiling the network" if settings.compile else "taking the first step")
+            with doing, nullcontext() if last else self.accelerator.no_sync(self.model):
                 losses = self._backward(source, target)
+            self._stepped = True
             parts.append(Losses(losses.total.detach(), losses.terms, losses.health))
         norm = optimizers.clip_gradient(self.bridge.parameters(), settings.clip)
         self.soundness.note("gradient", self.step, norm)
@@ -298,6 +303,10 @@ class Trainer:
             if self.accelerator.is_main_process:
                 self.console.warn(sentence)
         return first.figures
+
+    def _first(self, what: str) -> AbstractContextManager[None]:
+        """Says what is done where it takes long, until one batch has gone the whole way."""
+        return nullcontext() if self._stepped else self.console.doing(what)
 
     def _backward(self, source: Latent, target: Latent) -> Losses:
         """Losses and gradients of the next rows. Every draw depends on the row's place in the endless sequence of

@@ -46,6 +46,7 @@ from bridgeflow.training.checkpoint import Checkpoint, list_checkpoints, numbere
 from bridgeflow.training.figures import Sampler, score, shown_examples
 from bridgeflow.training.lock import FolderLock
 from bridgeflow.training.loop import Outcome, Trainer, check_weights
+from bridgeflow.training.memory import check_memory
 from bridgeflow.training.tensor_file import reason_of
 
 RUNS = Path("runs")
@@ -137,12 +138,14 @@ def latest_run(task: str, runs: Path = RUNS) -> Path | None:
 
 def open_rows(recipe: ResolvedRecipe, split: Split, console: Progress) -> Rows | Stream:
     """The rows of a split, once it is sure that they have the columns the task needs."""
-    return _with_columns(recipe, recipe.data.open(split, console), console)
+    with console.doing(f"opening the {'training' if split == 'train' else 'held-out'} data"):
+        return _with_columns(recipe, recipe.data.open(split, console), console)
 
 
 def open_first_rows(recipe: ResolvedRecipe, count: int, console: Progress) -> Rows | Stream:
     """At least the first `count` training rows, as `open_rows` gives them, where no others will be read."""
-    return _with_columns(recipe, recipe.data.open_first(count, console), console)
+    with console.doing("opening the training data"):
+        return _with_columns(recipe, recipe.data.open_first(count, console), console)
 
 
 def _with_columns(recipe: ResolvedRecipe, rows: Rows | Stream, console: Progress) -> Rows | Stream:
@@ -177,7 +180,8 @@ def prepare_codecs(assembly: Assembly, rows: Rows | Stream, console: Progress) -
                 f"no row of {rows.description} can be read to fit a codec to: see why with bridgeflow data check."
             )
 
-    figures = fit_codecs(assembly, items_of, lambda done, total, what: console(done, total, what))
+    with console.doing("fitting the codecs"):
+        figures = fit_codecs(assembly, items_of, lambda done, total, what: console(done, total, what))
     for side, own in figures.items():
         name = getattr(assembly.recipe.task, side).name
         shown = "  ".join(f"{key} {value:.4g}" for key, value in own.items())
@@ -192,6 +196,14 @@ def warn_of_losses(assembly: Assembly, rows: Rows | Stream, console: Progress) -
         for sentence in advice(rows, assembly.task, assembly.recipe.recipe.columns):
             console.warn(sentence)
         console.clear()
+
+
+def take_codecs(assembly: Assembly, initial: Checkpoint) -> None:
+    """Gives the codecs that still need fitting those of a checkpoint to start from."""
+    for side in SIDES:
+        codec = initial.codec(side)
+        if codec is not None and assembly.modality(side).needs_fit:
+            restore_codec(assembly.modality(side), codec)
 
 
 def describe(assembly: Assembly, bridge: Bridge, rows: Rows | Stream) -> str:
@@ -233,14 +245,15 @@ def _train(
     hold: Hold,
 ) -> Run:
     torch.manual_seed(seed_of(recipe.recipe.training.seed, "codecs"))
-    accelerator = make_accelerator(recipe.recipe.training, device)
+    with console.doing("preparing the device"):
+        accelerator = make_accelerator(recipe.recipe.training, device)
     if not accelerator.is_main_process:
         console = Progress(quiet=True)
     else:
         _claim(output, resume, hold)
     if accelerator.is_main_process:
         fitted = resume is not None or initial is not None or recipe.recipe.data["name"] == "cache"
-        warn_of_slow_bf16(accelerator.device, console.warn, **_computed(recipe, fitted))
+        warn_of_slow_bf16(accelerator.device, console.warn, **computed_sections(recipe, fitted))
     precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
     recipe = recipe.changed(training={"precision": precision})
     with accelerator.main_process_first():
@@ -251,6 +264,7 @@ def _train(
         console.warn(f"no samples are drawn and no figures made: {without}")
     if resume is not None:
         assembly = assemble(recipe, {side: f for side in SIDES if (f := resume.codec(side))})
+        check_memory(assembly, accelerator, console)
         folder = resume.folder.parents[1]
         _check_resumed(resume, rows, accelerator.num_processes, console)
         if isinstance(rows, CachedRows):
@@ -264,9 +278,11 @@ def _train(
             hold(folder)
     if accelerator.is_main_process:
         _keep(folder / "recipe.yaml", recipe.yaml())
-    shown = shown_examples(assembly, held_out, rows, console)
+    with console.doing("reading the examples of the sample pictures"):
+        shown = shown_examples(assembly, held_out, rows, console)
     sampler = Sampler(assembly, shown, folder, console)
-    trainer = Trainer(assembly, rows, folder, accelerator, console, resume, sampler, initial)
+    with console.doing("building the network"):
+        trainer = Trainer(assembly, rows, folder, accelerator, console, resume, sampler, initial)
     console.say(f"{describe(assembly, trainer.bridge, rows)}   {folder}")
     outcome = _run(trainer, folder)
     report = None
@@ -278,7 +294,7 @@ def _train(
     return Run(folder, outcome, report)
 
 
-def _computed(recipe: ResolvedRecipe, fitted: bool) -> dict[str, Settings]:
+def computed_sections(recipe: ResolvedRecipe, fitted: bool) -> dict[str, Settings]:
     """The sections of a recipe whose number types a run computes in, by key; those of codecs unless they are fitted."""
     options = {"source": recipe.source_options, "target": recipe.target_options}
     codecs = {side: own for side, own in options.items() if not fitted and side not in recipe.recipe.codecs}
@@ -335,20 +351,22 @@ def _begin(
     """The assembly with fitted codecs and the folder of a new run, the same on every process."""
     check_output(output)
     assembly = assemble(recipe)
-    for side in SIDES:
-        codec = initial.codec(side) if initial is not None else None
-        if codec is not None and assembly.modality(side).needs_fit:
-            restore_codec(assembly.modality(side), codec)
     if initial is not None:
+        take_codecs(assembly, initial)
         check_weights(initial, initial.weights(), assembly.sketch_bridge().state_dict())
-    elif not isinstance(rows, CachedRows) and latents_known(assembly):
-        # A network that does not suit is told before minutes of fitting.
-        assembly.sketch_bridge()
+    known = latents_known(assembly)
+    if known:
+        # A network that does not suit, or does not fit, is told before minutes of fitting.
+        if initial is None and not isinstance(rows, CachedRows):
+            assembly.sketch_bridge()
+        check_memory(assembly, accelerator, console)
     if accelerator.is_main_process:
         warn_of_losses(assembly, rows, console)
     if accelerator.num_processes == 1:
         prepare_codecs(assembly, rows, console)
         assembly.sketch_bridge()
+        if not known:
+            check_memory(assembly, accelerator, console)
         return assembly, new_folder(recipe, output)
     agreed = [""]
     if accelerator.is_main_process:

@@ -20,6 +20,7 @@ import pytest
 from docs_reader import ROOT, SCENES
 from PIL import Image
 
+from bridgeflow import precision
 from bridgeflow.bridge import collapse_warning
 from bridgeflow.cli.main import invoke
 from bridgeflow.training.checkpoint import NotSaved
@@ -157,7 +158,9 @@ def test_message(
 def test_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A run of the same name may lie where the tests are started.
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(precision, "relative_time", lambda device_type: 31.4)
     assert {
+        "bf16 where it is emulated": precision.slower_than_float32("cpu", ["training.precision=auto"]),
         "collapse in scale": collapse_warning({"z0_std": 0.09}, learned=True),
         "collapse of the mean": collapse_warning({"z0_std": 1.0, "mu_batch_std": 0.01}, learned=True),
         "a full disk": NotSaved(Path("runs/depth-blocks-01/checkpoints/000500"), os.strerror(errno.ENOSPC)).going_on,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Literal
 
 import pytest
 import torch
 
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import LatentSpec
-from bridgeflow.nn.patches import Patches, TimeEmbedding, grid_positions, sinusoid
+from bridgeflow.nn.patches import Patches, TimeEmbedding, grid_positions, sinusoid, usual_patch
 
 GRIDS = [((3, 8), 1), ((3, 8), 4), ((2, 4, 6), 2), ((1, 6, 6), 3), ((5, 4, 4), 1), ((2, 4, 2, 6), 2)]
 
@@ -113,3 +114,30 @@ def test_the_time_embedding_tells_near_times_apart() -> None:
     distances = torch.cdist(vectors, vectors)
     distances.fill_diagonal_(math.inf)
     assert float(distances.min()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "patch"),
+    [
+        ((3, 16, 16), "grid", 1),
+        ((8, 17, 15), "grid", 1),
+        ((3, 32, 32), "grid", 2),
+        ((3, 64, 64), "grid", 4),
+        ((3, 352, 1216), "grid", 32),
+        ((3, 45, 45), "grid", 1),
+        ((3, 36, 36), "grid", 4),
+        ((1, 1024), "grid", 4),
+        ((2, 16, 16, 16), "grid", 4),
+        ((4096, 8), "sequence", 1),
+    ],
+)
+def test_where_nothing_says_how_many_cells_make_a_token_a_grid_has_256_at_most(
+    shape: tuple[int, ...], layout: Literal["grid", "sequence"], patch: int
+) -> None:
+    spec = LatentSpec(shape, layout)
+    assert usual_patch(spec) == patch
+    patches = Patches(spec, None)
+    assert patches.patch == patch
+    assert patches.count <= 256 or layout == "sequence" or any(size % (2 * patch) for size in shape[1:])
+    z = torch.randn(2, *shape)
+    assert torch.equal(patches.join(patches.split(z)), z)
