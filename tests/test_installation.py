@@ -219,7 +219,7 @@ def test_doctor_names_a_distribution_that_takes_the_place_of_the_package(
     install: Install, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(probe, "loaded", lambda plugins: {})
-    monkeypatch.setattr("bridgeflow.training.precision.choose_precision", lambda asked, device: "fp32")
+    monkeypatch.setattr("bridgeflow.precision.choose_precision", lambda asked, device: "fp32")
     assert invoke(["doctor"]) == 0, capsys.readouterr().out
     capsys.readouterr()
     install(FORMER_NAME, {}, {"bridgeflow.txt": ""}, version="0.4.0")
