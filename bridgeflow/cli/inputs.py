@@ -90,7 +90,8 @@ def _inputs_of(value: str, source: Any, warn: Callable[[str], None] | None) -> l
         files, notes = files_for(path, source.reads, source.column)
         if not files:
             why = f" ({'; '.join(notes)})" if notes else ""
-            endings = ", ".join([*source.reads[:5], *(["..."] if len(source.reads) > 5 else [])])
+            more = len(source.reads) - 5
+            endings = ", ".join(source.reads[:5]) + (f" or {more} others" if more > 0 else "")
             raise BridgeflowError(f"the folder {value!r} holds no file that ends in {endings}{why}: name another.")
         if notes and warn is not None:
             warn(f"{value}: {'; '.join(notes)}.")

@@ -92,7 +92,7 @@ class Folder(DataSettings):
         if not len(listing):
             notes = f" ({'; '.join(listing.notes)})" if listing.notes else ""
             raise BridgeflowError(
-                f"the folder {str(root)!r} holds no pictures (.png, .jpg, .webp, ...) and no "
+                f"the folder {str(root)!r} holds no pictures (.png, .jpg, .webp or others) and no "
                 f"{' or '.join(METADATA)}{notes}: put some there, name another folder, "
                 'or list files of another kind in metadata.jsonl, as {"NAME_file_name": "file"} for a column NAME.'
             )

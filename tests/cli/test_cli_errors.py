@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -85,7 +86,7 @@ FAILED = [
         f"train --task superres --data folder:nowhere {FP32}",
         "there is no folder 'nowhere': give one that holds pictures",
     ),
-    (f"train --task superres --data folder:empty {FP32}", "the folder 'empty' holds no pictures (.bmp, "),
+    (f"train --task superres --data folder:empty {FP32}", "the folder 'empty' holds no pictures (.png, "),
     ("data check --task depth --data folder:nowhere", "there is no folder 'nowhere': "),
     ("data export --task superres --data folder:photos -o photos", "'photos' holds something already: choose another"),
     ("run --task t2i words", "there is no checkpoint of task 't2i' under 'runs': train one with bridgeflow train"),
@@ -94,7 +95,7 @@ FAILED = [
     ("eval --task depth --checkpoint nowhere", "there is no folder 'nowhere': --checkpoint takes a run"),
     ("inspect nowhere", "there is no folder 'nowhere': give a run or a checkpoint of one."),
     ("inspect empty", "'empty' holds no checkpoint: "),
-    ("fit image_latent --data folder:empty", "the folder 'empty' holds no pictures (.bmp, "),
+    ("fit image_latent --data folder:empty", "the folder 'empty' holds no pictures (.png, "),
 ]
 
 
@@ -252,6 +253,30 @@ def test_input_that_cannot_be_read_is_named_and_the_others_go_on(bridgeflow: Cal
     assert "broken.png" in told[0]
     assert "gone.png" in told[1]
     assert told[2] == "bridgeflow: 2 of 4 inputs gave no result."
+
+
+def test_inputs_that_cannot_be_listed_are_named_and_the_others_go_on(
+    bridgeflow: Call, trained: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("empty").mkdir()
+    good = str(photos / "0.png")
+    line = ["run", "--task", "superres", "--checkpoint", str(trained), "-o", "out"]
+    empty = "bridgeflow: the folder 'empty' holds no file that ends in .png, .jpg"
+    outcome = bridgeflow(*line, "empty", good, "--json")
+    assert outcome.code == 1
+    assert [result["input"] for result in json.loads(outcome.out)["results"]] == [good]
+    assert f"\n{empty}" in outcome.err
+    assert outcome.err.endswith("bridgeflow: 1 of 2 inputs gave no result.\n")
+    piped = f"{good}\n".encode() + b"caf\xe9.png\nempty\n"
+    for more, files in (((), 1), (("--interpolate", good, "--frames", "2"), 3)):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(piped), encoding="utf-8"))
+        outcome = bridgeflow(*line, *more)
+        assert (outcome.code, len(outcome.out.splitlines())) == (1, files)
+        assert "\nbridgeflow: line 2 on stdin is not UTF-8 text (" in outcome.err
+        assert f"\n{empty}" in outcome.err
+    outcome = bridgeflow(*line, good, "--plus", "empty")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err.splitlines()[-1].startswith(empty)
 
 
 def test_run_that_is_there_is_not_overwritten(bridgeflow: Call, trained: Path, photos: Path) -> None:

@@ -416,7 +416,7 @@ def test_no_folder_and_nothing_in_it(tree: Tree, tmp_path: Path) -> None:
     assert refusal("/no/such") == "there is no folder '/no/such': give one that holds pictures, as folder:PATH."
     assert refusal("~nobody_here/x").startswith("there is no folder '~nobody_here/x'")
     root = tree("notes.txt", "depth.npy")
-    assert refusal(root).startswith(f"the folder '{root}' holds no pictures (.png, .jpg, .webp, ...)")
+    assert refusal(root).startswith(f"the folder '{root}' holds no pictures (.png, .jpg, .webp or others)")
     assert refusal(root / "notes.txt").startswith("there is no folder")
     split = tree("train/a.png", "test/notes.txt")
     assert refusal(split, "held_out").startswith(f"the folder '{split / 'test'}' holds no pictures")

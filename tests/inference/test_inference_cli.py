@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -189,25 +188,3 @@ def test_low_memory_and_precision_reach_the_results(run: Run) -> None:
     assert bytes_of("--low-memory") == usual
     assert bytes_of("--precision", "fp32") == usual
     assert bytes_of("--precision", "bf16") != usual
-
-
-def test_inputs_that_cannot_be_listed_are_named_and_the_others_go_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("latin.txt").write_bytes(b"Stra\xdfe\n")
-    Path("empty").mkdir()
-    code, lines, told = run("t2i", "a red cube", "latin.txt", "gone.txt", "empty", "-o", "out", "--json")
-    assert code == 1
-    assert [result["input"] for result in json.loads("\n".join(lines))["results"]] == ["a red cube"]
-    for sentence in ("latin.txt cannot be read as UTF-8", "there is no file 'gone.txt'", "the folder 'empty' holds no"):
-        assert f"bridgeflow: {sentence}" in told
-    assert told.splitlines()[-1] == "bridgeflow: 3 of 4 inputs gave no result."
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a red cube\nStra\xdfe\n"), encoding="utf-8"))
-    code, lines, told = run("t2i", "--interpolate", "a blue cube", "--frames", 2, "-o", "out")
-    assert (code, len(lines)) == (1, 3)
-    assert "bridgeflow: line 2 on stdin is not UTF-8 text" in told
-    code, lines, told = run("t2i", "a red cube", "--minus", "latin.txt")
-    assert (code, lines) == (1, [])
-    assert "latin.txt cannot be read as UTF-8" in told.splitlines()[-1]
-    picture("a.png", (16, 16), 1)
-    code, lines, told = run("superres", "empty", "a.png", "-o", "out")
-    assert (code, len(lines)) == (1, 1)
-    assert "the folder 'empty' holds no file that ends in .png, .jpg" in told
