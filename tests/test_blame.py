@@ -138,7 +138,7 @@ def train() -> int:
         ),
         (
             {"FACTOR": "np.nan"},
-            ["the source 'row' of a row holds numbers that are not finite, at step 1", "data check"],
+            ["cannot be read, the last because: row ", ": its 'x' holds numbers that are not finite", "data check"],
         ),
     ],
     ids=["pair", "encode", "read", "shape", "int64", "rows", "mask", "mask shape", "tuple", "std", "nan"],

@@ -96,7 +96,8 @@ def contrastive_loss(source: Tensor, target: Tensor, logit_scale: Tensor) -> Ten
     b = F.normalize(target.flatten(1).float(), dim=1)
     every_a, every_b = collective.gathered_with_gradient(a), collective.gathered_with_gradient(b)
     labels = collective.rank() * len(a) + torch.arange(len(a), device=a.device)
-    # Autocast would multiply in bfloat16, whose error the scale makes a hundred times as large.
-    with torch.autocast(a.device.type, enabled=False):
+    # Autocast would multiply in bfloat16, whose error the scale makes a hundred times as large. The meta device, which
+    # sizes are counted on, has none.
+    with torch.autocast(a.device.type if a.device.type != "meta" else "cpu", enabled=False):
         to_b, to_a = logit_scale.float() * a @ every_b.T, logit_scale.float() * b @ every_a.T
     return 0.5 * (F.cross_entropy(to_b, labels) + F.cross_entropy(to_a, labels))

@@ -65,7 +65,7 @@ def test_help_lists_the_importers_without_importing_them(install: Install) -> No
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
-    assert "crossflow  from bridgeflow " in done.stdout
+    assert "crossflow  from bridgeflow-torch " in done.stdout
 
 
 def test_an_unknown_importer_suggests_the_nearest(bridgeflow: Call) -> None:

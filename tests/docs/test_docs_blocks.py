@@ -127,7 +127,8 @@ def shortened(words: list[str]) -> list[str]:
         return words
     if parameters["resume"]:
         return [*words, *TINY]
-    scenes = [] if parameters["data"] or recipe else SCENES
+    # A recipe of the blocks scenes would have all of its tens of thousands drawn.
+    scenes = [] if parameters["data"] or recipe.endswith(".yaml") else SCENES
     own = TINY_TASK[parameters["task"]]
     return [*words, *TINY, *scenes, *own]
 

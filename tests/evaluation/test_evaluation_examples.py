@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,8 @@ class Listed:
 
 @pytest.fixture
 def task() -> Task:
-    return Doubled(Settings(), None, None)  # type: ignore[arg-type]
+    number = SimpleNamespace(column="number", textual=False, reads=())
+    return Doubled(Settings(), number, number)  # type: ignore[arg-type]
 
 
 def test_as_many_rows_as_asked_for_are_those_that_can_be_read(task: Task) -> None:

@@ -109,7 +109,7 @@ def test_sparse_depth_trains_on_its_measurements_or_says_what_to_set(
     assert "no pixel counts at the model's 64x64" in (told := capsys.readouterr().err)
     assert "set target.coverage=0" in told
     assert invoke([*line, "-o", "sparse", "target.coverage=0"]) == 0
-    assert "warning" not in capsys.readouterr().err
+    assert "coverage" not in capsys.readouterr().err
     rows = [json.loads(row) for row in (tmp_path / "sparse/metrics.jsonl").read_text().splitlines()]
     assert all(row["loss"] > 0.01 for row in rows if "loss" in row)
 
