@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test docs lint types bench stress fuzz train-blocks train-judge data-photos train-photos clean help
 
 help:
-	@echo "make demo   train depth on the embedded blocks scenes for about two minutes, score it, draw a picture"
+	@echo "make demo   train depth on the embedded blocks scenes for two to five minutes, score it, draw a picture"
 	@echo "make test   lint, types, import contract, tests"
 	@echo "make docs   the documentation as a site, in site/"
 	@echo "make bench  speed of rendering, networks, attention and sampling, as ratios of one run"
