@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bridgeflow.api import Run, load, train
     from bridgeflow.errors import BridgeflowError, UsageError
-    from bridgeflow.inference import Pipeline
+    from bridgeflow.inference.pipeline import Pipeline
     from bridgeflow.offered import datasets, modalities, networks, recipes, tasks
 
 __version__ = "0.1.0"
@@ -30,7 +30,7 @@ _HOMES = {
     "train": "api",
     "BridgeflowError": "errors",
     "UsageError": "errors",
-    "Pipeline": "inference",
+    "Pipeline": "inference.pipeline",
 }
 
 __all__ = [

@@ -18,12 +18,12 @@ from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.offered import datasets, tasks
 
 if TYPE_CHECKING:
+    from bridgeflow.checkpoints.checkpoint import Checkpoint
+    from bridgeflow.config.recipe import ResolvedRecipe
     from bridgeflow.evaluation.runner import Report
-    from bridgeflow.inference import Pipeline
+    from bridgeflow.inference.pipeline import Pipeline
     from bridgeflow.modality import Progress
-    from bridgeflow.recipe import ResolvedRecipe
     from bridgeflow.task import Task
-    from bridgeflow.training.checkpoint import Checkpoint
 
 Place = str | os.PathLike[str]
 Tree = Mapping[str, Any]
@@ -85,8 +85,8 @@ def open_pipeline(
     watch: Progress | None = None,
 ) -> Pipeline:
     """The pipeline of an opened checkpoint, see `load`. `tell` is called with each sentence a person should know."""
-    from bridgeflow.inference import Pipeline
-    from bridgeflow.precision import slower_than_float32
+    from bridgeflow.inference.pipeline import Pipeline
+    from bridgeflow.runtime.precision import slower_than_float32
 
     checkpoint.check_plugins(with_data=False)
     for note in checkpoint.notes():
@@ -100,7 +100,7 @@ def open_pipeline(
 
 def find_checkpoint(name_or_folder: Place) -> Checkpoint:
     """The checkpoint that `load` means by a task's name or a folder. Raises as `load`."""
-    from bridgeflow.training.checkpoint import open_checkpoint
+    from bridgeflow.checkpoints.checkpoint import open_checkpoint
 
     name = os.fspath(name_or_folder)
     is_name = isinstance(name_or_folder, str) and not os.path.dirname(name) and name not in ("", ".", "..")
@@ -125,7 +125,7 @@ def find_checkpoint(name_or_folder: Place) -> Checkpoint:
 
 def find_latest(task: str) -> Checkpoint | None:
     """The newest checkpoint of a task's latest run under ./runs, or None."""
-    from bridgeflow.training.checkpoint import open_checkpoint
+    from bridgeflow.checkpoints.checkpoint import open_checkpoint
     from bridgeflow.training.start import latest_run
 
     folder = latest_run(task)
@@ -134,7 +134,7 @@ def find_latest(task: str) -> Checkpoint | None:
 
 def find_installed(task: str) -> Checkpoint | None:
     """The model that is installed with a task, or None."""
-    from bridgeflow.training.checkpoint import open_checkpoint
+    from bridgeflow.checkpoints.checkpoint import open_checkpoint
 
     if task not in tasks:
         return None
@@ -251,7 +251,7 @@ def nested(path: str, value: Any) -> dict[str, Any]:
     """The tree of keys in which `value` stands at a path with dots; a data set's short form is written out."""
     keys = path.split(".")
     if path == "data" and isinstance(value, str):
-        from bridgeflow import recipe as recipe_module
+        from bridgeflow.config import recipe as recipe_module
 
         value = recipe_module.data_section(value)
     elif path == "data" and not isinstance(value, Mapping):
@@ -265,8 +265,8 @@ def nested(path: str, value: Any) -> dict[str, Any]:
 
 
 def _resolved(recipe: Place | Tree, changes: Sequence[Tree]) -> ResolvedRecipe:
-    from bridgeflow import layers
-    from bridgeflow import recipe as recipe_module
+    from bridgeflow.config import layers
+    from bridgeflow.config import recipe as recipe_module
 
     if isinstance(recipe, Mapping):
         tree = dict(recipe)
@@ -294,8 +294,9 @@ def default_recipe(declared: type[Task], task: str, data: str | Tree | None) -> 
 
     data: the name of the data set, or NAME:LOCATION, or keys of a recipe's section `data`; None for the recipe's own.
     """
-    from bridgeflow import layers, naming
-    from bridgeflow import recipe as recipe_module
+    from bridgeflow.config import layers
+    from bridgeflow.config import recipe as recipe_module
+    from bridgeflow.registry import naming
 
     section = recipe_module.data_section(data) if isinstance(data, str) else data or {}
     given = str(section.get("name") or "")
@@ -320,8 +321,8 @@ def resumed_recipe(checkpoint: Checkpoint, changes: Sequence[tuple[str, Tree]]) 
 
     Raises ModelWouldChange for a change that would be one of the model.
     """
-    from bridgeflow import layers
-    from bridgeflow import recipe as recipe_module
+    from bridgeflow.config import layers
+    from bridgeflow.config import recipe as recipe_module
 
     resolved = checkpoint.recipe()
     tree = resolved.tree()

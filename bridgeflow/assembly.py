@@ -12,13 +12,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from bridgeflow import durable
 from bridgeflow.bridge import Bridge
+from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.foreign import in_place
 from bridgeflow.modality import Item, Modality, Progress
 from bridgeflow.nn.source import DirectSource
-from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.registry.foreign import in_place
+from bridgeflow.runtime import durable
 from bridgeflow.task import Task
 
 SIDES = ("source", "target")

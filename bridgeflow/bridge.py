@@ -14,7 +14,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bridgeflow import collective
 from bridgeflow.flow.coupling import PairedCoupling, draw_null_rows
 from bridgeflow.flow.guidance import Guidance, IndicatorVelocity, NoGuidance
 from bridgeflow.flow.losses import (
@@ -38,7 +37,8 @@ from bridgeflow.nn.source import (
 )
 from bridgeflow.nn.tower import EncodingSettings, TimmTower, TimmTowerSettings
 from bridgeflow.nn.velocity import NetworkSettings, VelocityNet
-from bridgeflow.randomness import Randomness
+from bridgeflow.runtime import collective
+from bridgeflow.runtime.randomness import Randomness
 from bridgeflow.settings import Settings
 
 

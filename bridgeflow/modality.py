@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from bridgeflow.errors import BridgeflowError
-from bridgeflow.randomness import Randomness, normal
+from bridgeflow.runtime.randomness import Randomness, normal
 from bridgeflow.settings import Settings
 
 if TYPE_CHECKING:

@@ -81,7 +81,7 @@ class Recipes(Plugins[dict[str, Any]]):
         return _distinct([(name, plugin.distribution) for name, _, plugin in registry.recipe_files()])
 
     def _read(self, name: str) -> Any:
-        from bridgeflow import layers
+        from bridgeflow.config import layers
 
         return layers.read(name)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bridgeflow import recipe as recipes
 from bridgeflow.assembly import assemble
+from bridgeflow.config import recipe as recipes
 from bridgeflow.modality import Latent, LatentSpec
 from tests.bench_measure import convolution_backward
 

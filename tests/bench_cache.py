@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from bridgeflow import recipe as recipes
 from bridgeflow.assembly import assemble
 from bridgeflow.caching.write import CacheOptions, write_cache
-from bridgeflow.console import Progress
-from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.config import recipe as recipes
+from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.runtime.console import Progress
 from bridgeflow.training.accelerator import make_accelerator
 from bridgeflow.training.loop import Trainer
 from bridgeflow.training.start import open_rows, prepare_codecs

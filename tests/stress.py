@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bridgeflow.training.checkpoint import list_checkpoints
+from bridgeflow.checkpoints.checkpoint import list_checkpoints
 
 COMMON = ["training.precision=fp32", "training.evaluate=0", "training.log_every=1", "training.schedule.warmup=2"]
 SIZES = {

@@ -127,7 +127,7 @@ def test_a_run_tells_its_folder_checkpoint_and_figures(at_home: Path, picture: n
 
 
 def test_a_recipe_is_a_name_a_file_or_a_mapping(at_home: Path, tmp_path: Path) -> None:
-    from bridgeflow import layers
+    from bridgeflow.config import layers
 
     own = {"extends": "superres/blocks", "null_rate": 0.25}
     made = bridgeflow.train(own, device="cpu", **SMALL)

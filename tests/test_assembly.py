@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bridgeflow import durable
 from bridgeflow.assembly import restore_codec, save_codec
 from bridgeflow.errors import BridgeflowError
+from bridgeflow.runtime import durable
 from bridgeflow_plugins.image_latent import ImageLatent
 
 OPTIONS = {"size": 16, "codec": {"name": "pca", "components": 6}}

@@ -19,7 +19,7 @@ from bridgeflow.nn.dit import DiTSettings
 from bridgeflow.nn.source import Encoded
 from bridgeflow.nn.unet import UNetSettings
 from bridgeflow.nn.velocity import NetworkSettings, VelocityNet
-from bridgeflow.randomness import generator
+from bridgeflow.runtime.randomness import generator
 
 GRID, SEQUENCE = LatentSpec((3, 4, 8), "grid"), LatentSpec((5, 6), "sequence")
 ENCODER: dict[str, Any] = {"width": 32, "depth": 2, "heads": 4, "target_patch": 2}

@@ -16,7 +16,7 @@ from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.nn.dit import DiTSettings
 from bridgeflow.nn.unet import UNetSettings
 from bridgeflow.nn.velocity import NetworkSettings
-from bridgeflow.randomness import generator
+from bridgeflow.runtime.randomness import generator
 
 STEPS = 200
 Pairs = Callable[[int], tuple[Latent, Latent]]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bridgeflow.modality import Latent, LatentSpec
-from bridgeflow.randomness import generator
+from bridgeflow.runtime.randomness import generator
 
 
 @pytest.mark.parametrize(

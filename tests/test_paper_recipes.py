@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from bridgeflow import recipe as recipes
 from bridgeflow.assembly import assemble
 from bridgeflow.bridge import Bridge
 from bridgeflow.cli.main import invoke
-from bridgeflow.console import Progress
+from bridgeflow.config import recipe as recipes
+from bridgeflow.runtime.console import Progress
 from bridgeflow.training import dry_run
 from bridgeflow.training.loop import OPTIONAL
 from bridgeflow.training.start import train

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from bridgeflow import recipe as recipes
 from bridgeflow import registry
 from bridgeflow.caching.index import Index, read_index
 from bridgeflow.caching.rows import CachedRows
+from bridgeflow.config import recipe as recipes
 from bridgeflow.data.rows import DataSettings, MadeFrom, Rows, Split, Stream
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Progress

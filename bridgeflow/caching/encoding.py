@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bridgeflow.assembly import SIDES, Assembly
 from bridgeflow.caching.reading import Chunk
-from bridgeflow.encoding import encode
+from bridgeflow.data.encoding import encode
 from bridgeflow.modality import Latent
 
 PARTS = ("mean", "std", "mask", "observed")

@@ -13,9 +13,9 @@ import bridgeflow
 from bridgeflow import registry
 from bridgeflow.assembly import SIDES, Assembly
 from bridgeflow.caching.shards import write_file
+from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.data.rows import Split
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.settings import Settings
 
 FORMAT = 1
@@ -91,7 +91,7 @@ class Shard(Settings):
     bytes: int
     """Size of its file."""
     checksum: str
-    """Checksum of its file, see `bridgeflow.durable.checksum`."""
+    """Checksum of its file, see `bridgeflow.runtime.durable.checksum`."""
 
 
 class Index(Settings):

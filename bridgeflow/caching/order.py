@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from bridgeflow.randomness import generator
+from bridgeflow.runtime.randomness import generator
 
 
 class WindowedOrder:

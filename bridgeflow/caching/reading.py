@@ -14,7 +14,7 @@ from bridgeflow.data.batches import describe_row, placed, read_pair
 from bridgeflow.data.rows import Rows, Split, Stream
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item
-from bridgeflow.randomness import seed_of
+from bridgeflow.runtime.randomness import seed_of
 from bridgeflow.task import Task
 
 Read = dict[str, Any] | BridgeflowError

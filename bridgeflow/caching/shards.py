@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from bridgeflow import durable
 from bridgeflow.errors import BridgeflowError
+from bridgeflow.runtime import durable
 
 NUMPY_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "BOOL": np.bool_}
 """How numpy reads the types of a shard; it knows no bfloat16, which is taken as its 16 bits."""

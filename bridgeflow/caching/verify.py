@@ -12,8 +12,8 @@ from bridgeflow.assembly import SIDES
 from bridgeflow.caching.index import SPLITS, Index, Key
 from bridgeflow.caching.shards import ShardReader, shard_path, tensor_of
 from bridgeflow.data.rows import Split
-from bridgeflow.durable import checksum
 from bridgeflow.errors import BridgeflowError
+from bridgeflow.runtime.durable import checksum
 
 TYPES = {"float32": "float32", "float16": "float16", "bfloat16": "uint16"}
 """How numpy reads the types of a key."""

@@ -32,15 +32,15 @@ from bridgeflow.caching.index import (
 )
 from bridgeflow.caching.reading import Chunk, PairRows, read_shards, stream_shards
 from bridgeflow.caching.shards import not_written, shard_path, write_file, write_shard
-from bridgeflow.console import Progress
+from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.data.rows import Rows, Split, Stream
-from bridgeflow.durable import checksum, make_folder, part_of, remove_folder, remove_leftovers, settle
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.precision import warn_of_slow_bf16
-from bridgeflow.randomness import seed_of
-from bridgeflow.recipe import ResolvedRecipe
-from bridgeflow.training import launch
-from bridgeflow.training.lock import FolderLock
+from bridgeflow.runtime import launch
+from bridgeflow.runtime.console import Progress
+from bridgeflow.runtime.durable import checksum, make_folder, part_of, remove_folder, remove_leftovers, settle
+from bridgeflow.runtime.lock import FolderLock
+from bridgeflow.runtime.precision import warn_of_slow_bf16
+from bridgeflow.runtime.randomness import seed_of
 
 SHARD_BYTES = 32 * 2**20
 """About the size of a shard where nothing else is said."""

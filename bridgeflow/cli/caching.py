@@ -20,7 +20,7 @@ from bridgeflow.cli.options import (
     task_option,
 )
 from bridgeflow.cli.output import emit
-from bridgeflow.training import launch
+from bridgeflow.runtime import launch
 
 EPILOG = (
     "Examples:\n\n\b\n"
@@ -119,14 +119,14 @@ def encode(
     A codec that needs fitting is fitted first and kept with the latents. Killed and started again, it goes on at the
     first missing file. 'bridgeflow train --task TASK --data cache:DIR' trains on the result.
     """
-    from bridgeflow.console import Progress
+    from bridgeflow.runtime.console import Progress
 
     console = Progress()
     with console.doing(LOADING):
         declared = find_task(task)
         from bridgeflow import api
-        from bridgeflow import recipe as recipes
         from bridgeflow.caching.write import CacheOptions, write_cache
+        from bridgeflow.config import recipe as recipes
     name = recipe or api.default_recipe(declared, task, data)
     resolved = recipes.load(name, overrides, data, parse_columns(columns))
     check_recipe(resolved.name, resolved.recipe.task, task)
@@ -179,7 +179,7 @@ def verify(folder: str, as_json: bool) -> int:
     """Read every file of a cache, and name those that are missing, changed, or not as they should be."""
     from bridgeflow.caching.index import read_index
     from bridgeflow.caching.verify import verify as find_faults
-    from bridgeflow.console import Progress
+    from bridgeflow.runtime.console import Progress
 
     console = Progress()
     index = read_index(Path(folder))

@@ -79,8 +79,8 @@ def _matching(name: str, kind: str | None, options: Sequence[str]) -> list[Plugi
 
 def _check_survived(plugins: Sequence[Plugin]) -> None:
     """Raises BridgeflowError for a plugin that ends the process that imports it: nothing could be told from here."""
-    from bridgeflow import probe
     from bridgeflow.errors import BridgeflowError
+    from bridgeflow.registry import probe
 
     for verdict in probe.loaded([plugin for plugin in plugins if not probe.is_own(plugin)]).values():
         if verdict.ends_process:
@@ -88,7 +88,7 @@ def _check_survived(plugins: Sequence[Plugin]) -> None:
 
 
 def _examined(plugin: Plugin, options: Sequence[str]) -> Iterator[Outcome]:
-    from bridgeflow import layers
+    from bridgeflow.config import layers
     from bridgeflow.testing.modality import examine_modality
     from bridgeflow.testing.subject import ModalitySubject
     from bridgeflow.testing.task import examine_task

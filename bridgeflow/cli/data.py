@@ -12,7 +12,7 @@ from bridgeflow.cli.output import emit
 
 if TYPE_CHECKING:
     from bridgeflow.assembly import Assembly
-    from bridgeflow.recipe import ResolvedRecipe
+    from bridgeflow.config.recipe import ResolvedRecipe
 
 
 @click.group()
@@ -42,10 +42,10 @@ def check(
     overrides: tuple[str, ...],
 ) -> int:
     """Read every row as training would, and name what is missing or cannot be read."""
-    from bridgeflow.console import Progress
     from bridgeflow.data.advice import advice
     from bridgeflow.data.check import check_rows
     from bridgeflow.data.rows import Rows, Split
+    from bridgeflow.runtime.console import Progress
     from bridgeflow.sentences import printable
     from bridgeflow.training.start import open_rows
 
@@ -128,8 +128,8 @@ def export(
     """Write the first rows of a data set as files: to look at, to run on, or to train on as folder:DIR."""
     from pathlib import Path
 
-    from bridgeflow.console import Progress
     from bridgeflow.data.writing import write_rows
+    from bridgeflow.runtime.console import Progress
     from bridgeflow.training.start import open_rows
 
     console = Progress()
@@ -163,8 +163,8 @@ def _assembled(
     """The recipe that the options name, and its task and modalities."""
     declared = find_task(task)
     from bridgeflow import api
-    from bridgeflow import recipe as recipes
     from bridgeflow.assembly import assemble
+    from bridgeflow.config import recipe as recipes
 
     name = recipe or api.default_recipe(declared, task, data)
     resolved = recipes.load(name, overrides, data, parse_columns(columns))

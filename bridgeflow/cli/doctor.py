@@ -30,8 +30,9 @@ def doctor(as_json: bool) -> int:
     """Check this installation and machine: libraries, devices, number types, cache, every plugin."""
     import torch
 
-    from bridgeflow import __version__, installation, probe, registry
-    from bridgeflow.precision import choose_precision
+    from bridgeflow import __version__, registry
+    from bridgeflow.registry import installation, probe
+    from bridgeflow.runtime.precision import choose_precision
 
     facts: dict[str, object] = {"bridgeflow": __version__, "python": platform.python_version()}
     problems: list[str] = []

@@ -24,7 +24,7 @@ from bridgeflow.errors import BridgeflowError
 if TYPE_CHECKING:
     from bridgeflow.evaluation.examples import Examples
     from bridgeflow.evaluation.runner import Report
-    from bridgeflow.inference import Pipeline
+    from bridgeflow.inference.pipeline import Pipeline
 
 
 @click.command(
@@ -84,7 +84,7 @@ def evaluate(
     intervals over the examples. With --compare, each checkpoint's difference to the first has one, too, which is
     narrower: all carry the same examples with the same draws.
     """
-    from bridgeflow.console import Progress
+    from bridgeflow.runtime.console import Progress
 
     console = Progress()
     with console.doing(LOADING):
@@ -187,7 +187,7 @@ def _without_data(task: str, name: str | None, error: BridgeflowError) -> str:
 
 def _parse_options(overrides: tuple[str, ...]) -> dict[str, Any]:
     """The section `options` that the overrides make."""
-    from bridgeflow import layers
+    from bridgeflow.config import layers
 
     tree: dict[str, Any] = {}
     for assignment in overrides:
@@ -256,10 +256,10 @@ def _opened(
     options: dict[str, Any],
 ) -> Pipeline:
     """The pipeline of a checkpoint, with the data it is scored on in its recipe."""
-    from bridgeflow import recipe as recipes
+    from bridgeflow.checkpoints.checkpoint import open_checkpoint
     from bridgeflow.cli.run import _find_checkpoint
-    from bridgeflow.inference import Pipeline
-    from bridgeflow.training.checkpoint import open_checkpoint
+    from bridgeflow.config import recipe as recipes
+    from bridgeflow.inference.pipeline import Pipeline
 
     folder = _find_checkpoint(task, name)
     if data is None:
@@ -283,8 +283,8 @@ def _sample_with(
 
 def _picture(scored: list[tuple[Pipeline, Report]], names: list[Any], examples: Examples) -> Any:
     """The examples of one checkpoint, the worst and the best; or a column for each of several."""
-    from bridgeflow import pictures
     from bridgeflow.evaluation.runner import SHOWN, picture_of
+    from bridgeflow.inference import pictures
 
     pipeline, report = scored[0]
     if len(scored) > 1:

@@ -30,8 +30,8 @@ def export(checkpoint: str, output: str, precision: str, card: str | None) -> No
     The folder is a checkpoint that run, eval and --from take; training cannot be resumed from it.
     """
     from bridgeflow import api, exporting
-    from bridgeflow.console import Progress
     from bridgeflow.errors import BridgeflowError
+    from bridgeflow.runtime.console import Progress
 
     text = None
     if card is not None:

@@ -46,11 +46,11 @@ def fit(
     Options of the modality are set as key.path=value. The folder is given to a recipe as codecs.source=DIR or
     codecs.target=DIR. Without it, training fits the codec by itself.
     """
-    from bridgeflow.console import Progress
+    from bridgeflow.runtime.console import Progress
 
     console = Progress()
     with console.doing(LOADING):
-        from bridgeflow import fitting
+        from bridgeflow.training import codecs as fitting
     folder = Path(output or f"codecs/{modality.rpartition(':')[2]}")
     fitted = fitting.fit_codec(modality, data, overrides, column, count, seed, folder, console)
     console.clear()

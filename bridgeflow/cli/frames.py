@@ -39,7 +39,7 @@ class FrameWriter(ResultWriter):
         super().add(entry, results)
         if self.target.textual:
             return
-        from bridgeflow.pictures import save_gif
+        from bridgeflow.inference.pictures import save_gif
 
         labelled = [
             (f"a = {self._place(number)['at']:.3f}", self.target.preview(result))

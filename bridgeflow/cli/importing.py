@@ -15,13 +15,13 @@ import click
 from bridgeflow.cli.options import json_option
 from bridgeflow.cli.output import emit, with_stdout_for_results
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.stdout import redirected
+from bridgeflow.runtime.stdout import redirected
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from bridgeflow.console import Progress
-    from bridgeflow.importer import Importer, Recognised
+    from bridgeflow.checkpoints.importer import Importer, Recognised
+    from bridgeflow.runtime.console import Progress
 
 
 RESERVED = {"file", "output", "json", "as_json", "help", "debug"}
@@ -114,7 +114,7 @@ def _flag(key: str, field: FieldInfo, text: str) -> Callable[[Callable[..., Any]
 
 def _options(name: str, kind: type[Importer], given: dict[str, Any]) -> Importer:
     """The importer with the flags that were set. Raises UsageError with every mistake at once."""
-    from bridgeflow import recipe
+    from bridgeflow.config import recipe
 
     mistakes: list[str] = []
     values = {key: value for key, value in given.items() if value is not None}
@@ -126,8 +126,8 @@ def _options(name: str, kind: type[Importer], given: dict[str, Any]) -> Importer
 
 
 def _import(name: str, kind: type[Importer], file: Path, folder: Path, as_json: bool, given: dict[str, Any]) -> int:
-    from bridgeflow import importer
-    from bridgeflow.console import Progress
+    from bridgeflow.checkpoints import importer
+    from bridgeflow.runtime.console import Progress
 
     console = Progress()
     chosen = _options(name, kind, given)

@@ -19,8 +19,8 @@ def inspect(checkpoint: str, as_json: bool) -> None:
     """Tell what a run or a checkpoint holds: step, recipe, sizes, plugins, sampling."""
     from safetensors import safe_open
 
+    from bridgeflow.checkpoints.checkpoint import open_checkpoint
     from bridgeflow.errors import BridgeflowError
-    from bridgeflow.training.checkpoint import open_checkpoint
 
     folder = Path(checkpoint)
     if not folder.is_dir():

@@ -73,7 +73,7 @@ def recipes() -> None:
 def list_recipes(task: str | None, as_json: bool) -> None:
     """Every recipe: whether a model is installed with it, and a line on what it is for."""
     from bridgeflow import registry
-    from bridgeflow.naming import plain
+    from bridgeflow.registry.naming import plain
 
     if task is not None:
         if not registry.offering("task", task):
@@ -98,11 +98,11 @@ def list_recipes(task: str | None, as_json: bool) -> None:
 @json_option
 def show_recipe(name: str, resolved: bool, as_json: bool) -> None:
     """A recipe as YAML, with what it extends laid under it."""
-    from bridgeflow import layers
+    from bridgeflow.config import layers
 
     tree: dict[str, Any] = layers.read(name)
     if resolved:
-        from bridgeflow import recipe
+        from bridgeflow.config import recipe
 
         tree = recipe.resolve(tree, name).tree()
     if as_json:
@@ -144,7 +144,8 @@ def list_plugins(kind: str | None, load: bool | None, as_json: bool) -> None:
 
     Plugins are loaded one by one in another process; bridgeflow's own are known to work.
     """
-    from bridgeflow import probe, registry
+    from bridgeflow import registry
+    from bridgeflow.registry import probe
 
     _check_kind(kind)
     found = registry.installed(kind)

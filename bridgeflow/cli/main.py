@@ -166,8 +166,7 @@ def invoke(arguments: list[str]) -> int:
         if isinstance(error, OSError) and error.filename:
             print(tidy(f"bridgeflow: {error.filename}: {error.strerror}."), file=sys.stderr)
             return 1
-        from bridgeflow import blame
-        from bridgeflow.registry import one_line
+        from bridgeflow.registry import blame, one_line
 
         sentence = blame.sentence_on(error)
         if sentence is not None:

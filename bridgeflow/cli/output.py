@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 import click
 
-from bridgeflow.stdout import redirected
+from bridgeflow.runtime.stdout import redirected
 
 _results: TextIO | None = None
 

@@ -20,7 +20,7 @@ from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.sentences import bounded, printable, tidy
 
 if TYPE_CHECKING:
-    from bridgeflow.inference import Pipeline
+    from bridgeflow.inference.pipeline import Pipeline
 
 MOST_HELD = 256
 """Results that wait for one another with --low-memory."""
@@ -125,13 +125,13 @@ def run(
     Results go to stdout, or to files whose names are printed there. An input that cannot be read is named on
     stderr, and the others go on.
     """
-    from bridgeflow.console import Progress
+    from bridgeflow.runtime.console import Progress
 
     console = Progress()
     with console.doing(LOADING):
         _find_task(task, checkpoint)
         from bridgeflow import api
-        from bridgeflow.training.checkpoint import open_checkpoint
+        from bridgeflow.checkpoints.checkpoint import open_checkpoint
     _check_options(samples, plus + minus, interpolate, frames, trajectory)
     given = list(inputs) or lines_on_stdin()
     folder = _find_checkpoint(task, checkpoint)
@@ -274,7 +274,7 @@ def _told(entry: Input, error: Exception) -> str:
     if isinstance(error, BridgeflowError):
         sentence = str(error)
     else:
-        from bridgeflow import blame
+        from bridgeflow.registry import blame
 
         blamed = blame.sentence_on(error)
         if blamed is None:
@@ -304,7 +304,7 @@ def _shown(console: Any) -> Callable[[int, int, str], None]:
 
 def _find_checkpoint(task: str, given: str | None) -> Path:
     from bridgeflow import api, registry
-    from bridgeflow.training.checkpoint import open_checkpoint
+    from bridgeflow.checkpoints.checkpoint import open_checkpoint
 
     if given is not None and not Path(given).is_dir():
         model = registry.shipped(given)
@@ -332,7 +332,7 @@ def _find_task(task: str, checkpoint: str | None) -> None:
             folder = _find_checkpoint(task, checkpoint)
         except BridgeflowError:
             raise error from None
-        from bridgeflow.training.checkpoint import open_checkpoint
+        from bridgeflow.checkpoints.checkpoint import open_checkpoint
 
         open_checkpoint(folder).check_plugins(with_data=False)
         raise
@@ -352,7 +352,7 @@ def _set_sampling(
 
 
 def _draw_trajectory(pipeline: Pipeline, item: Any, wish: _Wish, path: Path, console: Any) -> None:
-    from bridgeflow.pictures import save_gif, strip
+    from bridgeflow.inference.pictures import save_gif, strip
 
     preview = pipeline.assembly.target.preview
     frames = [("source", pipeline.assembly.source.preview(item))]

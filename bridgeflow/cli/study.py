@@ -42,7 +42,7 @@ def study(
     Runs that are done are not done again, and one that was stopped goes on. One that fails keeps no other from its
     turn; the exit code is then 1. Writes study.md, study.json and study.png.
     """
-    from bridgeflow.console import Progress
+    from bridgeflow.runtime.console import Progress
     from bridgeflow.study.results import Failed
     from bridgeflow.study.runner import carry_out, planned
     from bridgeflow.study.settings import read_study
@@ -95,7 +95,7 @@ def _print_runs(runs: list[Planned], as_json: bool) -> None:
 
 def _report(declared: StudySettings, folder: Path) -> Findings | None:
     """Writes what the runs that are done say; None where there is none."""
-    from bridgeflow import durable
+    from bridgeflow.runtime import durable
     from bridgeflow.study.deciding import deciding
     from bridgeflow.study.picture import save_picture
     from bridgeflow.study.report import Findings

@@ -20,7 +20,7 @@ from bridgeflow.cli.options import (
 )
 from bridgeflow.cli.output import emit, stream
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.training import launch
+from bridgeflow.runtime import launch
 
 
 @click.command(
@@ -65,13 +65,13 @@ def train(
     No recipe means the task's embedded default, or its recipe for folders where --data folder:PATH is given.
     A key is overridden as key.path=value; 'bridgeflow recipes show NAME' lists the keys.
     """
-    from bridgeflow.console import Progress
+    from bridgeflow.runtime.console import Progress
 
     console = Progress(quiet=not _speaks())
     with console.doing(LOADING):
         declared = _find_task(task, output if resume else None, resume)
         from bridgeflow import api
-        from bridgeflow import recipe as recipes
+        from bridgeflow.config import recipe as recipes
         from bridgeflow.training import start
     renames = parse_columns(columns)
     if resume and initial is not None:
@@ -90,7 +90,7 @@ def train(
     check_recipe(resolved.name, resolved.recipe.task, task)
     begin = None
     if initial is not None:
-        from bridgeflow.training.checkpoint import open_checkpoint
+        from bridgeflow.checkpoints.checkpoint import open_checkpoint
 
         begin = open_checkpoint(Path(initial), thorough=True)
     if dry_run:
@@ -131,7 +131,8 @@ def _find_task(task: str, output: str | None, resume: bool) -> Any:
 def _resumed(
     checkpoint: Any, recipe: str | None, data: str | None, columns: dict[str, str], overrides: tuple[str, ...]
 ) -> Any:
-    from bridgeflow import api, layers
+    from bridgeflow import api
+    from bridgeflow.config import layers
 
     if recipe is not None:
         raise click.UsageError("--resume goes on with the run's own recipe: leave --recipe out.")
@@ -149,7 +150,7 @@ def _resumed(
 
 def _finish(run: Any, task: str, resolved: Any, as_json: bool, console: Any) -> int:
     from bridgeflow.cli.tables import print_report
-    from bridgeflow.console import duration
+    from bridgeflow.runtime.console import duration
     from bridgeflow.training.start import latest_run
 
     outcome = run.outcome
@@ -191,7 +192,7 @@ def _print_dry_run(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         emit(json.dumps(facts, indent=1))
         return
-    from bridgeflow import layers
+    from bridgeflow.config import layers
 
     emit(layers.dump(facts["recipe"]))
     for name, value in facts.items():

@@ -21,9 +21,9 @@ from bridgeflow.cli.options import (
 from bridgeflow.cli.output import emit
 
 if TYPE_CHECKING:
+    from bridgeflow.checkpoints.checkpoint import Checkpoint
     from bridgeflow.evaluation.examples import Examples
     from bridgeflow.evaluation.tuning import Trial, Tuning
-    from bridgeflow.training.checkpoint import Checkpoint
 
 SHARE = 1000
 """Parts that the progress is told in."""
@@ -88,16 +88,16 @@ def tune_sampler(
     checkpoint.
     """
     find_task(task)
-    from bridgeflow import recipe as recipes
     from bridgeflow import registry
+    from bridgeflow.checkpoints.checkpoint import open_checkpoint
     from bridgeflow.cli.run import _find_checkpoint
-    from bridgeflow.console import Progress
+    from bridgeflow.config import recipe as recipes
     from bridgeflow.errors import UsageError
     from bridgeflow.evaluation import tuning
     from bridgeflow.evaluation.examples import read_examples
     from bridgeflow.evaluation.runner import NothingToScore
-    from bridgeflow.inference import Pipeline
-    from bridgeflow.training.checkpoint import open_checkpoint
+    from bridgeflow.inference.pipeline import Pipeline
+    from bridgeflow.runtime.console import Progress
     from bridgeflow.training.start import open_rows
 
     console = Progress()
@@ -163,9 +163,9 @@ def tune_sampler(
 def _undo(opened: Checkpoint, dry_run: bool, console: Any) -> int:
     from pydantic import ValidationError
 
+    from bridgeflow.config.recipe import SamplingSettings
     from bridgeflow.errors import BridgeflowError
     from bridgeflow.evaluation.tuning import described
-    from bridgeflow.recipe import SamplingSettings
 
     before = opened.tuned.get("before")
     if before is None:
@@ -229,8 +229,8 @@ def _front(found: Tuning) -> list[Trial]:
 
 
 def _save(found: Tuning, folder: Path, console: Any) -> None:
-    from bridgeflow import durable
     from bridgeflow.evaluation.tuning_picture import save_picture
+    from bridgeflow.runtime import durable
 
     try:
         durable.write_whole(folder / "tuning.json", json.dumps(found.json(), indent=1))

@@ -16,7 +16,7 @@ from bridgeflow.data.files import check_words
 from bridgeflow.data.rows import NOTHING_LEFT, EncodedRows, NamedRow, Order, OrderedRows, Rows, Stream
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Item, Latent
-from bridgeflow.randomness import generator, seed_of
+from bridgeflow.runtime.randomness import generator, seed_of
 from bridgeflow.task import Task
 
 T = TypeVar("T")

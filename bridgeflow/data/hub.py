@@ -21,9 +21,9 @@ from bridgeflow.data.hub_shards import (
 )
 from bridgeflow.data.rows import DataSettings, Rows, Split, Stream
 from bridgeflow.data.shards import Part, Shards, ShardStream, digest, tenth_at_most
-from bridgeflow.durable import check_writable
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Progress
+from bridgeflow.runtime.durable import check_writable
 
 
 class HubRows:

@@ -20,7 +20,7 @@ import torch
 
 from bridgeflow.data.rows import NOTHING_LEFT
 from bridgeflow.errors import BridgeflowError
-from bridgeflow.randomness import generator
+from bridgeflow.runtime.randomness import generator
 
 UNSHUFFLED_BLOCK = 256
 """Rows side by side that go to one process where nothing is shuffled."""

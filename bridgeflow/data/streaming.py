@@ -26,7 +26,7 @@ from bridgeflow.data.batches import (
 from bridgeflow.data.rows import NOTHING_LEFT, Stream
 from bridgeflow.data.shards import SIDE_BY_SIDE, Entry, ShardStream
 from bridgeflow.errors import BridgeflowError
-from bridgeflow.randomness import seed_of
+from bridgeflow.runtime.randomness import seed_of
 from bridgeflow.task import Task
 
 T = TypeVar("T")

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bridgeflow import durable
 from bridgeflow.data.batches import describe_row, in_order, named, placed
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Modality
+from bridgeflow.runtime import durable
 from bridgeflow.sentences import bounded, printable
 from bridgeflow.task import Task
 

@@ -13,7 +13,7 @@ from bridgeflow.data.batches import in_order, named, read_pair, usable
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item
-from bridgeflow.randomness import seed_of
+from bridgeflow.runtime.randomness import seed_of
 from bridgeflow.task import Task
 
 Pair = Callable[[Mapping[str, Any], np.random.Generator], tuple[Item, Item]]

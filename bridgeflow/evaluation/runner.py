@@ -15,10 +15,10 @@ from bridgeflow.errors import BridgeflowError
 from bridgeflow.evaluation.examples import Examples, read_examples, read_pairs
 from bridgeflow.evaluation.scoring import judge
 from bridgeflow.evaluation.uncertainty import Scores, score
-from bridgeflow.inference import Pipeline
+from bridgeflow.inference.pictures import comparison
+from bridgeflow.inference.pipeline import Pipeline
 from bridgeflow.modality import Item
-from bridgeflow.pictures import comparison
-from bridgeflow.randomness import seed_of
+from bridgeflow.runtime.randomness import seed_of
 from bridgeflow.task import Task
 
 SHOWN = 8

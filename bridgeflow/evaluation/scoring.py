@@ -7,11 +7,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bridgeflow.config.recipe import SamplingSettings
 from bridgeflow.evaluation.examples import Examples
 from bridgeflow.evaluation.uncertainty import Scores, score, score_of_each
-from bridgeflow.inference import Pipeline
+from bridgeflow.inference.pipeline import Pipeline
 from bridgeflow.modality import Item
-from bridgeflow.recipe import SamplingSettings
 from bridgeflow.task import Task
 
 

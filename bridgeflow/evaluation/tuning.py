@@ -12,16 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from bridgeflow.encoding import encode
+from bridgeflow.config.recipe import SamplingSettings
+from bridgeflow.data.encoding import encode
 from bridgeflow.errors import UsageError
 from bridgeflow.evaluation.examples import Examples
 from bridgeflow.evaluation.scoring import carry, scores_of
 from bridgeflow.evaluation.uncertainty import Scores, score
 from bridgeflow.flow.solver import EVALUATIONS, SolverSettings
-from bridgeflow.inference import Pipeline
+from bridgeflow.inference.pipeline import Pipeline
 from bridgeflow.modality import Item
-from bridgeflow.randomness import seed_of
-from bridgeflow.recipe import SamplingSettings
+from bridgeflow.runtime.randomness import seed_of
 
 LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 25, 50)
 """Evaluations of the network that are tried."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bridgeflow import collective
+from bridgeflow.runtime import collective
 
 
 class PairedCoupling:

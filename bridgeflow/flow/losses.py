@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from bridgeflow import collective
+from bridgeflow.runtime import collective
 from bridgeflow.settings import Settings
 
 Reduction = Literal["sum", "mean"]

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from bridgeflow.errors import UsageError
-from bridgeflow.randomness import Randomness, normal, uniform
+from bridgeflow.runtime.randomness import Randomness, normal, uniform
 from bridgeflow.settings import Settings
 
 ENDPOINTS_SHORT = 1e-5

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bridgeflow.nn.kernels import mlp, self_attention, trains_on_cpu
-from bridgeflow.nn.products import Linear
+from bridgeflow.nn.cpu.kernels import mlp, self_attention, trains_on_cpu
+from bridgeflow.nn.cpu.products import Linear
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from bridgeflow.modality import Latent, LatentSpec
-from bridgeflow.randomness import Randomness
+from bridgeflow.runtime.randomness import Randomness
 
 
 @dataclass

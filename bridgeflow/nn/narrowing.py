@@ -17,7 +17,7 @@ from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.nn.attention import attend
 from bridgeflow.nn.encoded import Encoded, SourceEncoder
 from bridgeflow.nn.recompute import Recomputing
-from bridgeflow.randomness import Randomness, normal
+from bridgeflow.runtime.randomness import Randomness, normal
 from bridgeflow.settings import Settings
 
 EPSILON = 1e-5

@@ -8,7 +8,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from bridgeflow import collective
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.nn.attention import TransformerBlock
@@ -17,7 +16,8 @@ from bridgeflow.nn.narrowing import NarrowingSourceSettings
 from bridgeflow.nn.patches import Patches, grid_positions
 from bridgeflow.nn.recompute import Recomputing
 from bridgeflow.nn.standardise import BatchStandardise
-from bridgeflow.randomness import Randomness, normal
+from bridgeflow.runtime import collective
+from bridgeflow.runtime.randomness import Randomness, normal
 from bridgeflow.settings import Settings
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from bridgeflow import registry
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.installation import OWN_DISTRIBUTION, normal
+from bridgeflow.registry.installation import OWN_DISTRIBUTION, normal
 
 Kind = Literal["modality", "task"]
 KINDS: tuple[Kind, ...] = ("modality", "task")

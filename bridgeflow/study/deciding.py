@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 
+from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.errors import UsageError
-from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.study.results import RunResult
 from bridgeflow.study.settings import StudySettings
 

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bridgeflow import durable
+from bridgeflow.config.recipe import ResolvedRecipe, SamplingSettings
 from bridgeflow.evaluation.uncertainty import Scores
-from bridgeflow.recipe import ResolvedRecipe, SamplingSettings
+from bridgeflow.runtime import durable
 from bridgeflow.study.settings import ScoringSettings
 
 

@@ -10,21 +10,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bridgeflow import blame, registry
-from bridgeflow.console import Progress
+from bridgeflow import registry
+from bridgeflow.checkpoints.checkpoint import Checkpoint, list_checkpoints, open_checkpoint
+from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.evaluation.examples import Examples, read_examples
 from bridgeflow.evaluation.scoring import carry, scores_of
-from bridgeflow.inference import Pipeline
-from bridgeflow.randomness import seed_of
-from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.inference.pipeline import Pipeline
+from bridgeflow.registry import blame
+from bridgeflow.runtime.console import Progress
+from bridgeflow.runtime.lock import FolderHeld, FolderLock
+from bridgeflow.runtime.randomness import seed_of
 from bridgeflow.sentences import tidy
 from bridgeflow.study.deciding import check_decidable
 from bridgeflow.study.results import Failed, Point, RunResult, fingerprint, finite, training_fingerprint
 from bridgeflow.study.settings import StudySettings
 from bridgeflow.training import start
-from bridgeflow.training.checkpoint import Checkpoint, list_checkpoints, open_checkpoint
-from bridgeflow.training.lock import FolderHeld, FolderLock
 
 
 @dataclass(frozen=True)

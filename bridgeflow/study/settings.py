@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from bridgeflow import layers
-from bridgeflow import recipe as recipes
+from bridgeflow.config import layers
+from bridgeflow.config import recipe as recipes
+from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.validation import validated
 from bridgeflow.data.files import is_regular
 from bridgeflow.errors import UsageError
-from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.settings import Settings
-from bridgeflow.validation import validated
 
 ARM_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bridgeflow.data.scale import real_values
 from bridgeflow.modality import Latent
-from bridgeflow.scale import real_values
 
 
 def same(a: Any, b: Any) -> bool:

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bridgeflow.data.scale import EXPECTED, MEND, all_alike, real_values, scale_of
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item, Latent
-from bridgeflow.scale import EXPECTED, MEND, all_alike, real_values, scale_of
 from bridgeflow.testing.comparing import same, spread, worst_difference
 from bridgeflow.testing.outcome import Fault, calling, described
 from bridgeflow.testing.subject import NEEDED_EDGES, ROWS, ModalitySubject, check_latent, copied

@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bridgeflow.modality import Latent, Modality
-from bridgeflow.probe import watched
 from bridgeflow.registry import Plugin, PluginError
+from bridgeflow.registry.probe import watched
 from bridgeflow.settings import Settings
 from bridgeflow.testing.outcome import described
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from bridgeflow.assembly import assemble
+from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.data.batches import check_columns
 from bridgeflow.data.rows import Rows
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item
-from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.testing.comparing import same
 from bridgeflow.testing.outcome import Fault, calling, described
 from bridgeflow.testing.subject import copied

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bridgeflow.probe import first_line
-from bridgeflow.stdout import redirected
+from bridgeflow.registry.probe import first_line
+from bridgeflow.runtime.stdout import redirected
 from bridgeflow.testing.outcome import Fault
 from bridgeflow.testing.subject import ModalitySubject, copied
 from bridgeflow.testing.task_subject import TaskSubject

@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from bridgeflow import recipe, registry
-from bridgeflow.encoding import fault_of_mask, fault_of_values
+from bridgeflow import registry
+from bridgeflow.config import recipe
+from bridgeflow.data.encoding import fault_of_mask, fault_of_values
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import API_VERSION, Item, Latent, LatentSpec, Modality
 from bridgeflow.registry import Plugin

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from bridgeflow import layers, naming, recipe, registry
+from bridgeflow import registry
+from bridgeflow.config import layers, recipe
+from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item, Latent, Modality
-from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.registry import naming
 from bridgeflow.settings import Settings
 from bridgeflow.task import ModalityUse, Task
 from bridgeflow.testing.comparing import same

@@ -12,8 +12,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 
-from bridgeflow.precision import choose_precision
-from bridgeflow.training import launch, sharding
+from bridgeflow.runtime import launch
+from bridgeflow.runtime.precision import choose_precision
+from bridgeflow.training import sharding
 from bridgeflow.training.allocator import keep_freed_memory
 
 _DEVICE = "ACCELERATE_TORCH_DEVICE"

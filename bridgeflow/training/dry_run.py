@@ -12,15 +12,15 @@ import torch
 from accelerate import Accelerator
 
 from bridgeflow.assembly import SIDES, Assembly, assemble, latents_known
-from bridgeflow.console import Progress
+from bridgeflow.checkpoints.checkpoint import Checkpoint
+from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.data.batches import batches
+from bridgeflow.data.encoding import latent
 from bridgeflow.data.rows import Rows, Stream
-from bridgeflow.encoding import latent
 from bridgeflow.errors import BridgeflowError
-from bridgeflow.precision import warn_of_slow_bf16
-from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.runtime.console import Progress
+from bridgeflow.runtime.precision import warn_of_slow_bf16
 from bridgeflow.training.accelerator import make_accelerator
-from bridgeflow.training.checkpoint import Checkpoint
 from bridgeflow.training.estimate import gigabytes, global_batch
 from bridgeflow.training.loop import Trainer, check_weights
 from bridgeflow.training.memory import expected_memory, fits, free_memory, savings

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from bridgeflow import durable
 from bridgeflow.assembly import Assembly
 from bridgeflow.bridge import Bridge
-from bridgeflow.console import Progress
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.evaluation.examples import Examples, read_examples
 from bridgeflow.evaluation.runner import NothingToScore, Report, evaluate, kind_of
-from bridgeflow.inference import Pipeline
-from bridgeflow.pictures import comparison
+from bridgeflow.inference.pictures import comparison
+from bridgeflow.inference.pipeline import Pipeline
+from bridgeflow.runtime import durable
+from bridgeflow.runtime.console import Progress
 
 
 @dataclass

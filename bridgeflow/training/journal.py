@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bridgeflow import durable
+from bridgeflow.runtime import durable
 
 
 class Board:

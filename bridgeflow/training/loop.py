@@ -13,28 +13,28 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from bridgeflow import collective
 from bridgeflow.assembly import Assembly
 from bridgeflow.bridge import Bridge, Losses, collapse_warning
-from bridgeflow.console import Progress, duration
+from bridgeflow.checkpoints import checkpoint as checkpoints
+from bridgeflow.checkpoints.checkpoint import Checkpoint
+from bridgeflow.checkpoints.tensor_file import NotFinite
+from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.data.batches import Batch, batches
+from bridgeflow.data.encoding import latent
 from bridgeflow.data.rows import Rows, Stream
-from bridgeflow.encoding import latent
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.flow.coupling import draw_null_rows
 from bridgeflow.modality import Latent
-from bridgeflow.randomness import generator, seed_of
-from bridgeflow.recipe import ResolvedRecipe
-from bridgeflow.training import checkpoint as checkpoints
+from bridgeflow.runtime import collective
+from bridgeflow.runtime.console import Progress, duration
+from bridgeflow.runtime.randomness import generator, seed_of
 from bridgeflow.training import optimizers, sharding
 from bridgeflow.training.average import WeightAverage, has_batch_statistics, measure_statistics
-from bridgeflow.training.checkpoint import Checkpoint
 from bridgeflow.training.interruption import Interruption
 from bridgeflow.training.journal import Journal
 from bridgeflow.training.modalities import FirstBatch, freeze
 from bridgeflow.training.soundness import Soundness, check_start
 from bridgeflow.training.step_options import apply_options
-from bridgeflow.training.tensor_file import NotFinite
 
 OPTIONAL = ("tower.", "logit_scale")
 """Names of weights that training alone needs, and that a checkpoint to start from need not have."""

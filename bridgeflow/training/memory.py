@@ -12,9 +12,9 @@ import torch
 from accelerate import Accelerator
 
 from bridgeflow.assembly import Assembly
-from bridgeflow.console import Progress
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.nn.patches import usual_patch
+from bridgeflow.runtime.console import Progress
 from bridgeflow.training import sharding
 from bridgeflow.training.estimate import Estimate, estimate, gigabytes
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 from bridgeflow.assembly import SIDES, Assembly
 from bridgeflow.data.batches import Batch
-from bridgeflow.encoding import blamed
+from bridgeflow.data.encoding import blamed
+from bridgeflow.data.scale import EXPECTED, MEND, all_alike, items_differ, scale_of
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Latent
-from bridgeflow.scale import EXPECTED, MEND, all_alike, items_differ, scale_of
 
 
 def freeze(assembly: Assembly) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bridgeflow.recipe import AdamWSettings, LearningRateSettings
+from bridgeflow.config.recipe import AdamWSettings, LearningRateSettings
 from bridgeflow.training import sharding
 
 OF_VECTORS = (nn.LayerNorm, nn.RMSNorm, nn.Embedding)

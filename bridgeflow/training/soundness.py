@@ -9,11 +9,11 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
+from bridgeflow.checkpoints.checkpoint import list_checkpoints, open_checkpoint
+from bridgeflow.checkpoints.tensor_file import is_finite
+from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Latent
-from bridgeflow.recipe import ResolvedRecipe
-from bridgeflow.training.checkpoint import list_checkpoints, open_checkpoint
-from bridgeflow.training.tensor_file import is_finite
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
-from bridgeflow import durable
 from bridgeflow.assembly import (
     SIDES,
     Assembly,
@@ -26,7 +25,16 @@ from bridgeflow.assembly import (
 )
 from bridgeflow.bridge import Bridge
 from bridgeflow.caching.rows import CachedRows
-from bridgeflow.console import Progress, duration
+from bridgeflow.checkpoints.checkpoint import (
+    Checkpoint,
+    list_checkpoints,
+    numbered,
+    open_checkpoint,
+    order_of,
+    set_aside,
+)
+from bridgeflow.checkpoints.tensor_file import reason_of
+from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.data.advice import advice
 from bridgeflow.data.batches import check_columns
 from bridgeflow.data.rows import Rows, Split, Stream
@@ -35,19 +43,18 @@ from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.evaluation.examples import read_pairs
 from bridgeflow.evaluation.runner import Report
 from bridgeflow.modality import Item
-from bridgeflow.naming import plain
-from bridgeflow.precision import warn_of_slow_bf16
-from bridgeflow.randomness import seed_of
-from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.registry import requirements
+from bridgeflow.registry.naming import plain
+from bridgeflow.runtime import durable
+from bridgeflow.runtime.console import Progress, duration
+from bridgeflow.runtime.lock import FolderLock
+from bridgeflow.runtime.precision import warn_of_slow_bf16
+from bridgeflow.runtime.randomness import seed_of
 from bridgeflow.settings import Settings
-from bridgeflow.training import requirements
 from bridgeflow.training.accelerator import make_accelerator
-from bridgeflow.training.checkpoint import Checkpoint, list_checkpoints, numbered, open_checkpoint, order_of, set_aside
 from bridgeflow.training.figures import Sampler, score, shown_examples
-from bridgeflow.training.lock import FolderLock
 from bridgeflow.training.loop import Outcome, Trainer, check_weights
 from bridgeflow.training.memory import check_memory
-from bridgeflow.training.tensor_file import reason_of
 
 RUNS = Path("runs")
 

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from bridgeflow.bridge import Bridge
+from bridgeflow.config.recipe import TrainingSettings
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.nn.recompute import recompute_blocks
 from bridgeflow.nn.velocity import VelocityNet
-from bridgeflow.recipe import TrainingSettings
 
 
 def apply_options(bridge: Bridge, settings: TrainingSettings, device: torch.device) -> None:

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from bridgeflow import api
-from bridgeflow.console import Progress
 from bridgeflow.errors import BridgeflowError
-from bridgeflow.inference import Pipeline
+from bridgeflow.inference.pipeline import Pipeline
 from bridgeflow.modality import Item
+from bridgeflow.runtime.console import Progress
 from bridgeflow_plugins.blocks.judge import Judge
 from bridgeflow_plugins.blocks.solids import COLOURS, SHAPES, SIZES
 

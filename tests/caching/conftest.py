@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bridgeflow import recipe as recipes
 from bridgeflow import registry
 from bridgeflow.caching.write import CacheOptions, Written, write_cache
-from bridgeflow.console import Progress
-from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.config import recipe as recipes
+from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.runtime.console import Progress
 
 Make = Callable[..., Written]
 

@@ -19,10 +19,10 @@ from bridgeflow.caching.index import Index, read_index, write_index
 from bridgeflow.caching.reading import Chunk
 from bridgeflow.caching.shards import ShardReader, shard_path, tensor_of, write_shard
 from bridgeflow.caching.verify import verify
-from bridgeflow.durable import checksum
+from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Latent, LatentSpec, Modality
-from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.runtime.durable import checksum
 from bridgeflow.settings import Settings
 from bridgeflow.task import Task
 

@@ -11,17 +11,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from bridgeflow import recipe as recipes
 from bridgeflow.assembly import assemble
 from bridgeflow.caching.dataset import Cache
 from bridgeflow.caching.rows import CachedRows
 from bridgeflow.caching.write import Written
-from bridgeflow.console import Progress
+from bridgeflow.config import recipe as recipes
+from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.data.batches import Batch, batches
-from bridgeflow.encoding import latent
+from bridgeflow.data.encoding import latent
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Latent
-from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.runtime.console import Progress
 from bridgeflow.training.start import Run, find_resumable, open_rows, prepare_codecs, train
 
 Make = Callable[..., Written]

@@ -14,17 +14,17 @@ import pytest
 import torch
 from PIL import Image
 
-from bridgeflow import recipe as recipes
 from bridgeflow.assembly import assemble
 from bridgeflow.caching.dataset import Cache
 from bridgeflow.caching.index import read_index
 from bridgeflow.caching.rows import CachedRows
 from bridgeflow.caching.write import CacheOptions, Written, write_cache
-from bridgeflow.console import Progress
+from bridgeflow.config import recipe as recipes
+from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.data.batches import read_pair
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.randomness import seed_of
-from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.runtime.console import Progress
+from bridgeflow.runtime.randomness import seed_of
 
 Make = Callable[..., Written]
 

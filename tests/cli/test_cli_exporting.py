@@ -19,7 +19,7 @@ from torch import nn
 
 import bridgeflow as package
 from bridgeflow.bridge import Bridge
-from bridgeflow.inference import Pipeline
+from bridgeflow.inference.pipeline import Pipeline
 from bridgeflow_plugins.blocks.render import render_scene
 
 Call = Callable[..., Any]

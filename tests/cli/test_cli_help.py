@@ -10,8 +10,9 @@ from typing import Any
 import click
 import pytest
 
-from bridgeflow import __version__, layers, recipe, registry
+from bridgeflow import __version__, registry
 from bridgeflow.cli.main import COMMANDS, cli
+from bridgeflow.config import layers, recipe
 
 Call = Callable[..., Any]
 

@@ -23,10 +23,10 @@ TEXT = ("--text-encoder", "some/encoder")
 IMPORTER = """
 import torch
 from typing import Literal
-from bridgeflow import recipe
-from bridgeflow.importer import Importer, Recognised
+from bridgeflow.config import recipe
+from bridgeflow.checkpoints.importer import Importer, Recognised
 from bridgeflow.settings import Settings
-from bridgeflow.training.tensor_file import StoredTensor
+from bridgeflow.checkpoints.tensor_file import StoredTensor
 
 class Options(Settings):
     deep_layers: int = 3

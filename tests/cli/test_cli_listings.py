@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bridgeflow import layers
+from bridgeflow.config import layers
 
 Call = Callable[..., Any]
 Install = Callable[..., Path]

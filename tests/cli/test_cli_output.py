@@ -18,7 +18,7 @@ import pytest
 import bridgeflow.cli
 from bridgeflow.cli.main import COMMANDS, LazyGroup, cli, invoke
 from bridgeflow.cli.output import emit, stream, with_stdout_for_results
-from bridgeflow.stdout import redirected
+from bridgeflow.runtime.stdout import redirected
 
 Install = Callable[..., Path]
 
@@ -122,7 +122,7 @@ def test_a_pipe_gets_the_results_alone(chatty: Path) -> None:
 
 IMPORTER = """
 import os
-from bridgeflow.importer import Importer
+from bridgeflow.checkpoints.importer import Importer
 os.write(1, b"NOISE below\\n")
 print("NOISE")
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from bridgeflow.runtime.lock import FolderLock
 from bridgeflow.study.runner import planned
 from bridgeflow.study.settings import read_study
-from bridgeflow.training.lock import FolderLock
 
 Call = Callable[..., Any]
 

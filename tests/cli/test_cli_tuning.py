@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bridgeflow import durable
-from bridgeflow.inference import Pipeline
+from bridgeflow.inference.pipeline import Pipeline
+from bridgeflow.runtime import durable
 
 Call = Callable[..., Any]
 

@@ -147,7 +147,7 @@ def test_pickle_under_another_name_is_refused_and_not_run(tmp_path: Path, name: 
 @pytest.mark.parametrize("file", ["model.safetensors", "ema.safetensors", "state.safetensors"])
 def test_pickle_in_place_of_safetensors_is_refused_and_not_run(tmp_path: Path, file: str) -> None:
     from bridgeflow.assembly import restore_codec
-    from bridgeflow.training.checkpoint import Checkpoint
+    from bridgeflow.checkpoints.checkpoint import Checkpoint
 
     mark = tmp_path / "ran"
     (tmp_path / file).write_bytes(pickle.dumps(Bomb(mark)))
@@ -167,7 +167,7 @@ def test_pickle_in_place_of_safetensors_is_refused_and_not_run(tmp_path: Path, f
 )  # fmt: skip
 def test_descriptions_of_checkpoints_and_codecs_that_are_none(tmp_path: Path, text: str) -> None:
     from bridgeflow.assembly import restore_codec
-    from bridgeflow.training.checkpoint import open_checkpoint
+    from bridgeflow.checkpoints.checkpoint import open_checkpoint
 
     for name in ("meta.json", "codec.json"):
         (tmp_path / name).write_bytes(text.encode("latin-1"))

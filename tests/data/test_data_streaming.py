@@ -19,15 +19,15 @@ import torch
 from safetensors.torch import load_file
 from streaming_tars import in_shards, numbers, own, shown, stream_of, write_tar
 
+from bridgeflow.checkpoints.checkpoint import Checkpoint
 from bridgeflow.cli.main import invoke
-from bridgeflow.console import Progress
 from bridgeflow.data.batches import batches
 from bridgeflow.data.shards import ShardStream
 from bridgeflow.data.streaming import read_ahead
 from bridgeflow.data.webdataset import TarShards, TarStreams
 from bridgeflow.errors import BridgeflowError
+from bridgeflow.runtime.console import Progress
 from bridgeflow.task import Task
-from bridgeflow.training.checkpoint import Checkpoint
 from bridgeflow.training.start import _check_resumed
 
 pytestmark = pytest.mark.usefixtures("lengths_of_its_own")

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from streaming_tars import numbered, numbers, own, scene, shown, stream_of, write_tar
 
-from bridgeflow import recipe as recipes
 from bridgeflow.assembly import assemble
 from bridgeflow.cli.main import invoke
+from bridgeflow.config import recipe as recipes
 from bridgeflow.data.batches import batches
 from bridgeflow.data.check import check_rows
 from bridgeflow.data.shards import ShardStream

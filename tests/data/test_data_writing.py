@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bridgeflow import recipe as recipes
 from bridgeflow.assembly import Assembly, assemble
+from bridgeflow.config import recipe as recipes
 from bridgeflow.data.writing import write_rows
 from bridgeflow.errors import BridgeflowError
 from bridgeflow_plugins.blocks.render import render_scene

@@ -20,9 +20,9 @@ from docs_reader import PAGES, SCENES, TINY, TINY_TASK, parsed
 from PIL import Image
 
 import bridgeflow
-from bridgeflow import layers
-from bridgeflow import recipe as recipes
 from bridgeflow.cli.main import invoke
+from bridgeflow.config import layers
+from bridgeflow.config import recipe as recipes
 from bridgeflow.data.folder import Folder
 from bridgeflow.study.settings import read_study
 

@@ -20,11 +20,11 @@ import pytest
 from docs_reader import ROOT, SCENES
 from PIL import Image
 
-from bridgeflow import precision
 from bridgeflow.bridge import collapse_warning
+from bridgeflow.checkpoints.checkpoint import NotSaved
 from bridgeflow.cli.main import invoke
-from bridgeflow.training.checkpoint import NotSaved
-from bridgeflow.training.lock import FolderLock
+from bridgeflow.runtime import precision
+from bridgeflow.runtime.lock import FolderLock
 from bridgeflow_tasks.t2i import TextToImage
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")

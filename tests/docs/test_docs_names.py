@@ -22,8 +22,8 @@ import bridgeflow
 from bridgeflow import registry
 from bridgeflow.cli.caching import CacheGroup
 from bridgeflow.cli.main import cli
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.flow.guidance import GuidanceSettings
-from bridgeflow.recipe import Recipe
 from bridgeflow.study.settings import ArmSettings, ScoringSettings
 from tests.bench import SECTIONS
 

@@ -15,15 +15,15 @@ from docs_reader import EVERY_PAGE, ROOT, prose, spans, table
 from test_docs_names import fields, models
 
 import bridgeflow
-from bridgeflow import recipe as recipes
 from bridgeflow import registry
 from bridgeflow.assembly import assemble
 from bridgeflow.caching.dataset import Cache
 from bridgeflow.caching.write import SHARD_BYTES
+from bridgeflow.config import recipe as recipes
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.data.folder import Folder
 from bridgeflow.evaluation import tuning
 from bridgeflow.modality import Modality
-from bridgeflow.recipe import Recipe
 from bridgeflow.task import Task
 from bridgeflow_plugins.blocks.caption import parse_caption
 from bridgeflow_plugins.blocks.judge_scores import scores_of_one

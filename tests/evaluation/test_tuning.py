@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bridgeflow import layers
-from bridgeflow import recipe as recipes
 from bridgeflow.assembly import assemble
+from bridgeflow.config import layers
+from bridgeflow.config import recipe as recipes
+from bridgeflow.config.recipe import ResolvedRecipe, SamplingSettings
 from bridgeflow.errors import UsageError
 from bridgeflow.evaluation import tuning
 from bridgeflow.evaluation.examples import Examples
 from bridgeflow.evaluation.tuning_picture import save_picture
 from bridgeflow.flow.solver import EVALUATIONS
-from bridgeflow.inference import Pipeline
-from bridgeflow.recipe import ResolvedRecipe, SamplingSettings
+from bridgeflow.inference.pipeline import Pipeline
 
 ORDERS = {"euler": 1, "ab2": 2, "midpoint": 2, "heun": 2}
 

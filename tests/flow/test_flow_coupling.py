@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bridgeflow.flow.coupling import PairedCoupling, draw_null_rows
-from bridgeflow.randomness import generator
+from bridgeflow.runtime.randomness import generator
 
 BATCHES = [2, 3, 4, 7, 32]
 RATES = [0.05, 0.1, 0.5, 0.9, 1.0]

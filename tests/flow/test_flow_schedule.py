@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bridgeflow.errors import UsageError
 from bridgeflow.flow.schedule import TimeSchedule
-from bridgeflow.randomness import generator
+from bridgeflow.runtime.randomness import generator
 
 DENSITIES = [
     {"density": "uniform"},

@@ -17,7 +17,7 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
-from bridgeflow import layers, recipe
+from bridgeflow.config import layers, recipe
 from bridgeflow.data.folder import Folder
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.sentences import printable

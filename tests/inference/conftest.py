@@ -13,15 +13,15 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bridgeflow import recipe as recipes
 from bridgeflow.assembly import Assembly
 from bridgeflow.bridge import Bridge
-from bridgeflow.console import Progress
-from bridgeflow.inference import Pipeline
+from bridgeflow.checkpoints.checkpoint import Checkpoint
+from bridgeflow.config import recipe as recipes
+from bridgeflow.inference.pipeline import Pipeline
 from bridgeflow.modality import Latent, LatentSpec, Modality
+from bridgeflow.runtime.console import Progress
 from bridgeflow.settings import Settings
 from bridgeflow.task import ModalityUse, Task
-from bridgeflow.training.checkpoint import Checkpoint
 from bridgeflow.training.start import train
 
 COMMON = [

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bridgeflow.arithmetic import PLAIN, Mixture, between, mix, standardise, sums
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.inference import Pipeline
+from bridgeflow.inference.arithmetic import PLAIN, Mixture, between, mix, standardise, sums
+from bridgeflow.inference.pipeline import Pipeline
 from bridgeflow.nn.encoded import Encoded
 
 Make = Callable[..., Pipeline]

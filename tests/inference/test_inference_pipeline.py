@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bridgeflow import recipe as recipes
 from bridgeflow.assembly import assemble
 from bridgeflow.cli.main import invoke
-from bridgeflow.console import Progress
+from bridgeflow.config import recipe as recipes
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.inference import Pipeline
-from bridgeflow.pictures import CELL, GAP, LABEL, strip
+from bridgeflow.inference.pictures import CELL, GAP, LABEL, strip
+from bridgeflow.inference.pipeline import Pipeline
+from bridgeflow.runtime.console import Progress
 from bridgeflow.training.start import train
 from bridgeflow_plugins.image_latent.pixels import to_images, to_tensor
 from bridgeflow_plugins.lowres.resampling import enlarge

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from bridgeflow.assembly import Assembly
 from bridgeflow.bridge import Bridge
+from bridgeflow.checkpoints.checkpoint import Checkpoint
+from bridgeflow.checkpoints.loading import load_bridge, set_precision
 from bridgeflow.errors import BridgeflowError
-from bridgeflow.inference import Pipeline
-from bridgeflow.loading import load_bridge, set_precision
+from bridgeflow.inference.pipeline import Pipeline
 from bridgeflow.modality import Latent
-from bridgeflow.training.checkpoint import Checkpoint
 
 Make = Callable[..., Pipeline]
 Build = Callable[..., Assembly]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 
-from bridgeflow.nn import kernels
+from bridgeflow.nn.cpu import kernels
 
 F64 = torch.float64
 

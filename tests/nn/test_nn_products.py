@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 
-from bridgeflow.nn import products
+from bridgeflow.nn.cpu import products
 
 
 @pytest.fixture(params=["as it is", "without oneDNN"])

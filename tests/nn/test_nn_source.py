@@ -19,7 +19,7 @@ from bridgeflow.nn.source import (
     SourceEncoder,
     VariationalSourceSettings,
 )
-from bridgeflow.randomness import generator
+from bridgeflow.runtime.randomness import generator
 
 SIZE: dict[str, Any] = {"width": 32, "depth": 2, "heads": 4}
 SEQUENCE, GRID, OTHER = LatentSpec((5, 6), "sequence"), LatentSpec((3, 4, 8), "grid"), LatentSpec((2, 4, 4), "grid")

@@ -14,8 +14,8 @@ import yaml
 
 from bridgeflow import registry
 from bridgeflow.cli.main import invoke
+from bridgeflow.config.recipe import SamplingSettings
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.recipe import SamplingSettings
 from bridgeflow.study import runner
 from bridgeflow.study.deciding import deciding
 from bridgeflow.study.results import Failed, Point, RunResult, fingerprint

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bridgeflow import layers, registry
-from bridgeflow import recipe as recipes
+from bridgeflow import registry
 from bridgeflow.assembly import Assembly, assemble
+from bridgeflow.config import layers
+from bridgeflow.config import recipe as recipes
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.task import Task
 from bridgeflow_plugins.blocks import render_scene

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from bridgeflow import recipe as recipes
 from bridgeflow.assembly import assemble
+from bridgeflow.config import recipe as recipes
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.task import Task
 from bridgeflow_plugins.text.captioning import CaptionScorer

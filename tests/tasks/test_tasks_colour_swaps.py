@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bridgeflow.console import Progress
+from bridgeflow.runtime.console import Progress
 from bridgeflow_plugins.blocks import render_scene
 from bridgeflow_plugins.blocks.caption import parse_caption
 from bridgeflow_plugins.blocks.solids import COLOURS, SHAPES, SIZES

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from bridgeflow import recipe as recipes
-from bridgeflow.console import Progress
-from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.config import recipe as recipes
+from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.runtime.console import Progress
 from bridgeflow.training.start import Run, train
 
 TINY = (

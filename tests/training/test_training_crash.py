@@ -19,14 +19,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bridgeflow import fitting
 from bridgeflow.assembly import restore_codec, save_codec
+from bridgeflow.checkpoints.checkpoint import list_checkpoints, open_checkpoint
+from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.runtime.lock import FolderLock
+from bridgeflow.training import codecs as fitting
 from bridgeflow.training import loop
-from bridgeflow.training.checkpoint import list_checkpoints, open_checkpoint
 from bridgeflow.training.journal import Journal
-from bridgeflow.training.lock import FolderLock
 from bridgeflow.training.start import Run, find_resumable, latest_run, new_folder
 
 Make = Callable[..., ResolvedRecipe]

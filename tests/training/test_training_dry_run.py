@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from bridgeflow import recipe as recipes
 from bridgeflow.assembly import assemble
 from bridgeflow.cli.main import invoke
-from bridgeflow.console import Progress
+from bridgeflow.config import recipe as recipes
+from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import Latent
 from bridgeflow.nn.recompute import recompute_blocks
 from bridgeflow.nn.unet import UNet
-from bridgeflow.recipe import ResolvedRecipe
+from bridgeflow.runtime.console import Progress
 from bridgeflow.training import dry_run, start
 from bridgeflow.training.accelerator import make_accelerator
 from bridgeflow.training.estimate import Estimate, estimate, global_batch

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from bridgeflow.config.recipe import LearningRateSettings, ResolvedRecipe
 from bridgeflow.errors import BridgeflowError
-from bridgeflow.recipe import LearningRateSettings, ResolvedRecipe
 from bridgeflow.training import loop, optimizers
 from bridgeflow.training.average import WeightAverage
 from bridgeflow.training.dry_run import dry_run
@@ -116,7 +116,7 @@ def test_the_norm_of_the_gradient_is_told_as_it_was_before_clipping(
 def test_unreadable_rows_are_counted_and_passed_over(quiet_train: Train, tmp_path: Path) -> None:
     from PIL import Image
 
-    from bridgeflow import recipe as recipes
+    from bridgeflow.config import recipe as recipes
 
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -139,7 +139,7 @@ def test_unreadable_rows_are_counted_and_passed_over(quiet_train: Train, tmp_pat
 
 
 def test_dry_run_tells_sizes_and_writes_nothing(tiny_depth: Make, tmp_path: Path) -> None:
-    from bridgeflow.console import Progress
+    from bridgeflow.runtime.console import Progress
 
     facts = dry_run(tiny_depth(), "cpu", Progress(quiet=True), steps=2)
     assert facts["source_batch"] == [4, 3, 64, 64]

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bridgeflow import recipe as recipes
 from bridgeflow.assembly import assemble
 from bridgeflow.cli.main import invoke
+from bridgeflow.config import recipe as recipes
+from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.errors import BridgeflowError
-from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.training import memory
 from bridgeflow.training.estimate import Estimate, estimate
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from bridgeflow.assembly import Assembly
 from bridgeflow.data.batches import Batch
+from bridgeflow.data.scale import Scale, all_alike, scale_of
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Latent
-from bridgeflow.scale import Scale, all_alike, scale_of
 from bridgeflow.training.modalities import FirstBatch, freeze
 
 DRAWN = torch.randn(16, 3, 4, 4, generator=torch.Generator().manual_seed(0))

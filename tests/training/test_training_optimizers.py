@@ -10,6 +10,7 @@ from torch import nn
 
 from bridgeflow import registry
 from bridgeflow.bridge import Bridge, BridgeSettings
+from bridgeflow.config.recipe import AdamWSettings, SGDSettings
 from bridgeflow.modality import LatentSpec
 from bridgeflow.nn.dimr import DiMRSettings, StageSettings
 from bridgeflow.nn.dit import DiTSettings
@@ -23,7 +24,6 @@ from bridgeflow.nn.source import (
 )
 from bridgeflow.nn.tower import EncodingSettings, TimmTowerSettings
 from bridgeflow.nn.unet import UNetSettings
-from bridgeflow.recipe import AdamWSettings, SGDSettings
 from bridgeflow.training.optimizers import build_optimizer, clip_gradient
 
 GRID, SEQUENCE = LatentSpec((2, 8, 8), "grid"), LatentSpec((4, 16), "sequence")

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bridgeflow import recipe as recipes
+from bridgeflow.checkpoints.checkpoint import list_checkpoints, open_checkpoint
 from bridgeflow.cli.main import invoke
+from bridgeflow.config import recipe as recipes
+from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.training import loop
-from bridgeflow.training.checkpoint import list_checkpoints, open_checkpoint
 from bridgeflow.training.start import Run, find_resumable, latest_run, new_folder
 
 Make = Callable[..., ResolvedRecipe]

@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from bridgeflow import recipe as recipes
 from bridgeflow.assembly import Assembly
 from bridgeflow.bridge import Bridge, Losses
+from bridgeflow.checkpoints import tensor_file
+from bridgeflow.checkpoints.checkpoint import list_checkpoints, open_checkpoint
+from bridgeflow.config import recipe as recipes
+from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.data.batches import Batch
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Latent
-from bridgeflow.recipe import ResolvedRecipe
-from bridgeflow.training import loop, tensor_file
-from bridgeflow.training.checkpoint import list_checkpoints, open_checkpoint
+from bridgeflow.training import loop
 from bridgeflow.training.soundness import Soundness, check_start
 from bridgeflow.training.start import Run, find_resumable
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bridgeflow import recipe as recipes
 from bridgeflow.cli.main import invoke
-from bridgeflow.console import Progress
+from bridgeflow.config import recipe as recipes
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.exporting import figures_table
+from bridgeflow.runtime.console import Progress
 from bridgeflow.training.start import train
 from bridgeflow_plugins.image_latent import ImageLatent
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bridgeflow.checkpoints.checkpoint import open_checkpoint
+from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import LatentSpec
 from bridgeflow.nn.dimr import DiMRSettings
 from bridgeflow.nn.velocity import VelocityNet
-from bridgeflow.recipe import ResolvedRecipe
-from bridgeflow.training.checkpoint import open_checkpoint
 from bridgeflow.training.start import Run
 from bridgeflow.training.step_options import apply_options, compile_network
 

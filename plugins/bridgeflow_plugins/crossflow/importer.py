@@ -13,14 +13,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bridgeflow import recipe as recipes
 from bridgeflow.bridge import Bridge
+from bridgeflow.checkpoints.importer import Importer, Recognised
+from bridgeflow.checkpoints.tensor_file import StoredTensor, is_finite
+from bridgeflow.config import recipe as recipes
+from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.importer import Importer, Recognised
 from bridgeflow.modality import LatentSpec
-from bridgeflow.recipe import ResolvedRecipe
 from bridgeflow.settings import Settings
-from bridgeflow.training.tensor_file import StoredTensor, is_finite
 from bridgeflow_plugins.crossflow.keys import Head, KeyMap
 from bridgeflow_plugins.crossflow.layout import PUBLISHED, DiMRLayout, DiTLayout, Layout, first_keys, read_layout
 from bridgeflow_plugins.crossflow.pretrained import CLIP, VAE, Pretrained, locate, pixels_per_cell, text_encoder

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from bridgeflow.config.layers import Tree
 from bridgeflow.errors import UsageError
-from bridgeflow.layers import Tree
 from bridgeflow_plugins.crossflow.keys import Head
 from bridgeflow_plugins.crossflow.layout import DiMRLayout, EncoderLayout, Layout
 

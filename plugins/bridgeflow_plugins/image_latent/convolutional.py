@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Progress
-from bridgeflow.precision import Precision, choose_precision
+from bridgeflow.runtime.precision import Precision, choose_precision
 from bridgeflow.settings import Settings
 from bridgeflow_plugins.image_latent.codecs import Codec, pixels_of_levels
 from bridgeflow_plugins.image_latent.fitting import minimise, reconstruction

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bridgeflow.console import Progress
 from bridgeflow.errors import BridgeflowError
+from bridgeflow.runtime.console import Progress
 from bridgeflow_plugins.image_latent.pixels import Pixels, fit_image, open_image
 
 LONGEST = 1280

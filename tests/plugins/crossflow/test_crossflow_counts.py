@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from bridgeflow import layers, recipe
 from bridgeflow.bridge import Bridge
+from bridgeflow.config import layers, recipe
 from bridgeflow.modality import LatentSpec
 from bridgeflow_plugins.crossflow.importer import key_map
 from bridgeflow_plugins.crossflow.layout import PUBLISHED, read_layout

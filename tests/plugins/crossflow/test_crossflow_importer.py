@@ -14,12 +14,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from bridgeflow import importer
-from bridgeflow import recipe as recipes
 from bridgeflow.bridge import Bridge
+from bridgeflow.checkpoints import importer
+from bridgeflow.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from bridgeflow.config import recipe as recipes
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import LatentSpec
-from bridgeflow.training.checkpoint import Checkpoint, open_checkpoint
 from bridgeflow_plugins.crossflow import CrossFlowImporter
 from bridgeflow_plugins.crossflow.importer import CrossFlowOptions, expected_shapes, key_map, keys_digest
 from bridgeflow_plugins.crossflow.layout import DiMRLayout, read_layout

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from bridgeflow import recipe as recipes
+from bridgeflow.config import recipe as recipes
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow_plugins.crossflow.importer import expected_shapes, key_map, refuse_others
 from bridgeflow_plugins.crossflow.layout import (

@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bridgeflow import importer
 from bridgeflow.bridge import Bridge
+from bridgeflow.checkpoints import importer
+from bridgeflow.checkpoints.checkpoint import open_checkpoint
 from bridgeflow.flow.losses import contrastive_loss, kl_loss, logit_multiplier, staged_flow_loss
 from bridgeflow.flow.solver import SolverSettings
 from bridgeflow.modality import Latent, LatentSpec
@@ -26,7 +27,6 @@ from bridgeflow.nn.dimr import DiMR
 from bridgeflow.nn.encoded import Encoded
 from bridgeflow.nn.narrowing import ConvTail
 from bridgeflow.nn.tower import EncodingSettings, MLPHead
-from bridgeflow.training.checkpoint import open_checkpoint
 from bridgeflow_plugins.crossflow import CrossFlowImporter
 from bridgeflow_plugins.crossflow.importer import CrossFlowOptions
 from bridgeflow_plugins.crossflow.keys import KeyMap

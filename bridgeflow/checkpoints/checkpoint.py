@@ -1,0 +1,447 @@
+"""Checkpoints: folders that `run` can use and training can go on from. No pickle is written or read."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import bridgeflow
+from bridgeflow.assembly import SIDES, Assembly, save_codec
+from bridgeflow.checkpoints.tensor_file import StoredTensor, first_not_finite, reason_of, write_state, write_tensors
+from bridgeflow.config import layers
+from bridgeflow.config import recipe as recipes
+from bridgeflow.config.recipe import ResolvedRecipe, SamplingSettings
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.registry import naming, requirements
+from bridgeflow.runtime import durable
+
+FORMAT = 1
+SEALED = ("step", "steps", "average_updates", "pairs_seen", "data", "order", "files", "checksums")
+"""Facts of meta.json that a run goes on from; they carry a checksum of their own."""
+PAGES = ("README.md", "evaluation.json")
+"""Files of an exported model for people to read and to write on: nothing is computed from them."""
+COUNTS = ("steps", "average_updates", "pairs_seen", "processes", "order")
+"""Facts of meta.json that are whole numbers."""
+WEIGHTS = ("model.safetensors", "ema.safetensors", "trainer/optimizer.safetensors")
+"""Files of tensors that training goes on from."""
+
+
+class NotSaved(BridgeflowError):
+    """A checkpoint that could not be written. `going_on` is what is said where training goes on without it."""
+
+    def __init__(self, wanted: Path, reason: str) -> None:
+        saved = list_checkpoints(wanted.parent) if wanted.name.isdigit() else []
+        whole = f"; step {int(saved[-1].name):,} is whole" if saved else ""
+        after = f"{whole}, and --resume goes on from there" if saved else ""
+        super().__init__(
+            f"the checkpoint {str(wanted)!r} cannot be written ({reason}): free some space or choose another --output"
+            f"{after}."
+        )
+        self.going_on = (
+            f"the checkpoint {str(wanted)!r} cannot be written ({reason}), so training goes on and tries again at the "
+            f"next one{whole}."
+        )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint on disk."""
+
+    folder: Path
+    meta: Mapping[str, Any]
+    passed_over: tuple[str, ...] = ()
+    """A sentence for each newer checkpoint of the run that is damaged or not finite."""
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps that the weights have seen."""
+        return int(self.meta["step"])
+
+    @property
+    def plugins(self) -> list[dict[str, Any]]:
+        """The plugins it needs, each with kind, name, distribution and version; none in a checkpoint without a note
+        of them."""
+        return requirements.plugins_in(self.meta)
+
+    def check_plugins(self, with_data: bool = True) -> None:
+        """Raises BridgeflowError, one sentence that says what to install, where a plugin that it needs is missing.
+
+        with_data: whether the data that it was trained on are needed, too; results are made without.
+        """
+        needed = [note for note in self.plugins if with_data or note["kind"] != "dataset"]
+        requirements.check_installed(needed, f"checkpoint {str(self.folder)!r}")
+
+    def notes(self) -> list[str]:
+        """A sentence for each plugin that is installed in another version than it was written with, and for each
+        newer checkpoint that is damaged."""
+        return [*self.passed_over, *requirements.differences(self.plugins)]
+
+    def recipe(self, with_data: bool = True) -> ResolvedRecipe:
+        """The resolved recipe it was trained with; without its data where they are not needed. Names mean the
+        distributions that it notes. Raises BridgeflowError as `check_plugins`."""
+        self.check_plugins(with_data)
+        text = (self.folder / "recipe.yaml").read_text(encoding="utf-8")
+        homes = {(str(note["kind"]), str(note["name"])): str(note["distribution"]) for note in self.plugins}
+        tree = layers.parse(text, str(self.folder / "recipe.yaml"))
+        tree = naming.qualified(tree, lambda kind, name: homes.get((kind, name)))
+        return recipes.resolve(tree, str(self.meta["recipe"]), homes, with_data)
+
+    def sampling(self) -> SamplingSettings:
+        """The defaults of sampling: those of its recipe, or what they were set to since. Raises BridgeflowError where
+        they do not fit."""
+        try:
+            return SamplingSettings.model_validate(self.meta["sampling"])
+        except (KeyError, ValidationError) as error:
+            raise _damaged(self.folder, "the sampling of meta.json does not fit") from error
+
+    @property
+    def tuned(self) -> dict[str, Any]:
+        """How its defaults of sampling were found, where they were tuned."""
+        note = self.meta.get("tuned")
+        return dict(note) if isinstance(note, dict) else {}
+
+    def with_sampling(self, sampling: SamplingSettings, tuned: Mapping[str, Any] | None) -> Checkpoint:
+        """The checkpoint with other defaults of sampling, written to its meta.json at once or not at all.
+
+        tuned: how they were found, kept beside them; None where they were not. Raises BridgeflowError where it cannot
+        be written.
+        """
+        meta = {key: value for key, value in self.meta.items() if key != "tuned"}
+        meta["sampling"] = sampling.model_dump(mode="json")
+        if tuned is not None:
+            meta["tuned"] = dict(tuned)
+        try:
+            durable.write_whole(self.folder / "meta.json", json.dumps(meta, indent=1, ensure_ascii=False))
+        except FileNotFoundError as error:
+            raise BridgeflowError(
+                f"checkpoint {str(self.folder)!r} is gone, as training removes older ones: tune the run again."
+            ) from error
+        except OSError as error:
+            raise BridgeflowError(
+                f"the sampling of checkpoint {str(self.folder)!r} cannot be written ({error.strerror or error}): make "
+                "its folder writable or copy it elsewhere."
+            ) from error
+        return replace(self, meta=meta)
+
+    def weights(self, averaged: bool = True) -> dict[str, Tensor]:
+        """The weights by name: their moving average where there is one and it is wanted."""
+        average = self.folder / "ema.safetensors"
+        return _tensors(average if averaged and average.is_file() else self.folder / "model.safetensors")
+
+    def codec(self, side: str) -> Path | None:
+        """The folder of the fitted codec of a side, where it has one."""
+        folder = self.folder / side
+        return folder if folder.is_dir() else None
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BridgeflowError(f"{str(path)!r} is damaged or missing ({error}): use another checkpoint.") from error
+
+
+def open_checkpoint(folder: Path, thorough: bool = False) -> Checkpoint:
+    """The checkpoint in a folder, or the newest whole one of a run's folder.
+
+    The files that results are made with are read and compared with their checksums; `thorough` compares all, and looks
+    for numbers that are not finite, as going on with training needs. Raises BridgeflowError when there is none.
+    """
+    if (folder / "meta.json").is_file():
+        return _open(folder, thorough)
+    newest = numbered(folder / "checkpoints")
+    if not newest:
+        raise BridgeflowError(
+            f"{str(folder)!r} holds no checkpoint: give the folder of a run or of one of its checkpoints."
+        )
+    faults: list[BridgeflowError] = []
+    for candidate in reversed(newest):
+        try:
+            found = _open(candidate, thorough)
+        except BridgeflowError as error:
+            faults.append(error)
+            continue
+        told = (f"{str(error).rpartition(':')[0]}: step {found.step:,} is used in its stead." for error in faults)
+        return replace(found, passed_over=tuple(told))
+    raise faults[0]
+
+
+def _open(folder: Path, thorough: bool) -> Checkpoint:
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        version, files, checksums = meta.get("format"), meta.get("files", {}), meta.get("checksums", {})
+        if version == FORMAT:
+            _check_meta(meta, files, checksums)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise BridgeflowError(f"checkpoint {str(folder)!r} cannot be read ({error}): use another one.") from error
+    if version != FORMAT:
+        raise BridgeflowError(
+            f"checkpoint {str(folder)!r} has format {version}, but this bridgeflow reads {FORMAT}: "
+            f"use the bridgeflow that wrote it ({meta.get('bridgeflow', 'unknown')})."
+        )
+    if "seal" in meta and meta["seal"] != _seal(meta):
+        raise _damaged(folder, "meta.json has changed since it was written")
+    files, checksums = ({name: own for name, own in of.items() if name not in PAGES} for of in (files, checksums))
+    for name, size in files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size:
+            raise _damaged(folder, f"{name} is cut short or missing")
+    for name, written in checksums.items():
+        if thorough or _makes_results(name, files):
+            try:
+                changed = durable.checksum(folder / name) != written
+            except OSError as error:
+                raise _damaged(folder, f"{name} cannot be read: {error.strerror or error}") from error
+            if changed:
+                raise _damaged(folder, f"{name} has changed since it was written")
+    if thorough:
+        _check_finite(folder, [name for name in WEIGHTS if name in files])
+    return Checkpoint(folder, meta)
+
+
+def _check_finite(folder: Path, names: Sequence[str]) -> None:
+    for name in names:
+        try:
+            tensor = first_not_finite(folder / name)
+        except (OSError, SafetensorError) as error:
+            raise _damaged(folder, f"{name} cannot be read: {error}") from error
+        if tensor is not None:
+            raise _damaged(folder, f"the tensor {tensor!r} of {name} holds numbers that are not finite")
+
+
+def _check_meta(meta: Mapping[str, Any], files: Any, checksums: Any) -> None:
+    """Raises TypeError where a fact is no such value as a checkpoint's."""
+    notes = meta.get("plugins", [])
+    mappings = [files, checksums, *(meta.get(name, {}) for name in ("sampling", "data", "tuned", "exported")), *notes]
+    texts = [
+        meta["task"],
+        meta["recipe"],
+        *(note.get(key) for note in notes for key in ("kind", "name", "distribution")),
+    ]
+    needed = ("average_updates", "pairs_seen") if any(str(name).startswith("trainer/") for name in files) else ()
+    counts = [meta["step"], *(meta[name] for name in COUNTS if name in meta or name in needed)]
+    if any(Path(name).is_absolute() or ".." in Path(name).parts for name in (*files, *checksums)):
+        raise TypeError("meta.json names a file outside of the checkpoint")
+    if not all(isinstance(own, dict) for own in mappings):
+        raise TypeError("meta.json holds other values than a checkpoint's")
+    if not all(isinstance(own, str) for own in texts):
+        raise TypeError("meta.json lacks the name of a task, a recipe or a plugin")
+    if not all(isinstance(own, int) and not isinstance(own, bool) for own in counts):
+        raise TypeError("meta.json counts in other values than whole numbers")
+
+
+def _damaged(folder: Path, why: str) -> BridgeflowError:
+    return BridgeflowError(f"checkpoint {str(folder)!r} is damaged ({why}): use another one.")
+
+
+def _makes_results(name: str, files: Mapping[str, int]) -> bool:
+    """Whether results depend on a file: all but the state of training, and the weights that have an average."""
+    return not name.startswith("trainer/") and not (name == "model.safetensors" and "ema.safetensors" in files)
+
+
+def _seal(meta: Mapping[str, Any]) -> str:
+    sealed = {name: meta[name] for name in SEALED if name in meta}
+    return f"{zlib.crc32(json.dumps(sealed, sort_keys=True).encode()):08x}"
+
+
+def numbered(folder: Path) -> list[Path]:
+    """The folders of checkpoints by rising step, whole or not."""
+    if not folder.is_dir():
+        return []
+    return sorted((p for p in folder.iterdir() if p.name.isdigit() and p.is_dir()), key=lambda path: int(path.name))
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint folders by rising step."""
+    return [path for path in numbered(folder) if (path / "meta.json").is_file()]
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    assembly: Assembly,
+    model: nn.Module,
+    average: nn.Module | None,
+    trainer: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    keep: int | None = None,
+) -> Path:
+    """Writes `folder/STEP` under a temporary name, syncs it to disk and renames it, so that it is whole or absent.
+
+    keep: as many of the newest stay, the others are removed once this one is on the disk; or before, where there is no
+    space for it otherwise. Raises NotSaved where it cannot be written, and NotFinite where a tensor is not to be kept.
+    """
+    final = folder / f"{step:06d}"
+    if not _is_whole(final):
+
+        def fill(part: Path) -> None:
+            (part / "trainer").mkdir(parents=True)
+            write_state(model.state_dict(), part / "model.safetensors")
+            if average is not None:
+                write_state(average.state_dict(), part / "ema.safetensors")
+            write_state(trainer, part / "trainer" / "optimizer.safetensors")
+            for side in SIDES:
+                modality = assembly.modality(side)
+                if modality.fitted_state() or modality.fitted_facts():
+                    save_codec(modality, part / side, {"modality": getattr(assembly.recipe.task, side).name})
+
+        own = {
+            "fingerprints": {side: assembly.modality(side).fingerprint() for side in SIDES},
+            "order": _next_order(folder.parent),
+            **facts,
+        }
+        try:
+            _write(final, step, assembly.recipe, fill, own)
+        except NotSaved:
+            if keep is None or not _make_room(folder, keep):
+                raise
+            _write(final, step, assembly.recipe, fill, own)
+    if keep is not None:
+        rotate(folder, keep)
+    return final
+
+
+def _write(
+    final: Path, step: int, recipe: ResolvedRecipe, fill: Callable[[Path], None], facts: Mapping[str, Any]
+) -> None:
+    """Writes a checkpoint: what `fill` puts into its folder, with recipe.yaml and meta.json."""
+    part = durable.part_of(final)
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        durable.make_folder(final.parent)
+        part.mkdir()
+        fill(part)
+        (part / "recipe.yaml").write_text(recipe.yaml(), encoding="utf-8")
+        files = {path.relative_to(part).as_posix(): path for path in sorted(part.rglob("*")) if path.is_file()}
+        for path in files.values():
+            # safetensors writes for its user alone; a checkpoint is for whoever may read other files here.
+            path.chmod((part / "recipe.yaml").stat().st_mode)
+        kept = {name: path for name, path in files.items() if name not in PAGES}
+        meta: dict[str, Any] = {
+            "format": FORMAT,
+            "step": step,
+            "task": recipe.recipe.task,
+            "recipe": recipe.name,
+            "bridgeflow": bridgeflow.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            "plugins": plugins_of(recipe),
+            "sampling": recipe.recipe.sampling.model_dump(mode="json"),
+            **facts,
+            "files": {name: path.stat().st_size for name, path in kept.items()},
+            "checksums": {name: durable.checksum(path) for name, path in kept.items()},
+        }
+        meta["seal"] = _seal(meta)
+        (part / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
+        if final.is_dir() and any(final.iterdir()):
+            _put_aside(final)
+        durable.settle(part, final)
+    except (OSError, SafetensorError) as error:
+        raise NotSaved(final, reason_of(error)) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return (folder / "meta.json").is_file() and _open(folder, thorough=False).step == int(folder.name)
+    except BridgeflowError:
+        return False
+
+
+def _next_order(run: Path) -> int:
+    """One more than the highest `order` of the checkpoints of the runs beside this one: what was saved last, told
+    without a clock, which may be set back."""
+    highest = 0
+    for folder in run.resolve().parent.glob("*/checkpoints"):
+        try:
+            newest = list_checkpoints(folder)[-1:]
+            for path in newest:
+                highest = max(highest, order_of(json.loads((path / "meta.json").read_text(encoding="utf-8"))))
+        except (OSError, ValueError):
+            continue
+    return highest + 1
+
+
+def order_of(meta: Any) -> int:
+    """The place of a checkpoint among those of the runs beside it, in the order of saving; 0 where it has none."""
+    order = meta.get("order", 0) if isinstance(meta, dict) else 0
+    return order if isinstance(order, int) else 0
+
+
+def save_imported(
+    folder: Path,
+    recipe: ResolvedRecipe,
+    tensors: Mapping[str, StoredTensor],
+    facts: Mapping[str, Any],
+    on_bytes: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Writes a checkpoint of step 0 from tensors that are read one by one, see `save_apart`."""
+    return save_apart(
+        folder, 0, recipe, lambda part: write_tensors(tensors, part / "model.safetensors", on_bytes), facts
+    )
+
+
+def save_apart(
+    folder: Path, step: int, recipe: ResolvedRecipe, fill: Callable[[Path], None], facts: Mapping[str, Any]
+) -> Path:
+    """Writes a checkpoint of no run, as `folder` itself: under a temporary name beside it, synced, renamed. `fill` puts
+    the weights into the folder that it is given. The folder must be absent or empty. Raises NotSaved, and what `fill`
+    raises: nothing is left then."""
+    folder = folder.resolve()
+    _write(folder, step, recipe, fill, facts)
+    return folder
+
+
+def plugins_of(recipe: ResolvedRecipe) -> list[dict[str, str]]:
+    """Every plugin that the recipe needs, with the distribution and version that offer it, see `requirements`.
+
+    A fitted codec is its modality's.
+    """
+    return requirements.noted(recipe.plugins())
+
+
+def set_aside(folder: Path, after: int) -> list[Path]:
+    """Renames the checkpoints of later steps than `after`, so that a run that goes on from there writes its own."""
+    return [_put_aside(path) for path in numbered(folder) if int(path.name) > after]
+
+
+def _put_aside(path: Path) -> Path:
+    number = 1
+    while (aside := path.with_name(f"{path.name}-aside-{number:02d}")).exists():
+        number += 1
+    path.rename(aside)
+    return aside
+
+
+def rotate(folder: Path, keep: int) -> None:
+    """Removes all but the newest `keep` checkpoints."""
+    for path in list_checkpoints(folder)[:-keep]:
+        durable.remove_folder(path)
+
+
+def _make_room(folder: Path, keep: int) -> bool:
+    """Removes what `rotate` would remove after the next checkpoint, but never the newest; whether there was any."""
+    older = list_checkpoints(folder)[: -max(1, keep - 1)]
+    for path in older:
+        durable.remove_folder(path)
+    return bool(older)
+
+
+def load_optimizer(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The optimiser's tensors of a checkpoint."""
+    return _tensors(checkpoint.folder / "trainer" / "optimizer.safetensors")

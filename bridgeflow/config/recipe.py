@@ -1,0 +1,356 @@
+"""Recipes: everything that a training run is made of, checked before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from bridgeflow import registry
+from bridgeflow.bridge import BridgeSettings
+from bridgeflow.config import layers
+from bridgeflow.config.layers import Tree
+from bridgeflow.config.validation import validated
+from bridgeflow.data.rows import DataSettings, Rows, Split, Stream
+from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.flow.guidance import GuidanceSettings
+from bridgeflow.flow.solver import SolverSettings
+from bridgeflow.modality import Modality, Progress
+from bridgeflow.nn.velocity import NetworkSettings
+from bridgeflow.registry import Plugin
+from bridgeflow.registry.naming import Homes
+from bridgeflow.runtime.precision import Precision
+from bridgeflow.settings import Settings
+from bridgeflow.task import Task
+
+
+class AdamWSettings(Settings):
+    """AdamW; biases, norms, embeddings and learned tokens, positions and queries are not decayed."""
+
+    name: Literal["adamw"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Peak of the schedule."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of the first and second moment."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Decoupled weight decay of matrices and kernels, which is what layers call `weight`."""
+
+
+class SGDSettings(Settings):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    learning_rate: float = Field(default=1e-2, gt=0)
+    """Peak of the schedule."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Momentum."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Weight decay of matrices and kernels."""
+
+
+class LearningRateSettings(Settings):
+    """The learning rate along the run, as a share of its peak."""
+
+    warmup: int = Field(default=50, ge=0)
+    """Optimiser steps from 0 to the peak."""
+    decay: Literal["cosine", "constant"] = "cosine"
+    """What follows the warm-up, up to the last step."""
+    final: float = Field(default=0.02, ge=0, le=1)
+    """Share of the peak at the last step of a cosine."""
+
+
+class TrainingSettings(Settings):
+    """The length, size and rhythm of a run."""
+
+    steps: int = Field(default=2000, ge=1)
+    """Optimiser steps."""
+    batch_size: int = Field(default=32, ge=1)
+    """Pairs a process takes for one backward pass."""
+    accumulation: int = Field(default=1, ge=1)
+    """Backward passes summed into an optimiser step."""
+    seed: int = Field(default=0, ge=0)
+    """Every draw of step n derives from (seed, n)."""
+    precision: Precision = "auto"
+    """Autocast type; auto measures whether bf16 is faster here and keeps the answer for the run."""
+    clip: float | None = Field(default=1.0, gt=0)
+    """Largest norm of the gradient; null leaves it as it is."""
+    ema: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of the weight average, warmed up as (1 + n) / (10 + n); 0 keeps none. Results come from the average."""
+    schedule: LearningRateSettings = LearningRateSettings()
+    """Warm-up and decay."""
+    log_every: int = Field(default=20, ge=1)
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_every: int = Field(default=500, ge=1)
+    """Steps between checkpoints."""
+    keep: int = Field(default=2, ge=1)
+    """Newest checkpoints that stay."""
+    sample_every: int = Field(default=500, ge=0)
+    """Steps between sample pictures of held-out examples; 0 makes none but the last."""
+    samples: int = Field(default=8, ge=1)
+    """Held-out examples in a sample picture."""
+    evaluate: int = Field(default=256, ge=0)
+    """Held-out examples that are scored at the end; 0 scores none."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that read rows ahead; 0 reads in the training process."""
+    gradient_checkpointing: bool = False
+    """Computes the blocks of network and encoders a second time in the backward pass instead of keeping what they hold:
+    less memory, about a third more time, the same gradients."""
+    check_memory: bool = True
+    """Whether a run is refused that is expected to need more memory than is free; `--dry-run` tells what it needs."""
+    compile: bool = False
+    """Compiles the velocity network for this machine with torch.compile, which takes a minute or more at the start."""
+
+
+class SamplingSettings(Settings):
+    """Defaults of sampling, kept with the checkpoint."""
+
+    solver: SolverSettings = SolverSettings()
+    """Method and steps."""
+    grid: Literal["uniform", "density"] | None = None
+    """The solver's grid of times; that of `time.grid` where none is given."""
+    guidance: GuidanceSettings = GuidanceSettings()
+    """None or by the indicator."""
+    source: Literal["sample", "mean"] = "sample"
+    """Whether a noisy or variational source is drawn or taken at its mean."""
+    batch_size: int = Field(default=32, ge=1)
+    """Items carried together."""
+
+
+class Recipe(BridgeSettings):
+    """A recipe's own keys. The sections `source`, `target`, `options`, `data` and `network` belong to plugins
+    and are checked against their settings in `resolve`."""
+
+    task: str
+    """Name of the task."""
+    options: dict[str, Any] = {}
+    """Options of the task."""
+    source: dict[str, Any] = {}
+    """Options of the source modality."""
+    target: dict[str, Any] = {}
+    """Options of the target modality."""
+    data: dict[str, Any] = {"name": "blocks"}
+    """The data set by `name`, with its settings."""
+    codecs: dict[Literal["source", "target"], str] = {}
+    """Folders of codecs that `bridgeflow fit` made; a codec without one is fitted when training starts."""
+    columns: dict[str, str] = {}
+    """Column that the task needs -> column of the data, where the names differ."""
+    network: dict[str, Any] = {"name": "dit"}
+    """The velocity network by `name`, with its settings."""
+    optimizer: Annotated[AdamWSettings | SGDSettings, Field(discriminator="name")] = AdamWSettings()
+    """The optimiser."""
+    training: TrainingSettings = TrainingSettings()
+    """Length, size and rhythm."""
+    sampling: SamplingSettings = SamplingSettings()
+    """Defaults of sampling."""
+
+
+@dataclass(frozen=True)
+class ResolvedRecipe:
+    """A recipe with every plugin section checked and typed."""
+
+    name: str
+    recipe: Recipe
+    task: type[Task]
+    options: Settings
+    source: type[Modality]
+    source_options: Settings
+    target: type[Modality]
+    target_options: Settings
+    data: DataSettings
+    network: NetworkSettings
+    homes: Homes
+    """The distribution that is meant by each name of a plugin."""
+
+    def plugins(self) -> list[Plugin]:
+        """Every plugin that it is made of, each once."""
+        needed = [
+            ("task", self.recipe.task),
+            ("modality", self.task.source.name),
+            ("modality", self.task.target.name),
+            ("dataset", self.recipe.data["name"]),
+            ("network", self.recipe.network["name"]),
+        ]
+        found = [registry.find(kind, name, self.homes.get((kind, name), "")) for kind, name in needed]
+        return list(dict.fromkeys(found))
+
+    def tree(self) -> Tree:
+        """The whole recipe with every default written out; `resolve` takes it back unchanged."""
+        tree: Tree = self.recipe.model_dump(mode="json")
+        tree["options"] = self.options.model_dump(mode="json")
+        tree["source"] = self.source_options.model_dump(mode="json")
+        tree["target"] = self.target_options.model_dump(mode="json")
+        tree["data"] = {"name": self.recipe.data["name"], **self.data.model_dump(mode="json")}
+        tree["network"] = {**self.network.model_dump(mode="json"), "name": self.recipe.network["name"]}
+        return tree
+
+    def yaml(self) -> str:
+        """`tree` as YAML."""
+        return layers.dump(self.tree())
+
+    def changed(self, **sections: Any) -> ResolvedRecipe:
+        """The same recipe with keys laid over it and checked again."""
+        return resolve(layers.merge(self.tree(), sections), self.name, self.homes)
+
+
+class UnreadData(DataSettings):
+    """The section `data` of a recipe whose data are not asked for: its plugin is loaded, and its keys are checked, only
+    where it is opened after all."""
+
+    model_config = ConfigDict(extra="allow")
+
+    def __init__(self, name: str, home: str, keys: Mapping[str, Any]) -> None:
+        super().__init__(**keys)
+        self._name, self._home = name, home
+
+    _name: str = PrivateAttr()
+    _home: str = PrivateAttr()
+
+    def open(self, split: Split, progress: Progress | None = None) -> Rows | Stream:
+        """As the data set's own. Raises UsageError where it is not installed or a key does not fit."""
+        mistakes: list[str] = []
+        kind = registry.load("dataset", self._name, self._home)
+        settings = validated(kind, self.model_dump(), "data", mistakes)
+        if mistakes:
+            raise UsageError(mistakes[0])
+        rows: Rows | Stream = settings.open(split, progress)
+        return rows
+
+
+def data_section(text: str) -> Tree:
+    """The `data` section that `--data NAME` or `--data NAME:LOCATION` means; NAME may be DISTRIBUTION:NAME."""
+    name, _, location = text.partition(":")
+    inner, _, rest = location.partition(":")
+    if len(registry.offering("dataset", name)) != 1 and registry.offering("dataset", f"{name}:{inner}"):
+        name, location = f"{name}:{inner}", rest
+    if not registry.offering("dataset", name) and text and Path(text).is_dir():
+        raise UsageError(f"no dataset {text!r}. For a folder of your own write --data folder:{text}.")
+    settings: type[DataSettings] = registry.load("dataset", name)
+    try:
+        return {"name": name, **(settings.at(location) if location else {})}
+    except UsageError as error:
+        raise UsageError(f"--data {text!r}: {error}") from error
+
+
+def load(
+    name: str,
+    overrides: Sequence[str] = (),
+    data: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> ResolvedRecipe:
+    """The recipe of an installed name or a YAML file, with overrides laid over it, checked.
+
+    Raises UsageError with every mistake at once.
+    """
+    tree = layers.read(name)
+    if data is not None:
+        tree = layers.merge(tree, {"data": data_section(data)})
+    if columns:
+        tree = layers.merge(tree, {"columns": dict(columns)})
+    for assignment in overrides:
+        tree = layers.override(tree, assignment)
+    return resolve(tree, name)
+
+
+def resolve(tree: Mapping[str, Any], name: str, homes: Homes | None = None, with_data: bool = True) -> ResolvedRecipe:
+    """A checked recipe from a tree of keys.
+
+    homes: the distribution that is meant by names that several offer; a task's modalities are else those of its own.
+    with_data: False leaves the section `data` as it is, see `UnreadData`. Raises UsageError with every mistake at once.
+    """
+    mistakes: list[str] = []
+    known: dict[tuple[str, str], str] = dict(homes or {})
+    for section, kind in _SECTIONS.items():
+        # What a recipe leaves unsaid is said by bridgeflow.
+        if "name" not in _mapping(tree, section):
+            known[kind, Recipe.model_fields[section].default["name"]] = registry.OWN_DISTRIBUTION
+    tree = _with_default_names(tree)
+    named = isinstance(tree.get("task"), str)
+    # A missing name is told once, by `_plugin`, which knows the tasks.
+    recipe = validated(Recipe, tree if named else {**tree, "task": ""}, "", mistakes)
+    task = _plugin("task", tree.get("task"), mistakes, known)
+    sections: dict[str, Any] = {}
+    if task is not None:
+        sections["options"] = validated(task.Options, _mapping(tree, "options"), "options", mistakes)
+        for side in ("source", "target"):
+            use = getattr(task, side)
+            home = registry.find("task", tree["task"], known["task", tree["task"]]).distribution
+            known.setdefault(("modality", use.name), home)
+            modality = _plugin("modality", use.name, mistakes, known)
+            sections[f"{side}_class"] = modality
+            if modality is not None:
+                options = layers.merge(use.options, _mapping(tree, side))
+                sections[side] = validated(modality.Options, options, side, mistakes)
+    for section, kind in _SECTIONS.items():
+        given = _mapping(tree, section) or Recipe.model_fields[section].default
+        own = {key: value for key, value in given.items() if key != "name"}
+        if section == "data" and not with_data:
+            sections[section] = UnreadData(str(given["name"]), known.get((kind, given["name"]), ""), own)
+            continue
+        settings = _plugin(kind, given.get("name"), mistakes, known)
+        if settings is not None:
+            sections[section] = validated(settings, own, section, mistakes)
+    if mistakes or recipe is None or task is None:
+        each = list(dict.fromkeys(mistakes))
+        if len(each) == 1:
+            raise UsageError(f"recipe {name!r}: {each[0]}")
+        raise UsageError(f"recipe {name!r} has {len(each)} mistakes:" + "".join(f"\n  {mistake}" for mistake in each))
+    return ResolvedRecipe(
+        name,
+        recipe,
+        task,
+        sections["options"],
+        sections["source_class"],
+        sections["source"],
+        sections["target_class"],
+        sections["target"],
+        sections["data"],
+        sections["network"],
+        known,
+    )
+
+
+_SECTIONS = {"data": "dataset", "network": "network"}
+"""Sections of a recipe that name a plugin, with its kind."""
+
+
+def _with_default_names(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tree with the default's name in a component's section that gives none: {patch: 2} is a dit's."""
+    return _named(tree, {key: field.default for key, field in Recipe.model_fields.items()})
+
+
+def _named(tree: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    named = dict(tree)
+    for key, default in defaults.items():
+        given = tree.get(key)
+        if not isinstance(given, Mapping):
+            continue
+        name = default.get("name") if isinstance(default, dict) else getattr(default, "name", None)
+        own = {"name": name, **given} if name is not None else dict(given)
+        if isinstance(default, BaseModel) and own.get("name") == name:
+            own = _named(own, {field: getattr(default, field) for field in type(default).model_fields})
+        named[key] = own
+    return named
+
+
+def _mapping(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = tree.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _plugin(kind: str, name: Any, mistakes: list[str], homes: dict[tuple[str, str], str]) -> Any:
+    """What the plugin of a name is; `homes` is told whose it is. On failure None, with a sentence in `mistakes`."""
+    if not isinstance(name, str):
+        mistakes.append(
+            f"{kind}: no name is given; one of {', '.join(p.name for p in registry.installed(kind))} is expected."
+        )
+        return None
+    try:
+        plugin = registry.find(kind, name, homes.get((kind, name), ""))
+        homes[kind, name] = plugin.distribution
+        return registry.loaded(plugin)
+    except BridgeflowError as error:
+        mistakes.append(str(error))
+        return None

@@ -1,0 +1,351 @@
+"""From a checkpoint to results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from copy import copy
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from bridgeflow.assembly import SIDES, Assembly, assemble
+from bridgeflow.bridge import Bridge
+from bridgeflow.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from bridgeflow.checkpoints.loading import load_bridge
+from bridgeflow.config.recipe import SamplingSettings
+from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.flow.solver import SolverSettings
+from bridgeflow.inference.arithmetic import PLAIN, Mixture, between, sums
+from bridgeflow.inference.familiarity import Familiarity
+from bridgeflow.inference.stages import Job, Piece, Stages
+from bridgeflow.modality import Item, Progress
+from bridgeflow.runtime.precision import choose_precision
+
+OnProgress = Callable[[int, int], None]
+SOLVERS: tuple[str, ...] = get_args(SolverSettings.model_fields["method"].annotation)
+MOST_STEPS = 10_000
+
+
+class Pipeline:
+    """Carries items of a task's source modality to its target modality."""
+
+    def __init__(
+        self,
+        assembly: Assembly,
+        bridge: Bridge | Callable[[], Bridge],
+        device: torch.device | str = "cpu",
+        precision: str = "fp32",
+        sampling: SamplingSettings | None = None,
+        low_memory: bool = False,
+        watch: Progress | None = None,
+    ) -> None:
+        """bridge: the bridge itself, or what loads it whenever it is needed.
+
+        precision: 'fp32', or 'bf16' for bfloat16 autocast. low_memory: source modality, bridge and target modality
+        are in memory one after the other, see `Stages`. watch: called as `watch(done, total, what)` at every
+        evaluation of the network and whenever something else begins; total is 0 where it is not known.
+        """
+        if isinstance(bridge, Bridge):
+            bridge.eval()
+        self.assembly = assembly
+        self.sampling = sampling or assembly.recipe.recipe.sampling
+        self.knowledge = ""
+        """What the model was made for, in a sentence; empty where it is not known."""
+        self.stages = Stages(assembly, bridge, torch.device(device), precision, low_memory, watch)
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        device: str | None = None,
+        precision: str | None = None,
+        low_memory: bool = False,
+        watch: Progress | None = None,
+    ) -> Pipeline:
+        """A pipeline from a checkpoint or the newest checkpoint of a run.
+
+        device: 'cpu', 'cuda', ...; None takes a GPU where there is one. precision: 'fp32', 'bf16' (matrices are held
+        and multiplied in bfloat16; the state between steps is float32), or None for bf16 where the model was
+        trained so and the device is faster with it. For the others see `__init__`.
+        """
+        return cls.of(open_checkpoint(folder), device, precision, low_memory, watch)
+
+    @classmethod
+    def of(
+        cls,
+        checkpoint: Checkpoint,
+        device: str | None = None,
+        precision: str | None = None,
+        low_memory: bool = False,
+        watch: Progress | None = None,
+    ) -> Pipeline:
+        """A pipeline from an opened checkpoint; see `open`."""
+        recipe = checkpoint.recipe(with_data=False)
+        assembly = assemble(recipe, {side: folder for side in SIDES if (folder := checkpoint.codec(side))})
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if precision is None:
+            trained_in_bf16 = recipe.recipe.training.precision == "bf16"
+            precision = choose_precision("auto", chosen) if trained_in_bf16 else "fp32"
+        number_type = precision
+
+        def load() -> Bridge:
+            return load_bridge(assembly, checkpoint, number_type, watch)
+
+        pipeline = cls(assembly, load, chosen, number_type, checkpoint.sampling(), low_memory, watch)
+        pipeline.stages.familiarity = Familiarity.read(checkpoint.folder)
+        pipeline.knowledge = str(checkpoint.meta.get("exported", {}).get("knowledge", ""))
+        return pipeline
+
+    def guide_by(self, weaker: Path) -> None:
+        """Guides away from a weaker checkpoint of the same run, such as an early one, by the scale of the guidance:
+        autoguidance (Karras et al., arXiv 2406.02507). Runs of their own have source codes of their own, which say
+        nothing to one another; only where nothing is learned about the source may they be mixed.
+
+        Raises UsageError for a checkpoint of another kind.
+        """
+        checkpoint = open_checkpoint(weaker)
+        if checkpoint.recipe(with_data=False).tree()["task"] != self.assembly.recipe.tree()["task"]:
+            raise UsageError(
+                f"the weaker checkpoint {str(weaker)!r} belongs to another task: give an early one of its run."
+            )
+        try:
+            self.stages.weak = load_bridge(self.assembly, checkpoint, self.stages.precision).eval()
+        except BridgeflowError as error:
+            raise UsageError(
+                f"the checkpoint {str(weaker)!r} is no weaker model of this one ({str(error).rstrip('.')}): give an "
+                "early checkpoint of the same run."
+            ) from error
+
+    @property
+    def bridge(self) -> Bridge:
+        """The bridge, which is loaded where it is not there."""
+        return self.stages.bridge
+
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        samples: int = 1,
+        seed: int = 0,
+        steps: int | None = None,
+        solver: str | None = None,
+        guidance: float | None = None,
+    ) -> Any:
+        """The result of one input, or a list of results for a list (or tuple) of inputs.
+
+            >>> pipeline("a red cube", samples=4, seed=7, steps=20)
+
+        inputs: whatever the source modality reads: a path, words, bytes, an array, a PIL image; or a list of them.
+        samples: results for each input; above 1 they are a list for each. seed: of whatever is drawn.
+        steps, solver, guidance: as in `adjusted`, for this call alone.
+
+        A result is an item of the target modality, such as an array of uint8 (H, W, 3) for a picture, or a str.
+        Raises BridgeflowError, naming it, for an input that cannot be read, and UsageError for a wrong number.
+        """
+        _check_whole("samples", samples)
+        _check_whole("seed", seed)
+        if samples < 1:
+            raise UsageError(f"samples should be at least 1, not {samples}.")
+        once = copy(self)
+        once.sampling = self.adjusted(steps, solver, guidance)
+        many = isinstance(inputs, list | tuple)
+        items = [self.assembly.source.read(value) for value in (inputs if many else [inputs])]
+        results = once.carry(items, samples, seed) if items else []
+        each = results if samples > 1 else [own[0] for own in results]
+        return each if many else each[0]
+
+    def adjusted(
+        self, steps: int | None = None, solver: str | None = None, guidance: float | None = None
+    ) -> SamplingSettings:
+        """The settings of sampling with another number of steps, solver or scale of the guidance (1 is none).
+
+        Raises UsageError, whose sentence begins with the name of the option, where a value does not fit.
+        """
+        if steps is not None:
+            _check_whole("steps", steps)
+        if steps is not None and not 1 <= steps <= MOST_STEPS:
+            raise UsageError(f"steps {steps} is not within 1 to {MOST_STEPS:,}, as a solver takes.")
+        if solver is not None and solver not in SOLVERS:
+            raise UsageError(f"solver {solver!r} is none: one of {', '.join(SOLVERS)} is expected.")
+        if guidance is not None and not (_is_number(guidance) and math.isfinite(guidance)):
+            raise UsageError(f"guidance {guidance!r} is not a number: 1 is none, 2 to 7 are usual.")
+        has_null_rows = self.assembly.recipe.recipe.null_rate > 0 or self.stages.weak is not None
+        if guidance is not None and guidance != 1 and not has_null_rows:
+            raise UsageError("guidance needs a model trained with null_rate above 0; this one was trained without.")
+        method = {**({"method": solver} if solver else {}), **({"steps": steps} if steps else {})}
+        guide = {} if guidance is None else {"kind": "none" if guidance == 1 else "indicator", "scale": guidance}
+        return self.sampling.model_copy(
+            update={
+                "solver": self.sampling.solver.model_copy(update=method),
+                "guidance": self.sampling.guidance.model_copy(update=guide),
+            }
+        )
+
+    @property
+    def strange(self) -> set[int]:
+        """Numbers of the items of the last call that look like nothing the model was trained on; empty for a model that
+        does not know what it was trained on (`bridgeflow export` notes it)."""
+        return self.stages.strange
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the network for the last batch (NFE)."""
+        return self.stages.evaluations
+
+    def carry(
+        self,
+        items: Sequence[Item],
+        samples: int = 1,
+        seed: int = 0,
+        seeds: Sequence[int] | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> list[list[Item]]:
+        """`samples` results for each source item.
+
+        A result depends on its item, the seed and the number of its sample, not on the items beside it (with
+        dopri5, whose steps follow the whole batch, up to its tolerance).
+        `seeds` gives each item a seed of its own. `on_progress(done, total)` counts the pieces that are done.
+        """
+        jobs = self._jobs(items, samples, seeds or [seed] * len(items))
+        return self._results(items, [jobs], samples, on_progress)
+
+    def combine(
+        self,
+        items: Sequence[Item],
+        plus: Sequence[Item] = (),
+        minus: Sequence[Item] = (),
+        samples: int = 1,
+        seed: int = 0,
+        on_progress: OnProgress | None = None,
+    ) -> list[list[Item]]:
+        """`samples` results for each item + plus - minus, a sum of the states z0 that the flow starts from.
+
+        z = z_item + sum of z_plus - sum of z_minus, all with the same draws. For a source encoder with a learned
+        variance z is then brought to mean 0 and standard deviation 1 over all elements, as the published code does
+        (CrossFlow, arXiv 2412.15213, section 4); for any other it is divided by 1 + plus - minus terms, where that is
+        above 0. Raises BridgeflowError where the flow starts from noise, where the terms cancel out, and where they
+        have different numbers of pieces.
+        """
+        jobs = self._jobs(items, samples, [seed] * len(items), [*plus, *minus], sums(len(plus), len(minus)))
+        return self._results(items, [jobs], samples, on_progress)
+
+    def interpolate(
+        self,
+        starts: Sequence[Item],
+        end: Item,
+        frames: int = 9,
+        seed: int = 0,
+        on_progress: OnProgress | None = None,
+    ) -> list[list[Item]]:
+        """`frames` results on the way from each start to the end, both included.
+
+        z = (1 - a) z_start + a z_end, with the same draws at both ends and a from 0 to 1 in equal steps (CrossFlow,
+        arXiv 2412.15213, section 4, interpolation). The first and the last result are those of `carry` of
+        that item alone, bit for bit; a task that fits results to their source fits all of them to the start. Raises
+        UsageError for fewer than 2 frames, and BridgeflowError as `combine` does.
+        """
+        if frames < 2:
+            raise UsageError(f"an interpolation has at least 2 frames, its ends, not {frames}.")
+        groups: list[list[Job]] = []
+        last = self._split(end)
+        for index, start in enumerate(starts):
+            first = self._split(start)
+            _check_layouts([start, end], [first, last])
+            # The ends run apart, as `carry` would run them: a product's last bits change with the rows of a batch.
+            groups.append([Job(index, 0, (one,), (seed, 0, place)) for place, one in enumerate(first)])
+            groups.append(
+                [
+                    Job(index, frame, pair, (seed, 0, place), between(frame / (frames - 1)))
+                    for frame in range(1, frames - 1)
+                    for place, pair in enumerate(zip(first, last, strict=True))
+                ]
+            )
+            groups.append([Job(index, frames - 1, (one,), (seed, 0, place)) for place, one in enumerate(last)])
+        return self._results(starts, groups, frames, on_progress)
+
+    def trajectory(
+        self, item: Item, seed: int = 0, plus: Sequence[Item] = (), minus: Sequence[Item] = ()
+    ) -> list[tuple[float, Item]]:
+        """(t, decoded state) at the start and after each step of the flow of one item, or of a sum of `combine`."""
+        mixture = sums(len(plus), len(minus)) if plus or minus else PLAIN
+        jobs = self._jobs([item], 1, [seed], [*plus, *minus], mixture)
+        states: dict[float, list[Item]] = {}
+        for batch in self.stages.run([jobs], self.sampling, whole_flow=True):
+            for t, decoded in batch.states:
+                states.setdefault(t, []).extend(decoded)
+        return [(t, self.assembly.task.join(decoded, item)) for t, decoded in sorted(states.items())]
+
+    def check_terms(self, items: Sequence[Item]) -> None:
+        """Raises BridgeflowError where items cannot be added or interpolated: their pieces stand in other places."""
+        _check_layouts(items, [self._split(item) for item in items])
+
+    def _split(self, item: Item) -> list[Piece]:
+        return [Piece(piece) for piece in self.assembly.task.split(item)]
+
+    def _jobs(
+        self,
+        items: Sequence[Item],
+        samples: int,
+        seeds: Sequence[int],
+        others: Sequence[Item] = (),
+        mixture: Mixture = PLAIN,
+    ) -> list[Job]:
+        shared = [self._split(other) for other in others]
+        jobs: list[Job] = []
+        for index, item in enumerate(items):
+            terms = [self._split(item), *shared]
+            _check_layouts([item, *others], terms)
+            jobs += [
+                Job(index, sample, pieces, (seeds[index], sample, place), mixture)
+                for sample in range(samples)
+                for place, pieces in enumerate(zip(*terms, strict=True))
+            ]
+        return jobs
+
+    def _results(
+        self,
+        items: Sequence[Item],
+        groups: Sequence[Sequence[Job]],
+        count: int,
+        on_progress: OnProgress | None,
+    ) -> list[list[Item]]:
+        """`count` results for each item."""
+        outputs: dict[tuple[int, int], list[Item]] = {}
+        done, total = 0, sum(map(len, groups))
+        for batch in self.stages.run(groups, self.sampling):
+            ((_, decoded),) = batch.states
+            for job, result in zip(batch.jobs, decoded, strict=True):
+                outputs.setdefault((job.item, job.result), []).append(result)
+            done += len(batch.jobs)
+            if on_progress is not None:
+                on_progress(done, total)
+        join = self.assembly.task.join
+        return [[join(outputs[index, number], item) for number in range(count)] for index, item in enumerate(items)]
+
+
+def _check_whole(name: str, value: object) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise UsageError(f"{name} should be a whole number, not {value!r}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _check_layouts(items: Sequence[Item], terms: Sequence[Sequence[Piece]]) -> None:
+    """Raises BridgeflowError where items are carried in pieces that do not stand in the same places."""
+    counts = {len(pieces) for pieces in terms}
+    shapes = {tuple(getattr(item, "shape", ())) for item in items}
+    if len(counts) > 1:
+        raise BridgeflowError(
+            f"these inputs do not go together, because they are carried in {min(counts)} to {max(counts)} pieces: "
+            "give inputs of one size."
+        )
+    if counts != {1} and len(shapes) > 1:
+        raise BridgeflowError(
+            "these inputs do not go together, because they are cut into pieces and are of different sizes: give inputs "
+            "of one size."
+        )

@@ -1,0 +1,1 @@
+"""Layers with backward passes of their own, for training on a CPU."""
