@@ -73,6 +73,8 @@ def load(
     def tell(note: str) -> None:
         warnings.warn(note, stacklevel=4)
 
+    from bridgeflow.checkpoints.finding import find_checkpoint
+
     return open_pipeline(find_checkpoint(name_or_folder), tell, device, precision, low_memory, watch)
 
 
@@ -96,51 +98,6 @@ def open_pipeline(
     if slow is not None:
         tell(slow)
     return pipeline
-
-
-def find_checkpoint(name_or_folder: Place) -> Checkpoint:
-    """The checkpoint that `load` means by a task's name or a folder. Raises as `load`."""
-    from bridgeflow.checkpoints.checkpoint import open_checkpoint
-
-    name = os.fspath(name_or_folder)
-    is_name = isinstance(name_or_folder, str) and not os.path.dirname(name) and name not in ("", ".", "..")
-    found = find_latest(name) or find_installed(name) if is_name else None
-    if found is not None:
-        return found
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():
-        return open_checkpoint(folder)
-    model = registry.shipped(name) if isinstance(name_or_folder, str) and name else None
-    if model is not None:
-        return open_checkpoint(model)
-    if is_name and name in tasks:
-        raise BridgeflowError(
-            f"there is no run of task {name!r} under 'runs': train one with bridgeflow.train({name!r}), or give the "
-            "folder of a run or a checkpoint."
-        )
-    if is_name:
-        raise registry.unknown("task", name, list(tasks))
-    raise UsageError(f"there is no folder {name!r}: give a task's name, or the folder of a run or a checkpoint.")
-
-
-def find_latest(task: str) -> Checkpoint | None:
-    """The newest checkpoint of a task's latest run under ./runs, or None."""
-    from bridgeflow.checkpoints.checkpoint import open_checkpoint
-    from bridgeflow.training.start import latest_run
-
-    folder = latest_run(task)
-    return None if folder is None else open_checkpoint(folder)
-
-
-def find_installed(task: str) -> Checkpoint | None:
-    """The model that is installed with a task, or None."""
-    from bridgeflow.checkpoints.checkpoint import open_checkpoint
-
-    if task not in tasks:
-        return None
-    declared, home = tasks[task], registry.find("task", task).distribution
-    folder = registry.shipped(declared.default_model or declared.default_recipe, home)
-    return None if folder is None else open_checkpoint(folder)
 
 
 def check_device(name: str) -> None:
@@ -226,6 +183,7 @@ def _as_keywords(sentence: str) -> str:
 def _train(
     recipe: Place | Tree, output: Place | None, resume: bool, device: str | None, overrides: Mapping[str, Any]
 ) -> Run:
+    from bridgeflow.checkpoints.runs import find_resumable
     from bridgeflow.training import start
 
     if device is not None:
@@ -236,7 +194,7 @@ def _train(
     if resume:
         if not isinstance(recipe, str) or recipe not in tasks:
             raise UsageError(f"resume goes on with the run's own recipe: give the name of its task, not {recipe!r}.")
-        checkpoint = start.find_resumable(recipe, place)
+        checkpoint = find_resumable(recipe, place)
         resolved = resumed_recipe(checkpoint, list(zip(overrides, changes, strict=True)))
         if not registry.is_same("task", resolved.recipe.task, recipe):
             raise UsageError(f"the run in {place!r} is one of task {resolved.recipe.task!r}, not {recipe!r}.")

@@ -10,7 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bridgeflow.assembly import SIDES, Assembly, assemble, save_codec
+from bridgeflow.assembly import SIDES, Assembly, assemble
+from bridgeflow.assembly.codec_files import save_codec
+from bridgeflow.assembly.preparing import open_rows
 from bridgeflow.bridge import Bridge
 from bridgeflow.caching.reading import batched
 from bridgeflow.checkpoints.checkpoint import Checkpoint, save_apart
@@ -18,14 +20,13 @@ from bridgeflow.checkpoints.loading import PRODUCTS, load_bridge
 from bridgeflow.checkpoints.tensor_file import is_finite, write_state
 from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.data.encoding import encode
+from bridgeflow.data.pairs import read_pairs
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.errors import BridgeflowError
-from bridgeflow.evaluation.examples import read_pairs
 from bridgeflow.evaluation.runner import kind_of
 from bridgeflow.inference import familiarity
 from bridgeflow.inference.familiarity import Familiarity
 from bridgeflow.runtime.console import Progress
-from bridgeflow.training.start import open_rows
 
 Precision = Literal["fp16", "bf16", "fp32"]
 TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 from bridgeflow.assembly import assemble
+from bridgeflow.assembly.preparing import open_rows, prepare_codecs
 from bridgeflow.caching.write import CacheOptions, write_cache
 from bridgeflow.config import recipe as recipes
 from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.runtime.console import Progress
 from bridgeflow.training.accelerator import make_accelerator
 from bridgeflow.training.loop import Trainer
-from bridgeflow.training.start import open_rows, prepare_codecs
 
 CODECS = {"of Stable Diffusion's size": (128, 256, 512, 512), "of 16 to 64 channels": (16, 32, 64, 64)}
 """Widths of the stages of an AutoencoderKL; its weights are random, which costs as much as any others."""

@@ -14,6 +14,7 @@ from PIL import Image
 
 import bridgeflow
 from bridgeflow import BridgeflowError, UsageError
+from bridgeflow.checkpoints.finding import find_checkpoint
 from bridgeflow.modality import Modality
 from bridgeflow_tasks.t2i import TextToImage
 
@@ -229,10 +230,10 @@ def test_what_cannot_be_loaded_is_one_sentence(
 
 
 def test_a_name_means_the_task_and_a_path_the_folder(at_home: Path, picture: np.ndarray, tmp_path: Path) -> None:
-    latest = bridgeflow.api.find_checkpoint("superres").folder.resolve()
+    latest = find_checkpoint("superres").folder.resolve()
     (tmp_path / "superres").symlink_to(at_home / "runs" / "superres-blocks-01")
     for given in (tmp_path / "superres", str(at_home / "runs" / "superres-blocks-01" / "checkpoints" / "000002")):
-        assert bridgeflow.api.find_checkpoint(given).step == 2
+        assert find_checkpoint(given).step == 2
     assert latest.parents[2] == (at_home / "runs").resolve()
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bridgeflow.assembly import restore_codec, save_codec
+from bridgeflow.assembly.codec_files import restore_codec, save_codec
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.runtime import durable
 from bridgeflow_plugins.image_latent import ImageLatent

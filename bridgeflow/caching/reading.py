@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bridgeflow.data.batches import describe_row, placed, read_pair
+from bridgeflow.data.pairs import describe_row, placed, read_pair
 from bridgeflow.data.rows import Rows, Split, Stream
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from bridgeflow import registry
-from bridgeflow.assembly import SIDES, Assembly, restore_codec
+from bridgeflow.assembly import SIDES, Assembly
+from bridgeflow.assembly.codec_files import restore_codec
 from bridgeflow.caching.encoding import PARTS
 from bridgeflow.caching.index import Index, check_fits
 from bridgeflow.caching.order import WindowedOrder

@@ -13,7 +13,8 @@ from typing import Literal
 import torch
 from pydantic import ValidationError
 
-from bridgeflow.assembly import SIDES, Assembly, assemble, restore_codec, save_codec
+from bridgeflow.assembly import SIDES, Assembly, assemble
+from bridgeflow.assembly.codec_files import restore_codec, save_codec
 from bridgeflow.caching.encoding import encode_shard
 from bridgeflow.caching.index import (
     SPLITS,
@@ -119,7 +120,7 @@ def write_cache(
 def _write_cache(
     recipe: ResolvedRecipe, folder: Path, options: CacheOptions, processes: Processes, console: Progress
 ) -> Written:
-    from bridgeflow.training.start import open_rows
+    from bridgeflow.assembly.preparing import open_rows
 
     torch.manual_seed(seed_of(recipe.recipe.training.seed, "codecs"))
     if recipe.recipe.data["name"] == "cache":
@@ -176,7 +177,7 @@ def _begin(
     console: Progress,
 ) -> Index:
     """The index of the cache that is in the folder, or of a new one, whose codecs are fitted and kept first."""
-    from bridgeflow.training.start import prepare_codecs, warn_of_losses
+    from bridgeflow.assembly.preparing import prepare_codecs, warn_of_losses
 
     before = read_index(folder, whole=False) if index_path(folder).is_file() else None
     if before is not None:

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import bridgeflow
-from bridgeflow.assembly import SIDES, Assembly, save_codec
+from bridgeflow.assembly import SIDES, Assembly
+from bridgeflow.assembly.codec_files import save_codec
 from bridgeflow.checkpoints.tensor_file import StoredTensor, first_not_finite, reason_of, write_state, write_tensors
 from bridgeflow.config import layers
 from bridgeflow.config import recipe as recipes

@@ -42,12 +42,12 @@ def check(
     overrides: tuple[str, ...],
 ) -> int:
     """Read every row as training would, and name what is missing or cannot be read."""
+    from bridgeflow.assembly.preparing import open_rows
     from bridgeflow.data.advice import advice
     from bridgeflow.data.check import check_rows
     from bridgeflow.data.rows import Rows, Split
     from bridgeflow.runtime.console import Progress
     from bridgeflow.sentences import printable
-    from bridgeflow.training.start import open_rows
 
     console = Progress()
     resolved, assembly = _assembled(task, data, columns, recipe, overrides)
@@ -128,9 +128,9 @@ def export(
     """Write the first rows of a data set as files: to look at, to run on, or to train on as folder:DIR."""
     from pathlib import Path
 
+    from bridgeflow.assembly.preparing import open_rows
     from bridgeflow.data.writing import write_rows
     from bridgeflow.runtime.console import Progress
-    from bridgeflow.training.start import open_rows
 
     console = Progress()
     resolved, assembly = _assembled(task, data, columns, recipe, overrides)

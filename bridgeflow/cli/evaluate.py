@@ -14,15 +14,18 @@ from bridgeflow.cli.options import (
     data_options,
     device_option,
     find_task,
+    given_checkpoint,
     json_option,
     parse_columns,
+    set_sampling,
     task_option,
 )
 from bridgeflow.cli.output import emit
 from bridgeflow.errors import BridgeflowError
 
 if TYPE_CHECKING:
-    from bridgeflow.evaluation.examples import Examples
+    from bridgeflow.checkpoints.checkpoint import Checkpoint
+    from bridgeflow.data.pairs import Examples
     from bridgeflow.evaluation.runner import Report
     from bridgeflow.inference.pipeline import Pipeline
 
@@ -89,9 +92,9 @@ def evaluate(
     console = Progress()
     with console.doing(LOADING):
         find_task(task)
+        from bridgeflow.assembly.preparing import open_first_rows
         from bridgeflow.cli.tables import print_comparison, print_report
         from bridgeflow.evaluation import runner
-        from bridgeflow.training.start import open_first_rows
     if compare:
         compare += tuple(own for own in overrides if "=" not in own)
         overrides = tuple(own for own in overrides if "=" in own)
@@ -113,8 +116,9 @@ def evaluate(
     scored: list[tuple[Pipeline, Report]] = []
     for name in names:
         with console.doing("opening the checkpoint"):
-            pipeline = _opened(task, name, data, columns, device, _parse_options(overrides))
-        _sample_with(pipeline, steps, solver, guidance, weak)
+            opened = given_checkpoint(task, name)
+            pipeline = _opened(opened, task, data, columns, device, _parse_options(overrides))
+        set_sampling(pipeline, steps, solver, guidance, weak)
         pipeline.assembly.task.judge_by(judges)
         recipe = pipeline.assembly.recipe
         try:
@@ -123,7 +127,7 @@ def evaluate(
         except BridgeflowError as error:
             if data is not None:
                 raise
-            raise BridgeflowError(_without_data(task, name, error)) from error
+            raise BridgeflowError(_without_data(opened.folder, error)) from error
         if examples is None or (data is None and not compare):
             with console.doing("reading the held-out examples"):
                 examples = runner.read_held_out(pipeline, rows, count, whole=not quick)
@@ -171,12 +175,10 @@ def _parse_weights(given: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _without_data(task: str, name: str | None, error: BridgeflowError) -> str:
+def _without_data(folder: Path, error: BridgeflowError) -> str:
     """What to do where the data of a checkpoint cannot be opened, which for an installed model its card tells."""
     from bridgeflow import registry
-    from bridgeflow.cli.run import _find_checkpoint
 
-    folder = _find_checkpoint(task, name)
     if not registry.is_installed_model(folder):
         return str(error)
     return (
@@ -206,8 +208,8 @@ def _parse_options(overrides: tuple[str, ...]) -> dict[str, Any]:
 
 def _open(recipe: Any, split: str, console: Any) -> Any:
     """The rows of a split, or of both."""
+    from bridgeflow.assembly.preparing import open_rows
     from bridgeflow.data.rows import JoinedRows, Rows
-    from bridgeflow.training.start import open_rows
 
     if split != "all":
         return open_rows(recipe, "held_out" if split == "held_out" else "train", console)
@@ -248,37 +250,26 @@ def _facts(pipeline: Pipeline, name: str | None, data: str, split: str, seed: in
 
 
 def _opened(
+    checkpoint: Checkpoint,
     task: str,
-    name: str | None,
     data: str | None,
     columns: tuple[str, ...],
     device: str | None,
     options: dict[str, Any],
 ) -> Pipeline:
     """The pipeline of a checkpoint, with the data it is scored on in its recipe."""
-    from bridgeflow.checkpoints.checkpoint import open_checkpoint
-    from bridgeflow.cli.run import _find_checkpoint
     from bridgeflow.config import recipe as recipes
     from bridgeflow.inference.pipeline import Pipeline
 
-    folder = _find_checkpoint(task, name)
     if data is None:
-        open_checkpoint(folder).check_plugins()
-    pipeline = Pipeline.open(folder, device)
+        checkpoint.check_plugins()
+    pipeline = Pipeline.of(checkpoint, device)
     recipe = pipeline.assembly.recipe
-    check_task(recipe.recipe.task, task, folder)
+    check_task(recipe.recipe.task, task, checkpoint.folder)
     changes = {"data": recipes.data_section(data)} if data else {}
     recipe = recipe.changed(**changes, columns=parse_columns(columns), options=options)
     pipeline.assembly = pipeline.assembly.scored_by(recipe)
     return pipeline
-
-
-def _sample_with(
-    pipeline: Pipeline, steps: int | None, solver: str | None, guidance: float | None, weak: str | None
-) -> None:
-    from bridgeflow.cli.run import _set_sampling
-
-    _set_sampling(pipeline, steps, solver, guidance, weak)
 
 
 def _picture(scored: list[tuple[Pipeline, Report]], names: list[Any], examples: Examples) -> Any:

@@ -29,7 +29,8 @@ def export(checkpoint: str, output: str, precision: str, card: str | None) -> No
 
     The folder is a checkpoint that run, eval and --from take; training cannot be resumed from it.
     """
-    from bridgeflow import api, exporting
+    from bridgeflow import exporting
+    from bridgeflow.checkpoints.finding import find_checkpoint
     from bridgeflow.errors import BridgeflowError
     from bridgeflow.runtime.console import Progress
 
@@ -40,7 +41,7 @@ def export(checkpoint: str, output: str, precision: str, card: str | None) -> No
         except (OSError, UnicodeDecodeError) as error:
             raise BridgeflowError(f"the card {card!r} cannot be read ({error}): give a text file.") from error
     console = Progress()
-    written = exporting.export(api.find_checkpoint(checkpoint), Path(output), precision, text, console)  # type: ignore[arg-type]
+    written = exporting.export(find_checkpoint(checkpoint), Path(output), precision, text, console)  # type: ignore[arg-type]
     console.clear()
     size = sum(path.stat().st_size for path in written.rglob("*") if path.is_file())
     console.say(f"{size / 1e6:.1f} MB in {output}   next: bridgeflow run --task TASK FILE --checkpoint {output}")

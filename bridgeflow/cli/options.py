@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from bridgeflow.checkpoints.checkpoint import Checkpoint
+    from bridgeflow.inference.pipeline import Pipeline
 
 Command = Callable[..., Any]
 
@@ -66,11 +70,48 @@ LOADING = "loading torch and the plugins"
 """What every command says of its first imports, where they take long."""
 
 
-def find_task(name: str) -> Any:
-    """The task of a name. Raises UsageError with the nearest one that is installed."""
-    from bridgeflow import registry
+def find_task(name: str, noted_by: Callable[[], Checkpoint] | None = None, with_data: bool = False) -> Any:
+    """The task of a name. Raises UsageError with the nearest one that is installed.
 
-    return registry.load("task", name)
+    noted_by: finds the checkpoint that the command is about, which notes the distribution that a task comes from: where
+        the task is not installed, the error then says what to install. with_data: whether its data set counts, too.
+    """
+    from bridgeflow import registry
+    from bridgeflow.errors import BridgeflowError, UsageError
+
+    try:
+        return registry.load("task", name)
+    except UsageError as error:
+        try:
+            checkpoint = None if noted_by is None else noted_by()
+        except BridgeflowError:
+            raise error from None
+        if checkpoint is not None:
+            checkpoint.check_plugins(with_data)
+        raise
+
+
+def given_checkpoint(task: str, given: str | None) -> Checkpoint:
+    """The checkpoint that `--checkpoint` names, or the task's own, see `checkpoint_for`."""
+    from bridgeflow.checkpoints.finding import checkpoint_for
+
+    return checkpoint_for(task, given)
+
+
+def set_sampling(
+    pipeline: Pipeline, steps: int | None, solver: str | None, guidance: float | None, weak: str | None = None
+) -> None:
+    """Sets how a pipeline samples from `--steps`, `--solver`, `--guidance` and `--weak`. Raises UsageError."""
+    from bridgeflow.errors import UsageError
+
+    if weak is not None:
+        if guidance is None:
+            raise UsageError("--weak needs --guidance SCALE, such as 2: how far to go from the weaker checkpoint.")
+        pipeline.guide_by(Path(weak))
+    try:
+        pipeline.sampling = pipeline.adjusted(steps, solver, guidance)
+    except UsageError as error:
+        raise UsageError(f"--{error}") from error
 
 
 def check_task(trained_for: str, task: str, folder: Path) -> None:

@@ -14,9 +14,18 @@ import click
 
 from bridgeflow.cli.frames import FrameWriter
 from bridgeflow.cli.inputs import Input, expand, lines_on_stdin, read_one
-from bridgeflow.cli.options import LOADING, check_task, device_option, find_task, json_option, task_option
+from bridgeflow.cli.options import (
+    LOADING,
+    check_task,
+    device_option,
+    find_task,
+    given_checkpoint,
+    json_option,
+    set_sampling,
+    task_option,
+)
 from bridgeflow.cli.results import ResultWriter
-from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.errors import BridgeflowError
 from bridgeflow.sentences import bounded, printable, tidy
 
 if TYPE_CHECKING:
@@ -129,18 +138,16 @@ def run(
 
     console = Progress()
     with console.doing(LOADING):
-        _find_task(task, checkpoint)
+        find_task(task, lambda: given_checkpoint(task, checkpoint))
         from bridgeflow import api
-        from bridgeflow.checkpoints.checkpoint import open_checkpoint
     _check_options(samples, plus + minus, interpolate, frames, trajectory)
     given = list(inputs) or lines_on_stdin()
-    folder = _find_checkpoint(task, checkpoint)
     with console.doing("opening the checkpoint"):
-        opened = open_checkpoint(folder)
+        opened = given_checkpoint(task, checkpoint)
         pipeline = api.open_pipeline(opened, console.warn, device, precision, low_memory, _shown(console))
-    check_task(pipeline.assembly.recipe.recipe.task, task, folder)
-    console.say(f"using {folder}")
-    _set_sampling(pipeline, steps, solver, guidance, weak)
+    check_task(pipeline.assembly.recipe.recipe.task, task, opened.folder)
+    console.say(f"using {opened.folder}")
+    set_sampling(pipeline, steps, solver, guidance, weak)
     source, target = pipeline.assembly.source, pipeline.assembly.target
     entries = expand(given, source, console.warn)
     wish = _Wish(
@@ -152,7 +159,7 @@ def run(
         0 if interpolate is None else frames or FRAMES,
     )
     asked = {"plus": list(plus), "minus": list(minus), "interpolate": interpolate}
-    facts = {"task": task, "checkpoint": str(folder), "seed": seed, **{k: v for k, v in asked.items() if v}}
+    facts = {"task": task, "checkpoint": str(opened.folder), "seed": seed, **{k: v for k, v in asked.items() if v}}
     if wish.frames:
         writer: ResultWriter = FrameWriter(target, output, len(entries) > 1, as_json, facts, wish.frames)
     else:
@@ -300,55 +307,6 @@ def _shown(console: Any) -> Callable[[int, int, str], None]:
         console(done, total, what, detail=f"  {each:.1f} s each" if each > 1 else "")
 
     return show
-
-
-def _find_checkpoint(task: str, given: str | None) -> Path:
-    from bridgeflow import api, registry
-    from bridgeflow.checkpoints.checkpoint import open_checkpoint
-
-    if given is not None and not Path(given).is_dir():
-        model = registry.shipped(given)
-        if model is None:
-            raise BridgeflowError(
-                f"there is no folder {given!r}: --checkpoint takes a run, a checkpoint of one, or the name of a recipe "
-                "with an installed model."
-            )
-        return model
-    found = open_checkpoint(Path(given)) if given is not None else api.find_latest(task) or api.find_installed(task)
-    if found is None:
-        raise BridgeflowError(
-            f"there is no checkpoint of task {task!r} under 'runs': train one with bridgeflow train --task {task}, "
-            "or name one with --checkpoint."
-        )
-    return found.folder
-
-
-def _find_task(task: str, checkpoint: str | None) -> None:
-    """Raises where the task is not installed; a checkpoint that is there says what to install."""
-    try:
-        find_task(task)
-    except UsageError as error:
-        try:
-            folder = _find_checkpoint(task, checkpoint)
-        except BridgeflowError:
-            raise error from None
-        from bridgeflow.checkpoints.checkpoint import open_checkpoint
-
-        open_checkpoint(folder).check_plugins(with_data=False)
-        raise
-
-
-def _set_sampling(
-    pipeline: Pipeline, steps: int | None, solver: str | None, guidance: float | None, weak: str | None = None
-) -> None:
-    if weak is not None:
-        if guidance is None:
-            raise UsageError("--weak needs --guidance SCALE, such as 2: how far to go from the weaker checkpoint.")
-        pipeline.guide_by(Path(weak))
-    try:
-        pipeline.sampling = pipeline.adjusted(steps, solver, guidance)
-    except UsageError as error:
-        raise UsageError(f"--{error}") from error
 
 
 def _draw_trajectory(pipeline: Pipeline, item: Any, wish: _Wish, path: Path, console: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,8 +19,10 @@ from bridgeflow.cli.options import (
     task_option,
 )
 from bridgeflow.cli.output import emit, stream
-from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.runtime import launch
+
+if TYPE_CHECKING:
+    from bridgeflow.checkpoints.checkpoint import Checkpoint
 
 
 @click.command(
@@ -69,7 +71,7 @@ def train(
 
     console = Progress(quiet=not _speaks())
     with console.doing(LOADING):
-        declared = _find_task(task, output if resume else None, resume)
+        declared = find_task(task, (lambda: _resumable(task, output)) if resume else None, with_data=True)
         from bridgeflow import api
         from bridgeflow.config import recipe as recipes
         from bridgeflow.training import start
@@ -79,7 +81,7 @@ def train(
     checkpoint = None
     if resume:
         with console.doing("checking the checkpoint"):
-            checkpoint = start.find_resumable(task, output)
+            checkpoint = _resumable(task, output)
         if dry_run:
             raise click.UsageError("--dry-run tries a new run: leave --resume out.")
         resolved = _resumed(checkpoint, recipe, data, renames, overrides)
@@ -111,21 +113,10 @@ def _speaks() -> bool:
     return launch.rank() == 0
 
 
-def _find_task(task: str, output: str | None, resume: bool) -> Any:
-    """The task; where it is not installed, a run to go on with says what to install."""
-    try:
-        return find_task(task)
-    except UsageError as error:
-        if not resume:
-            raise
-        from bridgeflow.training import start
+def _resumable(task: str, output: str | None) -> Checkpoint:
+    from bridgeflow.checkpoints.runs import find_resumable
 
-        try:
-            checkpoint = start.find_resumable(task, output)
-        except BridgeflowError:
-            raise error from None
-        checkpoint.check_plugins()
-        raise
+    return find_resumable(task, output)
 
 
 def _resumed(
@@ -149,9 +140,9 @@ def _resumed(
 
 
 def _finish(run: Any, task: str, resolved: Any, as_json: bool, console: Any) -> int:
+    from bridgeflow.checkpoints.runs import latest_run
     from bridgeflow.cli.tables import print_report
     from bridgeflow.runtime.console import duration
-    from bridgeflow.training.start import latest_run
 
     outcome = run.outcome
     if outcome.unreadable:

@@ -14,6 +14,7 @@ from bridgeflow.cli.options import (
     data_options,
     device_option,
     find_task,
+    given_checkpoint,
     json_option,
     parse_columns,
     task_option,
@@ -22,7 +23,7 @@ from bridgeflow.cli.output import emit
 
 if TYPE_CHECKING:
     from bridgeflow.checkpoints.checkpoint import Checkpoint
-    from bridgeflow.evaluation.examples import Examples
+    from bridgeflow.data.pairs import Examples
     from bridgeflow.evaluation.tuning import Trial, Tuning
 
 SHARE = 1000
@@ -89,19 +90,17 @@ def tune_sampler(
     """
     find_task(task)
     from bridgeflow import registry
-    from bridgeflow.checkpoints.checkpoint import open_checkpoint
-    from bridgeflow.cli.run import _find_checkpoint
+    from bridgeflow.assembly.preparing import open_rows
     from bridgeflow.config import recipe as recipes
+    from bridgeflow.data.pairs import read_examples
     from bridgeflow.errors import UsageError
     from bridgeflow.evaluation import tuning
-    from bridgeflow.evaluation.examples import read_examples
     from bridgeflow.evaluation.runner import NothingToScore
     from bridgeflow.inference.pipeline import Pipeline
     from bridgeflow.runtime.console import Progress
-    from bridgeflow.training.start import open_rows
 
     console = Progress()
-    opened = open_checkpoint(_find_checkpoint(task, checkpoint))
+    opened = given_checkpoint(task, checkpoint)
     check_task(str(opened.meta["task"]), task, opened.folder)
     if undo:
         return _undo(opened, dry_run, console)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from bridgeflow.data.batches import check_pair, describe_row, in_order, read_pair
+from bridgeflow.data.pairs import check_pair, describe_row, in_order, read_pair
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.sentences import bounded, printable

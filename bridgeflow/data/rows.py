@@ -5,11 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import Latent, Progress
 from bridgeflow.settings import Settings
+
+if TYPE_CHECKING:
+    from bridgeflow.assembly import Assembly
 
 Split = Literal["train", "held_out"]
 
@@ -73,6 +76,23 @@ class OrderedRows(Rows, Protocol):
 @runtime_checkable
 class EncodedRows(OrderedRows, Protocol):
     """Rows whose latents were encoded before: training gathers them a batch at a time, and pairs no row."""
+
+    without_items: str | None
+    """A sentence on why the items that were encoded cannot be read, where that is known; latents are there all the
+    same."""
+
+    def check_task(self, task: str) -> None:
+        """Raises UsageError where the latents are another task's."""
+        ...
+
+    def lend_codecs(self, assembly: Assembly) -> None:
+        """Gives a recipe's codecs the state that they had when the latents were made. Raises UsageError, with the
+        reason, where the recipe encodes otherwise."""
+        ...
+
+    def check(self, assembly: Assembly) -> None:
+        """Raises UsageError, with the reason, where a recipe with its codecs would not encode what is kept."""
+        ...
 
     def gather(self, indices: Sequence[int], epochs: Sequence[int]) -> tuple[Latent, Latent]:
         """Source and target latents of rows; each row is asked for in an epoch, counted from 0."""

@@ -13,16 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from bridgeflow.data.batches import (
-    MOST_TRIES,
-    Batch,
-    Pair,
-    check_pair,
-    collated,
-    describe_row,
-    read_pair,
-    unreadable,
-)
+from bridgeflow.data.pairs import MOST_TRIES, Batch, Pair, check_pair, collated, describe_row, read_pair, unreadable
 from bridgeflow.data.rows import NOTHING_LEFT, Stream
 from bridgeflow.data.shards import SIDE_BY_SIDE, Entry, ShardStream
 from bridgeflow.errors import BridgeflowError

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bridgeflow.data.batches import describe_row, in_order, named, placed
+from bridgeflow.data.pairs import describe_row, in_order, named, placed
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Modality

@@ -10,9 +10,9 @@ from typing import Any
 
 from PIL.Image import Image
 
+from bridgeflow.data.pairs import Examples, read_examples, read_pairs
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.errors import BridgeflowError
-from bridgeflow.evaluation.examples import Examples, read_examples, read_pairs
 from bridgeflow.evaluation.scoring import judge
 from bridgeflow.evaluation.uncertainty import Scores, score
 from bridgeflow.inference.pictures import comparison

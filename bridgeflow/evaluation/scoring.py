@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bridgeflow.config.recipe import SamplingSettings
-from bridgeflow.evaluation.examples import Examples
+from bridgeflow.data.pairs import Examples
 from bridgeflow.evaluation.uncertainty import Scores, score, score_of_each
 from bridgeflow.inference.pipeline import Pipeline
 from bridgeflow.modality import Item

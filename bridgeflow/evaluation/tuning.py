@@ -14,8 +14,8 @@ from typing import Any, get_args
 
 from bridgeflow.config.recipe import SamplingSettings
 from bridgeflow.data.encoding import encode
+from bridgeflow.data.pairs import Examples
 from bridgeflow.errors import UsageError
-from bridgeflow.evaluation.examples import Examples
 from bridgeflow.evaluation.scoring import carry, scores_of
 from bridgeflow.evaluation.uncertainty import Scores, score
 from bridgeflow.flow.solver import EVALUATIONS, SolverSettings

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bridgeflow import registry
+from bridgeflow.assembly.preparing import open_rows
 from bridgeflow.checkpoints.checkpoint import Checkpoint, list_checkpoints, open_checkpoint
 from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.data.pairs import Examples, read_examples
 from bridgeflow.errors import BridgeflowError
-from bridgeflow.evaluation.examples import Examples, read_examples
 from bridgeflow.evaluation.scoring import carry, scores_of
 from bridgeflow.inference.pipeline import Pipeline
 from bridgeflow.registry import blame
@@ -195,7 +196,7 @@ def _place(folder: Path, run: Planned) -> Path:
 
 
 def _examples(study: StudySettings, recipe: ResolvedRecipe, pipeline: Pipeline, console: Progress) -> Examples:
-    rows = start.open_rows(recipe, "held_out", console)
+    rows = open_rows(recipe, "held_out", console)
     found = read_examples(rows, pipeline.assembly.task, recipe.recipe.columns, study.scoring.count)
     if len(found.sources) < 2:
         raise BridgeflowError(

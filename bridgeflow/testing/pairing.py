@@ -9,7 +9,7 @@ import numpy as np
 
 from bridgeflow.assembly import assemble
 from bridgeflow.config.recipe import ResolvedRecipe
-from bridgeflow.data.batches import check_columns
+from bridgeflow.data.pairs import check_columns
 from bridgeflow.data.rows import Rows
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item

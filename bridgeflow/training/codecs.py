@@ -13,11 +13,11 @@ import torch
 from safetensors import SafetensorError
 
 from bridgeflow import registry
-from bridgeflow.assembly import save_codec
+from bridgeflow.assembly.codec_files import save_codec
 from bridgeflow.checkpoints.tensor_file import reason_of
 from bridgeflow.config import layers, recipe
-from bridgeflow.data.batches import describe_row, in_order, placed, usable
 from bridgeflow.data.choices import read_drawn
+from bridgeflow.data.pairs import describe_row, in_order, placed, usable
 from bridgeflow.data.rows import DataSettings
 from bridgeflow.data.shards import ShardStream
 from bridgeflow.errors import BridgeflowError, UsageError

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from bridgeflow.assembly import SIDES, Assembly, assemble, latents_known
+from bridgeflow.assembly.preparing import open_first_rows, open_rows, prepare_codecs
 from bridgeflow.checkpoints.checkpoint import Checkpoint
 from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.data.batches import batches
@@ -24,7 +25,7 @@ from bridgeflow.training.accelerator import make_accelerator
 from bridgeflow.training.estimate import gigabytes, global_batch
 from bridgeflow.training.loop import Trainer, check_weights
 from bridgeflow.training.memory import expected_memory, fits, free_memory, savings
-from bridgeflow.training.start import computed_sections, open_first_rows, open_rows, prepare_codecs, take_codecs
+from bridgeflow.training.start import computed_sections, take_codecs
 
 
 def dry_run(

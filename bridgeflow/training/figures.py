@@ -11,8 +11,8 @@ import torch
 
 from bridgeflow.assembly import Assembly
 from bridgeflow.bridge import Bridge
+from bridgeflow.data.pairs import Examples, read_examples
 from bridgeflow.data.rows import Rows, Stream
-from bridgeflow.evaluation.examples import Examples, read_examples
 from bridgeflow.evaluation.runner import NothingToScore, Report, evaluate, kind_of
 from bridgeflow.inference.pictures import comparison
 from bridgeflow.inference.pipeline import Pipeline

@@ -19,8 +19,9 @@ from bridgeflow.checkpoints import checkpoint as checkpoints
 from bridgeflow.checkpoints.checkpoint import Checkpoint
 from bridgeflow.checkpoints.tensor_file import NotFinite
 from bridgeflow.config.recipe import ResolvedRecipe
-from bridgeflow.data.batches import Batch, batches
+from bridgeflow.data.batches import batches
 from bridgeflow.data.encoding import latent
+from bridgeflow.data.pairs import Batch
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.flow.coupling import draw_null_rows

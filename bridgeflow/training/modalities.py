@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterator
 
 from bridgeflow.assembly import SIDES, Assembly
-from bridgeflow.data.batches import Batch
 from bridgeflow.data.encoding import blamed
+from bridgeflow.data.pairs import Batch
 from bridgeflow.data.scale import EXPECTED, MEND, all_alike, items_differ, scale_of
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Latent

@@ -12,17 +12,20 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from bridgeflow.assembly import assemble
+from bridgeflow.assembly.preparing import open_rows, prepare_codecs
 from bridgeflow.caching.dataset import Cache
 from bridgeflow.caching.rows import CachedRows
 from bridgeflow.caching.write import Written
+from bridgeflow.checkpoints.runs import find_resumable
 from bridgeflow.config import recipe as recipes
 from bridgeflow.config.recipe import ResolvedRecipe
-from bridgeflow.data.batches import Batch, batches
+from bridgeflow.data.batches import batches
 from bridgeflow.data.encoding import latent
+from bridgeflow.data.pairs import Batch
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Latent
 from bridgeflow.runtime.console import Progress
-from bridgeflow.training.start import Run, find_resumable, open_rows, prepare_codecs, train
+from bridgeflow.training.start import Run, train
 
 Make = Callable[..., Written]
 

@@ -21,7 +21,7 @@ from bridgeflow.caching.rows import CachedRows
 from bridgeflow.caching.write import CacheOptions, Written, write_cache
 from bridgeflow.config import recipe as recipes
 from bridgeflow.config.recipe import ResolvedRecipe
-from bridgeflow.data.batches import read_pair
+from bridgeflow.data.pairs import read_pair
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.runtime.console import Progress
 from bridgeflow.runtime.randomness import seed_of

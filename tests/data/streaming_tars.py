@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bridgeflow.data.batches import Batch
+from bridgeflow.data.pairs import Batch
 from bridgeflow.data.rows import Stream
 from bridgeflow.data.shards import ShardStream
 from bridgeflow.data.webdataset import TarShards, TarStreams, WebDataset

@@ -12,19 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from bridgeflow.data.batches import (
+from bridgeflow.data.batches import EpochOrder, batches
+from bridgeflow.data.check import check_rows
+from bridgeflow.data.pairs import (
     MOST_IN_ORDER,
     MOST_TRIES,
     Batch,
-    EpochOrder,
-    batches,
     check_columns,
     describe_row,
     named,
     read_pair,
     usable,
 )
-from bridgeflow.data.check import check_rows
 from bridgeflow.data.rows import NamedRow
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.settings import Settings

@@ -146,7 +146,7 @@ def test_pickle_under_another_name_is_refused_and_not_run(tmp_path: Path, name: 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "ema.safetensors", "state.safetensors"])
 def test_pickle_in_place_of_safetensors_is_refused_and_not_run(tmp_path: Path, file: str) -> None:
-    from bridgeflow.assembly import restore_codec
+    from bridgeflow.assembly.codec_files import restore_codec
     from bridgeflow.checkpoints.checkpoint import Checkpoint
 
     mark = tmp_path / "ran"
@@ -166,7 +166,7 @@ def test_pickle_in_place_of_safetensors_is_refused_and_not_run(tmp_path: Path, f
      '{"format": 1, "step": 2, "files": []}', '{"format": 1, "step": 2, "sampling": 3}', "\xff"],
 )  # fmt: skip
 def test_descriptions_of_checkpoints_and_codecs_that_are_none(tmp_path: Path, text: str) -> None:
-    from bridgeflow.assembly import restore_codec
+    from bridgeflow.assembly.codec_files import restore_codec
     from bridgeflow.checkpoints.checkpoint import open_checkpoint
 
     for name in ("meta.json", "codec.json"):

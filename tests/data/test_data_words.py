@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 from streaming_tars import write_tar
 
-from bridgeflow.data.batches import read_pair
 from bridgeflow.data.files import Words, as_words
 from bridgeflow.data.folder import Folder
 from bridgeflow.data.hub import HubDataset
+from bridgeflow.data.pairs import read_pair
 from bridgeflow.data.rows import Stream
 from bridgeflow.data.tar import Damage, members
 from bridgeflow.data.webdataset import WebDataset, find_shards

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bridgeflow.data.batches import MOST_IN_ORDER
+from bridgeflow.data.pairs import MOST_IN_ORDER, read_examples
 from bridgeflow.errors import BridgeflowError
-from bridgeflow.evaluation.examples import read_examples
 from bridgeflow.settings import Settings
 from bridgeflow.task import Task
 

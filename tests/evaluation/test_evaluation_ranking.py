@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bridgeflow.evaluation.examples import Examples
+from bridgeflow.data.pairs import Examples
 from bridgeflow.evaluation.runner import Report, _judge
 from bridgeflow.task import Task
 

@@ -14,9 +14,9 @@ from bridgeflow.assembly import assemble
 from bridgeflow.config import layers
 from bridgeflow.config import recipe as recipes
 from bridgeflow.config.recipe import ResolvedRecipe, SamplingSettings
+from bridgeflow.data.pairs import Examples
 from bridgeflow.errors import UsageError
 from bridgeflow.evaluation import tuning
-from bridgeflow.evaluation.examples import Examples
 from bridgeflow.evaluation.tuning_picture import save_picture
 from bridgeflow.flow.solver import EVALUATIONS
 from bridgeflow.inference.pipeline import Pipeline

@@ -10,8 +10,8 @@ import pytest
 
 from bridgeflow.assembly import assemble
 from bridgeflow.config import recipe as recipes
+from bridgeflow.data.pairs import Examples
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.evaluation.examples import Examples
 from bridgeflow.evaluation.scoring import judge
 from bridgeflow.task import Task
 from bridgeflow_plugins.blocks import render_scene

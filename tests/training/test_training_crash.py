@@ -19,15 +19,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bridgeflow.assembly import restore_codec, save_codec
+from bridgeflow.assembly.codec_files import restore_codec, save_codec
 from bridgeflow.checkpoints.checkpoint import list_checkpoints, open_checkpoint
+from bridgeflow.checkpoints.runs import find_resumable, latest_run, new_folder
 from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.runtime.lock import FolderLock
 from bridgeflow.training import codecs as fitting
 from bridgeflow.training import loop
 from bridgeflow.training.journal import Journal
-from bridgeflow.training.start import Run, find_resumable, latest_run, new_folder
+from bridgeflow.training.start import Run
 
 Make = Callable[..., ResolvedRecipe]
 Train = Callable[..., Run]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bridgeflow.assembly import assemble
+from bridgeflow.assembly.preparing import open_rows
 from bridgeflow.cli.main import invoke
 from bridgeflow.config import recipe as recipes
 from bridgeflow.config.recipe import ResolvedRecipe
@@ -221,7 +222,7 @@ def test_a_new_run_starts_with_the_averaged_weights_of_another(tiny_depth: Make,
     first = quiet_train(recipe, output="first")
     checkpoint = start.open_checkpoint(Path(first.folder))
     console = Progress(quiet=True)
-    rows = start.open_rows(recipe, "train", console)
+    rows = open_rows(recipe, "train", console)
     trainer = Trainer(
         assemble(recipe), rows, Path("."), make_accelerator(recipe.recipe.training, "cpu"), console, initial=checkpoint
     )
@@ -275,7 +276,7 @@ def test_the_tower_and_its_scale_are_taken_only_where_both_agree(tiny_depth: Mak
     def started(*overrides: str) -> dict[str, torch.Tensor]:
         recipe = tiny_depth(*source, *overrides)
         accelerator = make_accelerator(recipe.recipe.training, "cpu")
-        rows = start.open_rows(recipe, "train", Progress(quiet=True))
+        rows = open_rows(recipe, "train", Progress(quiet=True))
         quiet = Progress(quiet=True)
         return Trainer(assemble(recipe), rows, Path("."), accelerator, quiet, initial=checkpoint).bridge.state_dict()
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bridgeflow.assembly import Assembly
-from bridgeflow.data.batches import Batch
+from bridgeflow.data.pairs import Batch
 from bridgeflow.data.scale import Scale, all_alike, scale_of
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Latent

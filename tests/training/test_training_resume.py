@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from bridgeflow.checkpoints.checkpoint import list_checkpoints, open_checkpoint
+from bridgeflow.checkpoints.runs import find_resumable, latest_run, new_folder
 from bridgeflow.cli.main import invoke
 from bridgeflow.config import recipe as recipes
 from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.training import loop
-from bridgeflow.training.start import Run, find_resumable, latest_run, new_folder
+from bridgeflow.training.start import Run
 
 Make = Callable[..., ResolvedRecipe]
 Train = Callable[..., Run]

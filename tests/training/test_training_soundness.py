@@ -13,14 +13,15 @@ from bridgeflow.assembly import Assembly
 from bridgeflow.bridge import Bridge, Losses
 from bridgeflow.checkpoints import tensor_file
 from bridgeflow.checkpoints.checkpoint import list_checkpoints, open_checkpoint
+from bridgeflow.checkpoints.runs import find_resumable
 from bridgeflow.config import recipe as recipes
 from bridgeflow.config.recipe import ResolvedRecipe
-from bridgeflow.data.batches import Batch
+from bridgeflow.data.pairs import Batch
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Latent
 from bridgeflow.training import loop
 from bridgeflow.training.soundness import Soundness, check_start
-from bridgeflow.training.start import Run, find_resumable
+from bridgeflow.training.start import Run
 
 Make = Callable[..., ResolvedRecipe]
 Train = Callable[..., Run]

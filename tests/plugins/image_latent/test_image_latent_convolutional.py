@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bridgeflow.assembly import restore_codec, save_codec
+from bridgeflow.assembly.codec_files import restore_codec, save_codec
 from bridgeflow.errors import BridgeflowError
 from bridgeflow_plugins.image_latent import ImageLatent, convolutional
 from bridgeflow_plugins.image_latent.modality import draw_picture
