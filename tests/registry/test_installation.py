@@ -23,7 +23,7 @@ from bridgeflow.scaffold import KINDS, scaffold
 
 Install = Callable[..., Path]
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ENDINGS = {".py", ".md", ".toml", ".template", ".yaml", ".yml", ".txt", ".cfg", ".sh", ""}
 BARE = r"(?<![\w./:-])bridgeflow(?![\w./:-])"
 ASKED = [
