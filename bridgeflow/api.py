@@ -19,7 +19,7 @@ from bridgeflow.offered import datasets, tasks
 
 if TYPE_CHECKING:
     from bridgeflow.checkpoints.checkpoint import Checkpoint
-    from bridgeflow.config.recipe import ResolvedRecipe
+    from bridgeflow.config.recipe import Recipe
     from bridgeflow.evaluation.runner import Report
     from bridgeflow.inference.pipeline import Pipeline
     from bridgeflow.modality import Progress
@@ -196,8 +196,8 @@ def _train(
             raise UsageError(f"resume goes on with the run's own recipe: give the name of its task, not {recipe!r}.")
         checkpoint = find_resumable(recipe, place)
         resolved = resumed_recipe(checkpoint, list(zip(overrides, changes, strict=True)))
-        if not registry.is_same("task", resolved.recipe.task, recipe):
-            raise UsageError(f"the run in {place!r} is one of task {resolved.recipe.task!r}, not {recipe!r}.")
+        if not registry.is_same("task", resolved.task_name, recipe):
+            raise UsageError(f"the run in {place!r} is one of task {resolved.task_name!r}, not {recipe!r}.")
     else:
         resolved = _resolved(recipe, changes)
     run = start.train(resolved, place, checkpoint, None if device is None else str(device))
@@ -222,7 +222,7 @@ def nested(path: str, value: Any) -> dict[str, Any]:
     return tree
 
 
-def _resolved(recipe: Place | Tree, changes: Sequence[Tree]) -> ResolvedRecipe:
+def _resolved(recipe: Place | Tree, changes: Sequence[Tree]) -> Recipe:
     from bridgeflow.config import layers
     from bridgeflow.config import recipe as recipe_module
 
@@ -274,7 +274,7 @@ def default_recipe(declared: type[Task], task: str, data: str | Tree | None) -> 
     return default
 
 
-def resumed_recipe(checkpoint: Checkpoint, changes: Sequence[tuple[str, Tree]]) -> ResolvedRecipe:
+def resumed_recipe(checkpoint: Checkpoint, changes: Sequence[tuple[str, Tree]]) -> Recipe:
     """The recipe of a run that goes on, with changes laid over it: (what the user calls it, tree of keys) each.
 
     Raises ModelWouldChange for a change that would be one of the model.

@@ -18,7 +18,7 @@ from bridgeflow.caching.reading import batched
 from bridgeflow.checkpoints.checkpoint import Checkpoint, save_apart
 from bridgeflow.checkpoints.loading import PRODUCTS, load_bridge
 from bridgeflow.checkpoints.tensor_file import is_finite, write_state
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.data.encoding import encode
 from bridgeflow.data.pairs import read_pairs
 from bridgeflow.data.rows import Rows, Stream
@@ -96,7 +96,7 @@ def _is_product(module: nn.Module) -> bool:
     return isinstance(module, PRODUCTS)
 
 
-def _learn_inputs(assembly: Assembly, recipe: ResolvedRecipe, console: Progress) -> Familiarity | None:
+def _learn_inputs(assembly: Assembly, recipe: Recipe, console: Progress) -> Familiarity | None:
     """What the source latents of the data look like; None where that is not judged."""
     if not familiarity.can_judge(assembly.source.latent):
         return None
@@ -114,12 +114,12 @@ def _learn_inputs(assembly: Assembly, recipe: ResolvedRecipe, console: Progress)
 
 
 def _numbers(
-    assembly: Assembly, recipe: ResolvedRecipe, rows: Rows | Stream, count: int, console: Progress
+    assembly: Assembly, recipe: Recipe, rows: Rows | Stream, count: int, console: Progress
 ) -> Iterator[Tensor]:
     if isinstance(rows, Rows):
         count = min(count, len(rows))
     source = assembly.source
-    pairs = read_pairs(rows, assembly.task, recipe.recipe.columns, count)
+    pairs = read_pairs(rows, assembly.task, recipe.columns, count)
     done = 0
     for held in batched((pair[0] for pair in pairs if not isinstance(pair, BridgeflowError)), BATCH):
         latent = encode(source, source.collate(held), torch.device("cpu"))
@@ -146,13 +146,13 @@ def _figures_of(checkpoint: Checkpoint) -> dict[str, Any] | None:
 
 def model_card(
     checkpoint: Checkpoint,
-    recipe: ResolvedRecipe,
+    recipe: Recipe,
     bridge: Bridge,
     report: Mapping[str, Any] | None,
     knowledge: str,
 ) -> str:
     """A page of Markdown: what the model does, how it was made, its figures, its limits."""
-    settings = recipe.recipe
+    settings = recipe.keys
     size = sum(parameter.numel() for parameter in bridge.parameters())
     lines = [
         f"# {recipe.name}",

@@ -14,7 +14,7 @@ from bridgeflow.assembly import assemble
 from bridgeflow.assembly.preparing import open_rows, prepare_codecs
 from bridgeflow.caching.write import CacheOptions, write_cache
 from bridgeflow.config import recipe as recipes
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.runtime.console import Progress
 from bridgeflow.training.accelerator import make_accelerator
 from bridgeflow.training.loop import Trainer
@@ -42,7 +42,7 @@ def _one(name: str, channels: Sequence[int], steps: int, batch: int) -> dict[str
             assembly = assemble(recipe)
             rows = open_rows(recipe, "train", console)
             prepare_codecs(assembly, rows, console)
-            accelerator = make_accelerator(recipe.recipe.training, "cpu")
+            accelerator = make_accelerator(recipe.training, "cpu")
             trainer = Trainer(assembly, rows, Path(folder), accelerator, console)
             data = trainer._batches()
             trainer._train_step(data)
@@ -64,7 +64,7 @@ def _one(name: str, channels: Sequence[int], steps: int, batch: int) -> dict[str
     }
 
 
-def _recipe(folder: Path, channels: Sequence[int], batch: int) -> ResolvedRecipe:
+def _recipe(folder: Path, channels: Sequence[int], batch: int) -> Recipe:
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)

@@ -108,7 +108,7 @@ def test_the_size_the_batch_and_the_length_are_the_papers(name: str) -> None:
         bridge = assemble(resolved).build_bridge()
     count = sum(p.numel() for p in bridge.network.parameters())
     assert count == (paper.parameters if paper.exact else pytest.approx(paper.parameters, rel=0.03))
-    training = resolved.recipe.training
+    training = resolved.training
     batch = training.batch_size * training.accumulation * PROCESSES
     assert batch == paper.batch
     assert batch * training.steps == pytest.approx(paper.pairs, rel=1e-3)
@@ -119,8 +119,8 @@ def test_the_documented_table_is_that_of_the_recipe(name: str) -> None:
     resolved = recipes.load(name)
     with torch.device("meta"):
         count = sum(p.numel() for p in assemble(resolved).build_bridge().network.parameters())
-    kind = {"dimr": "DiMR", "dit": "DiT"}[resolved.recipe.network["name"]]
-    row = f"| `{name}` | {kind} {count / 1e6:.1f}M | {PAPER[name].batch} | {resolved.recipe.training.steps:,} |"
+    kind = {"dimr": "DiMR", "dit": "DiT"}[resolved.network_name]
+    row = f"| `{name}` | {kind} {count / 1e6:.1f}M | {PAPER[name].batch} | {resolved.training.steps:,} |"
     assert row in DOCS.read_text(encoding="utf-8")
 
 

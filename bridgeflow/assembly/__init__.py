@@ -10,7 +10,7 @@ import torch
 
 from bridgeflow.assembly.codec_files import restore_codec
 from bridgeflow.bridge import Bridge
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import Modality
 from bridgeflow.nn.source import DirectSource
@@ -24,7 +24,7 @@ SIDES = ("source", "target")
 class Assembly:
     """A task with its two modalities, ready to read, encode and decode."""
 
-    recipe: ResolvedRecipe
+    recipe: Recipe
     task: Task
 
     @property
@@ -47,7 +47,7 @@ class Assembly:
         self.target.to(device)
         return self
 
-    def scored_by(self, recipe: ResolvedRecipe) -> Assembly:
+    def scored_by(self, recipe: Recipe) -> Assembly:
         """The same modalities under a recipe with other data or options of the task."""
         return Assembly(recipe, recipe.task(recipe.options, self.source, self.target))
 
@@ -57,7 +57,7 @@ class Assembly:
         Raises UsageError where the recipe's parts do not fit one another.
         """
         try:
-            bridge = Bridge(self.recipe.recipe, self.recipe.network, self.source.latent, self.target.latent)
+            bridge = Bridge(self.recipe.keys, self.recipe.network, self.source.latent, self.target.latent)
         except ValueError as error:
             raise UsageError(f"recipe {self.recipe.name!r}: {error}") from error
         if bridge.sees_observed and type(self.target).observed is Modality.observed:
@@ -89,14 +89,14 @@ class Assembly:
             raise
 
 
-def assemble(recipe: ResolvedRecipe, codecs: Mapping[str, Path] | None = None) -> Assembly:
+def assemble(recipe: Recipe, codecs: Mapping[str, Path] | None = None) -> Assembly:
     """The task and its modalities, with fitted codecs restored: those given, by side, else those that the recipe
     names."""
     with in_place(f"building the modalities and the task of the recipe {recipe.name!r}"):
         source = recipe.source(recipe.source_options)
         target = recipe.target(recipe.target_options)
         assembly = Assembly(recipe, recipe.task(recipe.options, source, target))
-    given: Mapping[str, Path] = {side: Path(folder) for side, folder in recipe.recipe.codecs.items()}
+    given: Mapping[str, Path] = {side: Path(folder) for side, folder in recipe.keys.codecs.items()}
     for side, folder in (given if codecs is None else codecs).items():
         restore_codec(assembly.modality(side), folder)
     share_codec(assembly)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from bridgeflow.assembly import Assembly, latents_known, share_codec
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.data.advice import advice
 from bridgeflow.data.pairs import check_columns, read_pairs
 from bridgeflow.data.rows import EncodedRows, Rows, Split, Stream
@@ -18,26 +18,26 @@ from bridgeflow.modality import Progress as OnProgress
 from bridgeflow.runtime.console import Progress, duration
 
 
-def open_rows(recipe: ResolvedRecipe, split: Split, console: Progress) -> Rows | Stream:
+def open_rows(recipe: Recipe, split: Split, console: Progress) -> Rows | Stream:
     """The rows of a split, once it is sure that they have the columns the task needs."""
     with console.doing(f"opening the {'training' if split == 'train' else 'held-out'} data"):
         return _with_columns(recipe, recipe.data.open(split, console), console)
 
 
-def open_first_rows(recipe: ResolvedRecipe, count: int, console: Progress) -> Rows | Stream:
+def open_first_rows(recipe: Recipe, count: int, console: Progress) -> Rows | Stream:
     """At least the first `count` training rows, as `open_rows` gives them, where no others will be read."""
     with console.doing("opening the training data"):
         return _with_columns(recipe, recipe.data.open_first(count, console), console)
 
 
-def _with_columns(recipe: ResolvedRecipe, rows: Rows | Stream, console: Progress) -> Rows | Stream:
+def _with_columns(recipe: Recipe, rows: Rows | Stream, console: Progress) -> Rows | Stream:
     if isinstance(rows, ShardStream):
-        rows.look_for([recipe.recipe.columns.get(column, column) for column in recipe.task.columns])
+        rows.look_for([recipe.columns.get(column, column) for column in recipe.task.columns])
     console.clear()
     if isinstance(rows, EncodedRows):
-        rows.check_task(recipe.recipe.task)
+        rows.check_task(recipe.task_name)
     if not isinstance(rows, Rows) or len(rows):
-        check_columns(recipe.task, recipe.recipe.task, rows.columns, recipe.recipe.columns, rows.description)
+        check_columns(recipe.task, recipe.task_name, rows.columns, recipe.columns, rows.description)
     return rows
 
 
@@ -53,7 +53,7 @@ def prepare_codecs(assembly: Assembly, rows: Rows | Stream, console: Progress) -
         nonlocal count
         count = 0
         most = assembly.modality(side).most_fitted
-        for pair in read_pairs(rows, assembly.task, assembly.recipe.recipe.columns, most):
+        for pair in read_pairs(rows, assembly.task, assembly.recipe.columns, most):
             if not isinstance(pair, BridgeflowError):
                 count += 1
                 yield pair[0] if side == "source" else pair[1]
@@ -93,6 +93,6 @@ def warn_of_losses(assembly: Assembly, rows: Rows | Stream, console: Progress) -
     if not isinstance(rows, EncodedRows):
         if console.live:
             console.status("looking at the first rows")
-        for sentence in advice(rows, assembly.task, assembly.recipe.recipe.columns):
+        for sentence in advice(rows, assembly.task, assembly.recipe.columns):
             console.warn(sentence)
         console.clear()

@@ -13,7 +13,7 @@ import bridgeflow
 from bridgeflow import registry
 from bridgeflow.assembly import SIDES, Assembly
 from bridgeflow.caching.shards import write_file
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.data.rows import Split
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.settings import Settings
@@ -165,9 +165,9 @@ def read_index(folder: Path, whole: bool = True) -> Index:
     return index
 
 
-def new_index(recipe: ResolvedRecipe, key: Key, file: str) -> Index:
+def new_index(recipe: Recipe, key: Key, file: str) -> Index:
     """The index of a cache without shards."""
-    data = {"name": recipe.recipe.data["name"], **recipe.data.model_dump(mode="json")}
+    data = {"name": recipe.data_name, **recipe.data.model_dump(mode="json")}
     return Index(format=FORMAT, complete=False, bridgeflow=bridgeflow.__version__, recipe=file, data=data, key=key)
 
 
@@ -204,12 +204,12 @@ def _value(leaves: Mapping[str, Any], path: str) -> str:
     return repr(leaves[path]) if path in leaves else "not set"
 
 
-def option_differences(key: Key, recipe: ResolvedRecipe) -> list[str]:
+def option_differences(key: Key, recipe: Recipe) -> list[str]:
     """What a recipe would encode otherwise than the latents of a key were, by its options alone: a clause for each."""
-    if not registry.is_same("task", recipe.recipe.task, key.task):
-        return [f"the task is {recipe.recipe.task!r} here and was {key.task!r}"]
+    if not registry.is_same("task", recipe.task_name, key.task):
+        return [f"the task is {recipe.task_name!r} here and was {key.task!r}"]
     found = _changed(key.options, recipe.options.model_dump(mode="json"), "options")
-    found += _changed(key.columns, recipe.recipe.columns, "columns")
+    found += _changed(key.columns, recipe.columns, "columns")
     for side, options in (("source", recipe.source_options), ("target", recipe.target_options)):
         found += _changed(getattr(key, side).options, options.model_dump(mode="json"), side)
     return found

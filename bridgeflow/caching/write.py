@@ -33,7 +33,7 @@ from bridgeflow.caching.index import (
 )
 from bridgeflow.caching.reading import Chunk, PairRows, read_shards, stream_shards
 from bridgeflow.caching.shards import not_written, shard_path, write_file, write_shard
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.data.rows import Rows, Split, Stream
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.runtime import launch
@@ -100,9 +100,7 @@ class Written:
     made: int
 
 
-def write_cache(
-    recipe: ResolvedRecipe, folder: Path, options: CacheOptions, device: str | None, console: Progress
-) -> Written:
+def write_cache(recipe: Recipe, folder: Path, options: CacheOptions, device: str | None, console: Progress) -> Written:
     """Encodes both sides of every row with the recipe's codecs, fitted first where they need it.
 
     Raises UsageError where the folder holds a cache of other data or another recipe, or something else; BridgeflowError
@@ -118,12 +116,12 @@ def write_cache(
 
 
 def _write_cache(
-    recipe: ResolvedRecipe, folder: Path, options: CacheOptions, processes: Processes, console: Progress
+    recipe: Recipe, folder: Path, options: CacheOptions, processes: Processes, console: Progress
 ) -> Written:
     from bridgeflow.assembly.preparing import open_rows
 
-    torch.manual_seed(seed_of(recipe.recipe.training.seed, "codecs"))
-    if recipe.recipe.data["name"] == "cache":
+    torch.manual_seed(seed_of(recipe.training.seed, "codecs"))
+    if recipe.data_name == "cache":
         raise UsageError("--data names a cache, which is encoded already: give the data that it was made from.")
     if processes.is_main:
         _check_folder(folder)
@@ -169,7 +167,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _begin(
-    recipe: ResolvedRecipe,
+    recipe: Recipe,
     assembly: Assembly,
     rows: dict[Split, Rows | Stream],
     folder: Path,
@@ -221,9 +219,9 @@ def _key(assembly: Assembly, rows: dict[Split, Rows | Stream], options: CacheOpt
     usual = max(SHARD_BYTES // per_row // options.batch_size, 1) * options.batch_size
     shard_rows = options.shard_rows or (before.key.shard_rows if before is not None else min(usual, MOST_ROWS))
     return Key(
-        task=recipe.recipe.task,
+        task=recipe.task_name,
         options=recipe.options.model_dump(mode="json"),
-        columns=recipe.recipe.columns,
+        columns=recipe.columns,
         data={
             split: CachedData(fingerprint=own.fingerprint, description=own.description, columns=tuple(own.columns))
             for split, own in rows.items()
@@ -294,7 +292,7 @@ def _encode_split(
     console: Progress,
 ) -> int:
     """Encodes this process's share of a split; the number of shards of the whole."""
-    pair = PairRows(assembly.task, assembly.recipe.recipe.columns, split, key.variants)
+    pair = PairRows(assembly.task, assembly.recipe.columns, split, key.variants)
     what, done = f"encoding {split.replace('_', '-')} rows", 0
     if isinstance(rows, Stream):
         count = 0
@@ -309,7 +307,7 @@ def _encode_split(
     count = -(-len(rows) // key.shard_rows)
     own = [number for number in range(processes.rank, count, processes.world) if number not in present]
     total = sum(min(key.shard_rows, len(rows) - number * key.shard_rows) for number in own)
-    workers = assembly.recipe.recipe.training.workers
+    workers = assembly.recipe.training.workers
     for number, read, chunks in read_shards(rows, own, key.shard_rows, key.batch_size, pair, workers):
         _write_one(folder, split, number, read, chunks, key, assembly, processes.device)
         done += read

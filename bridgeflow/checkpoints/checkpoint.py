@@ -24,7 +24,7 @@ from bridgeflow.assembly.codec_files import save_codec
 from bridgeflow.checkpoints.tensor_file import StoredTensor, first_not_finite, reason_of, write_state, write_tensors
 from bridgeflow.config import layers
 from bridgeflow.config import recipe as recipes
-from bridgeflow.config.recipe import ResolvedRecipe, SamplingSettings
+from bridgeflow.config.recipe import Recipe, SamplingSettings
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.registry import naming, requirements
 from bridgeflow.runtime import durable
@@ -90,7 +90,7 @@ class Checkpoint:
         newer checkpoint that is damaged."""
         return [*self.passed_over, *requirements.differences(self.plugins)]
 
-    def recipe(self, with_data: bool = True) -> ResolvedRecipe:
+    def recipe(self, with_data: bool = True) -> Recipe:
         """The resolved recipe it was trained with; without its data where they are not needed. Names mean the
         distributions that it notes. Raises BridgeflowError as `check_plugins`."""
         self.check_plugins(with_data)
@@ -315,9 +315,7 @@ def save_checkpoint(
     return final
 
 
-def _write(
-    final: Path, step: int, recipe: ResolvedRecipe, fill: Callable[[Path], None], facts: Mapping[str, Any]
-) -> None:
+def _write(final: Path, step: int, recipe: Recipe, fill: Callable[[Path], None], facts: Mapping[str, Any]) -> None:
     """Writes a checkpoint: what `fill` puts into its folder, with recipe.yaml and meta.json."""
     part = durable.part_of(final)
     shutil.rmtree(part, ignore_errors=True)
@@ -334,14 +332,14 @@ def _write(
         meta: dict[str, Any] = {
             "format": FORMAT,
             "step": step,
-            "task": recipe.recipe.task,
+            "task": recipe.task_name,
             "recipe": recipe.name,
             "bridgeflow": bridgeflow.__version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "plugins": plugins_of(recipe),
-            "sampling": recipe.recipe.sampling.model_dump(mode="json"),
+            "sampling": recipe.sampling.model_dump(mode="json"),
             **facts,
             "files": {name: path.stat().st_size for name, path in kept.items()},
             "checksums": {name: durable.checksum(path) for name, path in kept.items()},
@@ -386,7 +384,7 @@ def order_of(meta: Any) -> int:
 
 def save_imported(
     folder: Path,
-    recipe: ResolvedRecipe,
+    recipe: Recipe,
     tensors: Mapping[str, StoredTensor],
     facts: Mapping[str, Any],
     on_bytes: Callable[[int, int], None] | None = None,
@@ -397,9 +395,7 @@ def save_imported(
     )
 
 
-def save_apart(
-    folder: Path, step: int, recipe: ResolvedRecipe, fill: Callable[[Path], None], facts: Mapping[str, Any]
-) -> Path:
+def save_apart(folder: Path, step: int, recipe: Recipe, fill: Callable[[Path], None], facts: Mapping[str, Any]) -> Path:
     """Writes a checkpoint of no run, as `folder` itself: under a temporary name beside it, synced, renamed. `fill` puts
     the weights into the folder that it is given. The folder must be absent or empty. Raises NotSaved, and what `fill`
     raises: nothing is left then."""
@@ -408,7 +404,7 @@ def save_apart(
     return folder
 
 
-def plugins_of(recipe: ResolvedRecipe) -> list[dict[str, str]]:
+def plugins_of(recipe: Recipe) -> list[dict[str, str]]:
     """Every plugin that the recipe needs, with the distribution and version that offer it, see `requirements`.
 
     A fitted codec is its modality's.

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from bridgeflow.checkpoints.checkpoint import save_imported
 from bridgeflow.checkpoints.tensor_file import StoredTensor
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import API_VERSION
 from bridgeflow.settings import Settings
@@ -32,7 +32,7 @@ class Recognised:
     """
 
     title: str
-    recipe: ResolvedRecipe
+    recipe: Recipe
     tensors: Mapping[str, StoredTensor]
     kept: Mapping[str, int]
     dropped: Mapping[str, int] = field(default_factory=dict)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from bridgeflow.checkpoints.checkpoint import Checkpoint, list_checkpoints, numbered, open_checkpoint, order_of
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.registry import requirements
 from bridgeflow.registry.naming import plain
@@ -27,7 +27,7 @@ def check_output(output: str | None) -> None:
             raise UsageError(f"--output {output!r} is a file: a run needs a folder.")
 
 
-def new_folder(recipe: ResolvedRecipe, output: str | None) -> Path:
+def new_folder(recipe: Recipe, output: str | None) -> Path:
     """A folder for a new run: `output`, or runs/TASK-RECIPE-NN with the next free number."""
     check_output(output)
     if output is not None:

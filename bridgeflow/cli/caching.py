@@ -129,7 +129,7 @@ def encode(
         from bridgeflow.config import recipe as recipes
     name = recipe or api.default_recipe(declared, task, data)
     resolved = recipes.load(name, overrides, data, parse_columns(columns))
-    check_recipe(resolved.name, resolved.recipe.task, task)
+    check_recipe(resolved.name, resolved.task_name, task)
     written = write_cache(
         resolved, Path(output), CacheOptions(dtype, variants, batch_size, shard_rows), device, console
     )

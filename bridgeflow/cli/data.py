@@ -12,7 +12,7 @@ from bridgeflow.cli.output import emit
 
 if TYPE_CHECKING:
     from bridgeflow.assembly import Assembly
-    from bridgeflow.config.recipe import ResolvedRecipe
+    from bridgeflow.config.recipe import Recipe
 
 
 @click.group()
@@ -62,12 +62,12 @@ def check(
         checked = check_rows(
             rows,
             assembly.task,
-            resolved.recipe.columns,
+            resolved.columns,
             limit,
             lambda done, total, split=split: console(done, total, f"reading {split} rows", "rows"),  # type: ignore[misc]
         )
         console.clear()
-        advised = advice(rows, assembly.task, resolved.recipe.columns, limit) if not facts else []
+        advised = advice(rows, assembly.task, resolved.columns, limit) if not facts else []
         facts[split] = {
             "data": rows.description,
             "columns": rows.columns,
@@ -138,7 +138,7 @@ def export(
     written = write_rows(
         rows,
         assembly.task,
-        resolved.recipe.columns,
+        resolved.columns,
         count,
         Path(output),
         lambda done, total: console(done, total, "writing", "rows"),
@@ -159,7 +159,7 @@ def export(
 
 def _assembled(
     task: str, data: str | None, columns: tuple[str, ...], recipe: str | None, overrides: tuple[str, ...]
-) -> tuple[ResolvedRecipe, Assembly]:
+) -> tuple[Recipe, Assembly]:
     """The recipe that the options name, and its task and modalities."""
     declared = find_task(task)
     from bridgeflow import api
@@ -168,5 +168,5 @@ def _assembled(
 
     name = recipe or api.default_recipe(declared, task, data)
     resolved = recipes.load(name, overrides, data, parse_columns(columns))
-    check_recipe(resolved.name, resolved.recipe.task, task)
+    check_recipe(resolved.name, resolved.task_name, task)
     return resolved, assemble(resolved)

@@ -265,7 +265,7 @@ def _opened(
         checkpoint.check_plugins()
     pipeline = Pipeline.of(checkpoint, device)
     recipe = pipeline.assembly.recipe
-    check_task(recipe.recipe.task, task, checkpoint.folder)
+    check_task(recipe.task_name, task, checkpoint.folder)
     changes = {"data": recipes.data_section(data)} if data else {}
     recipe = recipe.changed(**changes, columns=parse_columns(columns), options=options)
     pipeline.assembly = pipeline.assembly.scored_by(recipe)

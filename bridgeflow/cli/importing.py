@@ -145,7 +145,7 @@ def _import(name: str, kind: type[Importer], file: Path, folder: Path, as_json: 
         facts = {
             "checkpoint": str(folder),
             "recognised": found.title,
-            "task": found.recipe.recipe.task,
+            "task": found.recipe.task_name,
             "recipe": found.recipe.name,
             "kept": found.kept,
             "dropped": found.dropped,
@@ -157,7 +157,7 @@ def _import(name: str, kind: type[Importer], file: Path, folder: Path, as_json: 
         emit(folder)
     for note in found.notes:
         console.say(f"note: {note}")
-    task = found.recipe.recipe.task
+    task = found.recipe.task_name
     console.say(
         f"next: bridgeflow run --task {task} {shlex.quote(found.example)} --checkpoint {shlex.quote(str(folder))}"
     )

@@ -145,7 +145,7 @@ def run(
     with console.doing("opening the checkpoint"):
         opened = given_checkpoint(task, checkpoint)
         pipeline = api.open_pipeline(opened, console.warn, device, precision, low_memory, _shown(console))
-    check_task(pipeline.assembly.recipe.recipe.task, task, opened.folder)
+    check_task(pipeline.assembly.recipe.task_name, task, opened.folder)
     console.say(f"using {opened.folder}")
     set_sampling(pipeline, steps, solver, guidance, weak)
     source, target = pipeline.assembly.source, pipeline.assembly.target

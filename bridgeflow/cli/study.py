@@ -80,7 +80,7 @@ def study(
 
 def _print_runs(runs: list[Planned], as_json: bool) -> None:
     rows: list[dict[str, Any]] = [
-        {"arm": run.arm, "seed": run.seed, "steps": run.recipe.recipe.training.steps, "done": run.done is not None}
+        {"arm": run.arm, "seed": run.seed, "steps": run.recipe.training.steps, "done": run.done is not None}
         | ({"failed": run.failed.why} if run.failed is not None else {})
         for run in runs
     ]

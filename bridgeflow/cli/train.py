@@ -89,7 +89,7 @@ def train(
     else:
         name = recipe or api.default_recipe(declared, task, data)
         resolved = recipes.load(name, overrides, data, renames)
-    check_recipe(resolved.name, resolved.recipe.task, task)
+    check_recipe(resolved.name, resolved.task_name, task)
     begin = None
     if initial is not None:
         from bridgeflow.checkpoints.checkpoint import open_checkpoint

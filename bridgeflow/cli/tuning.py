@@ -116,7 +116,7 @@ def tune_sampler(
     recipe = pipeline.assembly.recipe.changed(**changes, columns=parse_columns(columns))
     pipeline.assembly.recipe = recipe
     rows = open_rows(recipe, "held_out", console)
-    examples = read_examples(rows, pipeline.assembly.task, recipe.recipe.columns, 2 * count)
+    examples = read_examples(rows, pipeline.assembly.task, recipe.columns, 2 * count)
     first, fresh = _parted(examples, count)
     if len(first.sources) < tuning.LEAST:
         raise NothingToScore(

@@ -119,7 +119,7 @@ class SamplingSettings(Settings):
     """Items carried together."""
 
 
-class Recipe(BridgeSettings):
+class RecipeKeys(BridgeSettings):
     """A recipe's own keys. The sections `source`, `target`, `options`, `data` and `network` belong to plugins
     and are checked against their settings in `resolve`."""
 
@@ -148,11 +148,12 @@ class Recipe(BridgeSettings):
 
 
 @dataclass(frozen=True)
-class ResolvedRecipe:
+class Recipe:
     """A recipe with every plugin section checked and typed."""
 
     name: str
-    recipe: Recipe
+    keys: RecipeKeys
+    """The keys that belong to no plugin, checked; those of the flow are what `Bridge` is built from."""
     task: type[Task]
     options: Settings
     source: type[Modality]
@@ -164,33 +165,63 @@ class ResolvedRecipe:
     homes: Homes
     """The distribution that is meant by each name of a plugin."""
 
+    @property
+    def task_name(self) -> str:
+        """The task's name, as the recipe writes it."""
+        return self.keys.task
+
+    @property
+    def data_name(self) -> str:
+        """The data set's name, as the recipe writes it."""
+        return str(self.keys.data["name"])
+
+    @property
+    def network_name(self) -> str:
+        """The network's name, as the recipe writes it."""
+        return str(self.keys.network["name"])
+
+    @property
+    def training(self) -> TrainingSettings:
+        """Length and size of the run."""
+        return self.keys.training
+
+    @property
+    def sampling(self) -> SamplingSettings:
+        """Defaults of sampling."""
+        return self.keys.sampling
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Column that the task needs -> column of the data, where the names differ."""
+        return self.keys.columns
+
     def plugins(self) -> list[Plugin]:
         """Every plugin that it is made of, each once."""
         needed = [
-            ("task", self.recipe.task),
+            ("task", self.task_name),
             ("modality", self.task.source.name),
             ("modality", self.task.target.name),
-            ("dataset", self.recipe.data["name"]),
-            ("network", self.recipe.network["name"]),
+            ("dataset", self.data_name),
+            ("network", self.network_name),
         ]
         found = [registry.find(kind, name, self.homes.get((kind, name), "")) for kind, name in needed]
         return list(dict.fromkeys(found))
 
     def tree(self) -> Tree:
         """The whole recipe with every default written out; `resolve` takes it back unchanged."""
-        tree: Tree = self.recipe.model_dump(mode="json")
+        tree: Tree = self.keys.model_dump(mode="json")
         tree["options"] = self.options.model_dump(mode="json")
         tree["source"] = self.source_options.model_dump(mode="json")
         tree["target"] = self.target_options.model_dump(mode="json")
-        tree["data"] = {"name": self.recipe.data["name"], **self.data.model_dump(mode="json")}
-        tree["network"] = {**self.network.model_dump(mode="json"), "name": self.recipe.network["name"]}
+        tree["data"] = {"name": self.data_name, **self.data.model_dump(mode="json")}
+        tree["network"] = {**self.network.model_dump(mode="json"), "name": self.network_name}
         return tree
 
     def yaml(self) -> str:
         """`tree` as YAML."""
         return layers.dump(self.tree())
 
-    def changed(self, **sections: Any) -> ResolvedRecipe:
+    def changed(self, **sections: Any) -> Recipe:
         """The same recipe with keys laid over it and checked again."""
         return resolve(layers.merge(self.tree(), sections), self.name, self.homes)
 
@@ -239,7 +270,7 @@ def load(
     overrides: Sequence[str] = (),
     data: str | None = None,
     columns: Mapping[str, str] | None = None,
-) -> ResolvedRecipe:
+) -> Recipe:
     """The recipe of an installed name or a YAML file, with overrides laid over it, checked.
 
     Raises UsageError with every mistake at once.
@@ -254,7 +285,7 @@ def load(
     return resolve(tree, name)
 
 
-def resolve(tree: Mapping[str, Any], name: str, homes: Homes | None = None, with_data: bool = True) -> ResolvedRecipe:
+def resolve(tree: Mapping[str, Any], name: str, homes: Homes | None = None, with_data: bool = True) -> Recipe:
     """A checked recipe from a tree of keys.
 
     homes: the distribution that is meant by names that several offer; a task's modalities are else those of its own.
@@ -265,11 +296,11 @@ def resolve(tree: Mapping[str, Any], name: str, homes: Homes | None = None, with
     for section, kind in _SECTIONS.items():
         # What a recipe leaves unsaid is said by bridgeflow.
         if "name" not in _mapping(tree, section):
-            known[kind, Recipe.model_fields[section].default["name"]] = registry.OWN_DISTRIBUTION
+            known[kind, RecipeKeys.model_fields[section].default["name"]] = registry.OWN_DISTRIBUTION
     tree = _with_default_names(tree)
     named = isinstance(tree.get("task"), str)
     # A missing name is told once, by `_plugin`, which knows the tasks.
-    recipe = validated(Recipe, tree if named else {**tree, "task": ""}, "", mistakes)
+    keys = validated(RecipeKeys, tree if named else {**tree, "task": ""}, "", mistakes)
     task = _plugin("task", tree.get("task"), mistakes, known)
     sections: dict[str, Any] = {}
     if task is not None:
@@ -284,7 +315,7 @@ def resolve(tree: Mapping[str, Any], name: str, homes: Homes | None = None, with
                 options = layers.merge(use.options, _mapping(tree, side))
                 sections[side] = validated(modality.Options, options, side, mistakes)
     for section, kind in _SECTIONS.items():
-        given = _mapping(tree, section) or Recipe.model_fields[section].default
+        given = _mapping(tree, section) or RecipeKeys.model_fields[section].default
         own = {key: value for key, value in given.items() if key != "name"}
         if section == "data" and not with_data:
             sections[section] = UnreadData(str(given["name"]), known.get((kind, given["name"]), ""), own)
@@ -292,14 +323,14 @@ def resolve(tree: Mapping[str, Any], name: str, homes: Homes | None = None, with
         settings = _plugin(kind, given.get("name"), mistakes, known)
         if settings is not None:
             sections[section] = validated(settings, own, section, mistakes)
-    if mistakes or recipe is None or task is None:
+    if mistakes or keys is None or task is None:
         each = list(dict.fromkeys(mistakes))
         if len(each) == 1:
             raise UsageError(f"recipe {name!r}: {each[0]}")
         raise UsageError(f"recipe {name!r} has {len(each)} mistakes:" + "".join(f"\n  {mistake}" for mistake in each))
-    return ResolvedRecipe(
+    return Recipe(
         name,
-        recipe,
+        keys,
         task,
         sections["options"],
         sections["source_class"],
@@ -318,7 +349,7 @@ _SECTIONS = {"data": "dataset", "network": "network"}
 
 def _with_default_names(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     """The tree with the default's name in a component's section that gives none: {patch: 2} is a dit's."""
-    return _named(tree, {key: field.default for key, field in Recipe.model_fields.items()})
+    return _named(tree, {key: field.default for key, field in RecipeKeys.model_fields.items()})
 
 
 def _named(tree: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

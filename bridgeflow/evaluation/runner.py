@@ -134,7 +134,7 @@ def read_held_out(pipeline: Pipeline, held_out: Rows | Stream, count: int, whole
             f"{held_out.description}: nothing is held out to score on; score all rows with --split all, or "
             f"{recipe.data.to_hold_out} and train again."
         )
-    examples = read_examples(held_out, task, recipe.recipe.columns, count, whole)
+    examples = read_examples(held_out, task, recipe.columns, count, whole)
     if not examples.sources:
         raise NothingToScore(
             f"no row of {held_out.description} can be read to score on: see why with bridgeflow data check."
@@ -163,7 +163,7 @@ def report_on(
         _judge(report, task, results, examples)
     else:
         report.figures = task.metrics(results, *columns)
-    pairs = read_pairs(training, task, pipeline.assembly.recipe.recipe.columns, BASELINE_EXAMPLES) if training else ()
+    pairs = read_pairs(training, task, pipeline.assembly.recipe.columns, BASELINE_EXAMPLES) if training else ()
     learned = (pair[1] for pair in pairs if not isinstance(pair, BridgeflowError))
     trivial = task.baseline(examples.truths, examples.sources, learned)
     if trivial is not None:

@@ -130,7 +130,7 @@ def metric_of(pipeline: Pipeline, figures: Mapping[str, float], wanted: str | No
         return DEVIATION, "lower"
     if wanted not in better:
         raise UsageError(
-            f"metric {wanted!r} is none that task {pipeline.assembly.recipe.recipe.task!r} ranks results of these data "
+            f"metric {wanted!r} is none that task {pipeline.assembly.recipe.task_name!r} ranks results of these data "
             f"by: one of {', '.join([*better, DEVIATION])} is expected."
         )
     return wanted, better[wanted]
@@ -301,14 +301,14 @@ def _methods() -> list[str]:
 
 def _grids(pipeline: Pipeline, present: SamplingSettings) -> list[str | None]:
     """The grids that differ: the present one, and those of the other kinds."""
-    time = pipeline.assembly.recipe.recipe.time
+    time = pipeline.assembly.recipe.keys.time
     own = present.grid or time.grid
     kinds = ["uniform"] if time.density == "uniform" else ["uniform", "density"]
     return [present.grid, *(kind for kind in kinds if kind != own)]
 
 
 def _is_possible(pipeline: Pipeline, grid: str | None, steps: int) -> bool:
-    time = pipeline.assembly.recipe.recipe.time
+    time = pipeline.assembly.recipe.keys.time
     try:
         (time if grid is None else time.model_copy(update={"grid": grid})).solver_grid(steps)
     except UsageError:
@@ -321,7 +321,7 @@ def _scales(pipeline: Pipeline, given: Sequence[float] | None, metric: str) -> l
     present = guidance.scale if is_guided(pipeline.sampling) else 1.0
     if given is None:
         # What the exact flow gives cannot say which flow is the better one.
-        fixed = metric == DEVIATION or pipeline.assembly.recipe.recipe.null_rate == 0
+        fixed = metric == DEVIATION or pipeline.assembly.recipe.keys.null_rate == 0
         return [present] if fixed else sorted({present, *SCALES})
     for scale in given:
         pipeline.adjusted(guidance=scale)

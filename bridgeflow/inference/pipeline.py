@@ -51,7 +51,7 @@ class Pipeline:
         if isinstance(bridge, Bridge):
             bridge.eval()
         self.assembly = assembly
-        self.sampling = sampling or assembly.recipe.recipe.sampling
+        self.sampling = sampling or assembly.recipe.sampling
         self.knowledge = ""
         """What the model was made for, in a sentence; empty where it is not known."""
         self.stages = Stages(assembly, bridge, torch.device(device), precision, low_memory, watch)
@@ -87,7 +87,7 @@ class Pipeline:
         assembly = assemble(recipe, {side: folder for side in SIDES if (folder := checkpoint.codec(side))})
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if precision is None:
-            trained_in_bf16 = recipe.recipe.training.precision == "bf16"
+            trained_in_bf16 = recipe.training.precision == "bf16"
             precision = choose_precision("auto", chosen) if trained_in_bf16 else "fp32"
         number_type = precision
 
@@ -172,7 +172,7 @@ class Pipeline:
             raise UsageError(f"solver {solver!r} is none: one of {', '.join(SOLVERS)} is expected.")
         if guidance is not None and not (_is_number(guidance) and math.isfinite(guidance)):
             raise UsageError(f"guidance {guidance!r} is not a number: 1 is none, 2 to 7 are usual.")
-        has_null_rows = self.assembly.recipe.recipe.null_rate > 0 or self.stages.weak is not None
+        has_null_rows = self.assembly.recipe.keys.null_rate > 0 or self.stages.weak is not None
         if guidance is not None and guidance != 1 and not has_null_rows:
             raise UsageError("guidance needs a model trained with null_rate above 0; this one was trained without.")
         method = {**({"method": solver} if solver else {}), **({"steps": steps} if steps else {})}

@@ -5,26 +5,26 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.errors import UsageError
 from bridgeflow.study.results import RunResult
 from bridgeflow.study.settings import StudySettings
 
 
-def check_decidable(study: StudySettings, recipes: Mapping[str, ResolvedRecipe]) -> None:
+def check_decidable(study: StudySettings, recipes: Mapping[str, Recipe]) -> None:
     """Raises UsageError where no training would lead to a verdict: arms of several tasks, whose figures do not compare,
     or a metric that their task does not rank results by. recipes: one of each arm, by its name."""
     (first, own), *others = recipes.items()
     for arm, recipe in others:
         if recipe.task is not own.task:
             raise UsageError(
-                f"arm {arm!r} of the study is of the task {recipe.recipe.task!r}, but arm {first!r} of "
-                f"{own.recipe.task!r}: give all arms recipes of one task."
+                f"arm {arm!r} of the study is of the task {recipe.task_name!r}, but arm {first!r} of "
+                f"{own.task_name!r}: give all arms recipes of one task."
             )
     better = own.task.better
     if not better:
         raise UsageError(
-            f"the task {own.recipe.task!r} of this study ranks results by no metric: take recipes of a task that has "
+            f"the task {own.task_name!r} of this study ranks results by no metric: take recipes of a task that has "
             "some in `better`."
         )
     if study.metric is not None and study.metric not in better:

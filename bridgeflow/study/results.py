@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bridgeflow.config.recipe import ResolvedRecipe, SamplingSettings
+from bridgeflow.config.recipe import Recipe, SamplingSettings
 from bridgeflow.evaluation.uncertainty import Scores
 from bridgeflow.runtime import durable
 from bridgeflow.study.settings import ScoringSettings
@@ -98,7 +98,7 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def training_fingerprint(recipe: ResolvedRecipe, weak_step: int | None = None) -> str:
+def training_fingerprint(recipe: Recipe, weak_step: int | None = None) -> str:
     """Changes where the training would: runs that have the same are trained once. How often a run is saved and shown
     does not count."""
     tree: dict[str, Any] = json.loads(json.dumps(recipe.tree(), default=str))

@@ -13,7 +13,7 @@ from pathlib import Path
 from bridgeflow import registry
 from bridgeflow.assembly.preparing import open_rows
 from bridgeflow.checkpoints.checkpoint import Checkpoint, list_checkpoints, open_checkpoint
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.data.pairs import Examples, read_examples
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.evaluation.scoring import carry, scores_of
@@ -36,7 +36,7 @@ class Planned:
 
     arm: str
     seed: int
-    recipe: ResolvedRecipe
+    recipe: Recipe
     scales: tuple[float, ...]
     trained: str
     """Fingerprint of the training, which arms that are scored in different ways may share."""
@@ -66,7 +66,7 @@ def planned(study: StudySettings, folder: Path) -> list[Planned]:
     for (arm, seed), recipe in recipes.items():
         scales = study.scales(arm, recipe)
         trained = training_fingerprint(recipe, study.arms[arm].weak_step)
-        own = fingerprint(trained, study.scoring, scales, recipe.recipe.sampling)
+        own = fingerprint(trained, study.scoring, scales, recipe.sampling)
         done = _result(folder, arm, seed, own)
         if done is not None:
             # Results that were written before this was noted in them share trainings too.
@@ -166,7 +166,7 @@ def _trained(run: Planned, place: Path, folder: Path, console: Progress, device:
     saved = list_checkpoints(place / "checkpoints")
     before = open_checkpoint(place, thorough=True) if saved else None
     quiet = run.recipe.changed(training={"evaluate": 0})
-    if before is None or before.step < quiet.recipe.training.steps:
+    if before is None or before.step < quiet.training.steps:
         done = start.train(quiet, str(place), before, device, console)
         if done.outcome.signal is not None:
             raise Interrupted(f"the study was stopped by {done.outcome.signal}: the same command goes on with it.")
@@ -178,7 +178,7 @@ def _scored(
 ) -> RunResult:
     pipeline = Pipeline.of(checkpoint, device)
     # The checkpoint bears the sampling of the arm that it was first trained for.
-    pipeline.sampling = run.recipe.recipe.sampling
+    pipeline.sampling = run.recipe.sampling
     weak_step = study.arms[run.arm].weak_step
     if weak_step is not None:
         pipeline.guide_by(place / "checkpoints" / f"{weak_step:06d}")
@@ -195,9 +195,9 @@ def _place(folder: Path, run: Planned) -> Path:
     return there[0] if there else folder / "runs" / f"{_name(run.arm, run.seed)}-{run.trained[:8]}"
 
 
-def _examples(study: StudySettings, recipe: ResolvedRecipe, pipeline: Pipeline, console: Progress) -> Examples:
+def _examples(study: StudySettings, recipe: Recipe, pipeline: Pipeline, console: Progress) -> Examples:
     rows = open_rows(recipe, "held_out", console)
-    found = read_examples(rows, pipeline.assembly.task, recipe.recipe.columns, study.scoring.count)
+    found = read_examples(rows, pipeline.assembly.task, recipe.columns, study.scoring.count)
     if len(found.sources) < 2:
         raise BridgeflowError(
             f"{rows.description}: too few held-out rows can be read to score on; {recipe.data.to_hold_out}."
@@ -221,9 +221,9 @@ def _points(
     console.clear()
 
 
-def _trained_seconds(place: Path, recipe: ResolvedRecipe) -> float:
+def _trained_seconds(place: Path, recipe: Recipe) -> float:
     """Seconds of training by the run's own log, over all times that it was started."""
-    pairs = recipe.recipe.training.batch_size * recipe.recipe.training.accumulation
+    pairs = recipe.training.batch_size * recipe.training.accumulation
     seconds, before = 0.0, 0
     for line in (place / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         try:

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from bridgeflow.config import layers
 from bridgeflow.config import recipe as recipes
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.config.validation import validated
 from bridgeflow.data.files import is_regular
 from bridgeflow.errors import UsageError
@@ -111,7 +111,7 @@ class StudySettings(Settings):
                 if place < len(seeds):
                     yield name, seeds[place]
 
-    def resolved(self, arm: str, seed: int) -> ResolvedRecipe:
+    def resolved(self, arm: str, seed: int) -> Recipe:
         """The recipe of a run. Raises UsageError, naming the arm, where its keys do not fit."""
         own = self.arms[arm]
         name = own.recipe or self.recipe
@@ -124,16 +124,16 @@ class StudySettings(Settings):
             resolved = recipes.resolve(tree, name)
         except UsageError as error:
             raise UsageError(f"arm {arm!r} of the study: {error}") from error
-        if own.weak_step is not None and own.weak_step >= resolved.recipe.training.steps:
+        if own.weak_step is not None and own.weak_step >= resolved.training.steps:
             raise UsageError(
                 f"arm {arm!r} of the study: weak_step={own.weak_step} is no step before the last of "
-                f"{resolved.recipe.training.steps}: choose an earlier one."
+                f"{resolved.training.steps}: choose an earlier one."
             )
         return resolved
 
-    def scales(self, arm: str, recipe: ResolvedRecipe) -> tuple[float, ...]:
+    def scales(self, arm: str, recipe: Recipe) -> tuple[float, ...]:
         """Scales of guidance that an arm is scored with."""
-        if recipe.recipe.null_rate == 0 and self.arms[arm].weak_step is None:
+        if recipe.keys.null_rate == 0 and self.arms[arm].weak_step is None:
             return (1.0,)
         return self.arms[arm].guidance or self.scoring.guidance
 

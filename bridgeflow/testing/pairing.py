@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from bridgeflow.assembly import assemble
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.data.pairs import check_columns
 from bridgeflow.data.rows import Rows
 from bridgeflow.errors import BridgeflowError
@@ -163,9 +163,9 @@ def check_recipe(subject: TaskSubject) -> str | None:
     return resolved.name
 
 
-def _check_data(recipe: ResolvedRecipe) -> None:
+def _check_data(recipe: Recipe) -> None:
     """Raises BridgeflowError where the data of a recipe are known to lack a column that its task needs."""
-    columns, place = recipe.data.known_columns, f"the data set {recipe.recipe.data['name']!r}"
+    columns, place = recipe.data.known_columns, f"the data set {recipe.data_name!r}"
     if not columns and recipe.data.at_hand:
         try:
             rows = recipe.data.open("train")
@@ -176,7 +176,7 @@ def _check_data(recipe: ResolvedRecipe) -> None:
             return
         columns, place = rows.columns, rows.description
     if columns:
-        check_columns(recipe.task, recipe.recipe.task, columns, recipe.recipe.columns, place)
+        check_columns(recipe.task, recipe.task_name, columns, recipe.columns, place)
 
 
 def check_training(subject: TaskSubject) -> str | None:

@@ -12,7 +12,7 @@ import torch
 
 from bridgeflow import registry
 from bridgeflow.config import layers, recipe
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item, Latent, Modality
 from bridgeflow.registry import naming
@@ -79,7 +79,7 @@ class TaskSubject(PluginSubject[Task]):
         return {} if options is None else options.model_dump(mode="json")
 
     @remembered
-    def resolved(self) -> ResolvedRecipe | None:
+    def resolved(self) -> Recipe | None:
         """The default recipe, checked; None for a class that no entry point names, which no recipe can name."""
         name = self.kind.default_recipe
         if self.loaded[1] is None:
@@ -93,9 +93,9 @@ class TaskSubject(PluginSubject[Task]):
         except BridgeflowError as error:
             sentence = " ".join(str(error).split())
             raise Fault(f"the default recipe {name!r} does not resolve ({sentence.rstrip('.')}): mend it.") from error
-        if resolved.recipe.task.rpartition(":")[2] != self.loaded[1].name:
+        if resolved.task_name.rpartition(":")[2] != self.loaded[1].name:
             raise Fault(
-                f"the default recipe {name!r} is one for the task {resolved.recipe.task!r}: name a recipe of "
+                f"the default recipe {name!r} is one for the task {resolved.task_name!r}: name a recipe of "
                 f"{self.loaded[1].name!r}."
             )
         return resolved

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from bridgeflow.assembly import SIDES, Assembly, assemble, latents_known
 from bridgeflow.assembly.preparing import open_first_rows, open_rows, prepare_codecs
 from bridgeflow.checkpoints.checkpoint import Checkpoint
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.data.batches import batches
 from bridgeflow.data.encoding import latent
 from bridgeflow.data.rows import Rows, Stream
@@ -29,7 +29,7 @@ from bridgeflow.training.start import computed_sections, take_codecs
 
 
 def dry_run(
-    recipe: ResolvedRecipe,
+    recipe: Recipe,
     device: str | None,
     console: Progress,
     steps: int = 5,
@@ -41,15 +41,15 @@ def dry_run(
     data are not there, and 'unfitted' where a codec would have to be fitted for a step: shapes were then tried without
     numbers, and neither data nor codecs were needed. `initial` is a checkpoint whose weights have to fit.
     """
-    accelerator = make_accelerator(recipe.recipe.training, device)
+    accelerator = make_accelerator(recipe.training, device)
     warn_of_slow_bf16(accelerator.device, console.warn, **computed_sections(recipe, fitted=initial is not None))
     assembly = assemble(recipe)
     if initial is not None:
         check_weights(initial, initial.weights(), assembly.sketch_bridge().state_dict())
         take_codecs(assembly, initial)
-    if recipe.recipe.data["name"] == "cache":
+    if recipe.data_name == "cache":
         prepare_codecs(assembly, open_rows(recipe, "train", console), console)
-    training = recipe.recipe.training
+    training = recipe.training
     unfitted = _unfitted(assembly)
     facts: dict[str, Any] = {"recipe": recipe.tree()}
     if unfitted and not latents_known(assembly):
@@ -100,10 +100,10 @@ def _unfitted(assembly: Assembly) -> str:
     return f"Training fits the codec of {names} first, which was left out here, and so no step was tried."
 
 
-def _where(recipe: ResolvedRecipe, console: Progress) -> str:
+def _where(recipe: Recipe, console: Progress) -> str:
     """What the data are, where that costs no more than a look at the disk."""
     if not recipe.data.at_hand:
-        return f"not opened ({recipe.recipe.data['name']})"
+        return f"not opened ({recipe.data_name})"
     try:
         return open_rows(recipe, "train", console).description
     except BridgeflowError as error:
@@ -111,7 +111,7 @@ def _where(recipe: ResolvedRecipe, console: Progress) -> str:
 
 
 def _tried(
-    recipe: ResolvedRecipe,
+    recipe: Recipe,
     assembly: Assembly,
     rows: Rows | Stream,
     accelerator: Accelerator,
@@ -120,7 +120,7 @@ def _tried(
 ) -> dict[str, Any]:
     """What a few real steps show."""
     trainer = Trainer(assembly, rows, Path("."), accelerator, console)
-    data = batches(rows, assembly.task, recipe.recipe.columns, trainer.settings.batch_size, trainer.settings.seed)
+    data = batches(rows, assembly.task, recipe.columns, trainer.settings.batch_size, trainer.settings.seed)
     first = next(data)
     source = latent(assembly.source, first.source, trainer.device)
     target = latent(assembly.target, first.target, trainer.device)
@@ -144,7 +144,7 @@ def _tried(
         "data": rows.description,
         "peak_memory_mb": round(_peak_memory(trainer.device)),
         "seconds_per_step": round(per_step, 4),
-        "hours": round(per_step * recipe.recipe.training.steps / 3600, 3),
+        "hours": round(per_step * recipe.training.steps / 3600, 3),
     }
 
 

@@ -54,7 +54,7 @@ def estimate(assembly: Assembly, precision: str, device: torch.device | str = "c
     a CPU, and not on a GPU, whose kernel computes them again. None where a plugin's network cannot run on the meta
     device; raises what is wrong with a recipe.
     """
-    recipe = assembly.recipe.recipe
+    recipe = assembly.recipe
     latents = assembly.source.latent, assembly.target.latent
     try:
         bridge = assembly.sketch_bridge().train()
@@ -76,7 +76,7 @@ def estimate(assembly: Assembly, precision: str, device: torch.device | str = "c
     memory = {
         "weights": weights,
         "gradients": weights,
-        "optimiser": (2 if recipe.optimizer.name == "adamw" else 1) * weights,
+        "optimiser": (2 if recipe.keys.optimizer.name == "adamw" else 1) * weights,
         "weight average": weights if recipe.training.ema else 0,
         "activations": kept if precision == "fp32" else int(HALF_TYPES * kept),
     }

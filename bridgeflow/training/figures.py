@@ -61,8 +61,8 @@ def shown_examples(assembly: Assembly, held_out: Rows | Stream, rows: Rows | Str
             f"{assembly.recipe.data.to_hold_out}."
         )
     chosen = rows if _is_empty(held_out) else held_out
-    settings = assembly.recipe.recipe
-    return read_examples(chosen, assembly.task, settings.columns, settings.training.samples)
+    recipe = assembly.recipe
+    return read_examples(chosen, assembly.task, recipe.columns, recipe.training.samples)
 
 
 def score(

@@ -18,7 +18,7 @@ from bridgeflow.bridge import Bridge, Losses, collapse_warning
 from bridgeflow.checkpoints import checkpoint as checkpoints
 from bridgeflow.checkpoints.checkpoint import Checkpoint
 from bridgeflow.checkpoints.tensor_file import NotFinite
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.data.batches import batches
 from bridgeflow.data.encoding import latent
 from bridgeflow.data.pairs import Batch
@@ -126,8 +126,8 @@ class Trainer:
         initial: Checkpoint | None = None,
     ) -> None:
         self.assembly = assembly
-        self.recipe: ResolvedRecipe = assembly.recipe
-        self.settings = self.recipe.recipe.training
+        self.recipe: Recipe = assembly.recipe
+        self.settings = self.recipe.training
         self.rows = rows
         self.folder = folder
         self.accelerator = accelerator
@@ -159,7 +159,7 @@ class Trainer:
         check_start(self.bridge)
         apply_options(self.bridge, self.settings, self.device)
         self.model, self.optimizer, self.prepared = sharding.prepare(
-            self.bridge, lambda bridge: optimizers.build_optimizer(bridge, self.recipe.recipe.optimizer), accelerator
+            self.bridge, lambda bridge: optimizers.build_optimizer(bridge, self.recipe.keys.optimizer), accelerator
         )
         self.sharded = sharding.is_sharded(self.bridge)
         if self.sharded and self.average is not None:
@@ -176,8 +176,8 @@ class Trainer:
         own = self.bridge.state_dict()
         given = checkpoint.weights()
         check_weights(checkpoint, given, own)
-        reading = checkpoint.recipe().recipe.encoding.logit_scale
-        if not _one_tower(given, own) or reading != self.recipe.recipe.encoding.logit_scale:
+        reading = checkpoint.recipe().keys.encoding.logit_scale
+        if not _one_tower(given, own) or reading != self.recipe.keys.encoding.logit_scale:
             given = {key: tensor for key, tensor in given.items() if not key.startswith(OPTIONAL)}
         self.bridge.load_state_dict({key: tensor for key, tensor in given.items() if key in own}, strict=False)
         parts = sorted({key.partition(".")[0] for key in own if key not in given})
@@ -253,7 +253,7 @@ class Trainer:
         return batches(
             self.rows,
             self.assembly.task,
-            self.recipe.recipe.columns,
+            self.recipe.columns,
             settings.batch_size,
             settings.seed,
             position=self.position,
@@ -315,7 +315,7 @@ class Trainer:
         settings, accelerator = self.settings, self.accelerator
         batch, rank = settings.batch_size, accelerator.process_index
         whole = batch * accelerator.num_processes
-        null = draw_null_rows(whole, self.recipe.recipe.null_rate, generator(settings.seed, "null", self.position))
+        null = draw_null_rows(whole, self.recipe.keys.null_rate, generator(settings.seed, "null", self.position))
         first = self.position + rank * batch
         rows = [generator(settings.seed, "row", first + row) for row in range(batch)]
         torch.manual_seed(seed_of(settings.seed, "step", self.position, rank))
@@ -406,9 +406,7 @@ class Trainer:
     def _calibration_sources(self) -> list[Latent]:
         if self._calibration is None:
             settings = self.settings
-            data = batches(
-                self.rows, self.assembly.task, self.recipe.recipe.columns, settings.batch_size, settings.seed
-            )
+            data = batches(self.rows, self.assembly.task, self.recipe.columns, settings.batch_size, settings.seed)
             self._calibration = [
                 latent(self.assembly.source, next(data).source, self.device) for _ in range(CALIBRATION_BATCHES)
             ]

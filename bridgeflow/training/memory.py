@@ -91,7 +91,7 @@ def check_memory(assembly: Assembly, accelerator: Accelerator, console: Progress
 
     `training.check_memory=false` leaves it out.
     """
-    if not assembly.recipe.recipe.training.check_memory:
+    if not assembly.recipe.training.check_memory:
         return
     try:
         with console.doing("estimating the memory"):
@@ -112,7 +112,7 @@ def check_memory(assembly: Assembly, accelerator: Accelerator, console: Progress
 
 def savings(assembly: Assembly, expected: Estimate) -> str:
     """The keys of a recipe that make it take less."""
-    recipe, encoder = assembly.recipe.recipe, assembly.recipe.recipe.source_encoder
+    recipe, encoder = assembly.recipe, assembly.recipe.keys.source_encoder
     keys = []
     for spec, key in ((assembly.source.latent, "patch"), (assembly.target.latent, "target_patch")):
         patch = getattr(encoder, key, None)

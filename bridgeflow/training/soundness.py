@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bridgeflow.checkpoints.checkpoint import list_checkpoints, open_checkpoint
 from bridgeflow.checkpoints.tensor_file import is_finite
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Latent
 
@@ -34,7 +34,7 @@ class Soundness:
     told or saved, so that no unsound weight is kept.
     """
 
-    def __init__(self, recipe: ResolvedRecipe, folder: Path, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, device: torch.device) -> None:
         self.recipe = recipe
         self.folder = folder
         self.at_once = device.type == "cpu"

@@ -23,7 +23,7 @@ from bridgeflow.checkpoints.checkpoint import (
 )
 from bridgeflow.checkpoints.runs import RUNS, check_output, new_folder, not_writable
 from bridgeflow.checkpoints.tensor_file import reason_of
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.data.rows import EncodedRows, Rows, Stream
 from bridgeflow.data.shards import ShardStream
 from bridgeflow.errors import BridgeflowError
@@ -79,13 +79,13 @@ def describe(assembly: Assembly, bridge: Bridge, rows: Rows | Stream) -> str:
     trained = sum(p.numel() for p in bridge.parameters() if p.requires_grad)
     use = recipe.task
     return (
-        f"{recipe.name}   {use.source.name} -> {use.target.name}   {recipe.recipe.network['name']} "
+        f"{recipe.name}   {use.source.name} -> {use.target.name}   {recipe.network_name} "
         f"{trained / 1e6:.1f}M   {rows.description}"
     )
 
 
 def train(
-    recipe: ResolvedRecipe,
+    recipe: Recipe,
     output: str | None = None,
     resume: Checkpoint | None = None,
     device: str | None = None,
@@ -103,7 +103,7 @@ def train(
 
 
 def _train(
-    recipe: ResolvedRecipe,
+    recipe: Recipe,
     output: str | None,
     resume: Checkpoint | None,
     device: str | None,
@@ -111,15 +111,15 @@ def _train(
     initial: Checkpoint | None,
     hold: Hold,
 ) -> Run:
-    torch.manual_seed(seed_of(recipe.recipe.training.seed, "codecs"))
+    torch.manual_seed(seed_of(recipe.training.seed, "codecs"))
     with console.doing("preparing the device"):
-        accelerator = make_accelerator(recipe.recipe.training, device)
+        accelerator = make_accelerator(recipe.training, device)
     if not accelerator.is_main_process:
         console = Progress(quiet=True)
     else:
         _claim(output, resume, hold)
     if accelerator.is_main_process:
-        fitted = resume is not None or initial is not None or recipe.recipe.data["name"] == "cache"
+        fitted = resume is not None or initial is not None or recipe.data_name == "cache"
         warn_of_slow_bf16(accelerator.device, console.warn, **computed_sections(recipe, fitted))
     precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
     recipe = recipe.changed(training={"precision": precision})
@@ -153,7 +153,7 @@ def _train(
     console.say(f"{describe(assembly, trainer.bridge, rows)}   {folder}")
     outcome = _run(trainer, folder)
     report = None
-    count = recipe.recipe.training.evaluate
+    count = recipe.training.evaluate
     if outcome.interrupted is None and count and without is None:
         bridge = trainer.result_bridge()
         if accelerator.is_main_process:
@@ -161,11 +161,11 @@ def _train(
     return Run(folder, outcome, report)
 
 
-def computed_sections(recipe: ResolvedRecipe, fitted: bool) -> dict[str, Settings]:
+def computed_sections(recipe: Recipe, fitted: bool) -> dict[str, Settings]:
     """The sections of a recipe whose number types a run computes in, by key; those of codecs unless they are fitted."""
     options = {"source": recipe.source_options, "target": recipe.target_options}
-    codecs = {side: own for side, own in options.items() if not fitted and side not in recipe.recipe.codecs}
-    return {"training": recipe.recipe.training, **codecs}
+    codecs = {side: own for side, own in options.items() if not fitted and side not in recipe.keys.codecs}
+    return {"training": recipe.training, **codecs}
 
 
 def _claim(output: str | None, resume: Checkpoint | None, hold: Hold) -> None:
@@ -208,7 +208,7 @@ def _run(trainer: Trainer, folder: Path) -> Outcome:
 
 
 def _begin(
-    recipe: ResolvedRecipe,
+    recipe: Recipe,
     rows: Rows | Stream,
     output: str | None,
     accelerator: Accelerator,

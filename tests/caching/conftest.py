@@ -12,7 +12,7 @@ from PIL import Image
 from bridgeflow import registry
 from bridgeflow.caching.write import CacheOptions, Written, write_cache
 from bridgeflow.config import recipe as recipes
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.runtime.console import Progress
 
 Make = Callable[..., Written]
@@ -41,7 +41,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def enlarging(photos: Path) -> ResolvedRecipe:
+def enlarging(photos: Path) -> Recipe:
     """Super-resolution of cuts of 16x16 pixels, drawn at random from the photos."""
     sizes = ["source.size=16", "target.size=16", "options.overlap=1", "network.channels=[8,8]", "network.blocks=1"]
     run = ["training.batch_size=4", "training.precision=fp32", "training.evaluate=0", "training.samples=2"]
@@ -52,7 +52,7 @@ def enlarging(photos: Path) -> ResolvedRecipe:
 def make() -> Make:
     """Makes a cache without a word."""
 
-    def write(recipe: ResolvedRecipe, folder: Path, console: Progress | None = None, **options: object) -> Written:
+    def write(recipe: Recipe, folder: Path, console: Progress | None = None, **options: object) -> Written:
         own = CacheOptions(**{"shard_rows": 8, "batch_size": 4, **options})  # type: ignore[arg-type]
         return write_cache(recipe, folder, own, "cpu", console or Progress(quiet=True))
 

@@ -19,7 +19,7 @@ from bridgeflow.caching.index import Index, read_index, write_index
 from bridgeflow.caching.reading import Chunk
 from bridgeflow.caching.shards import ShardReader, shard_path, tensor_of, write_shard
 from bridgeflow.caching.verify import verify
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Latent, LatentSpec, Modality
 from bridgeflow.runtime.durable import checksum
@@ -112,7 +112,7 @@ def test_a_damaged_file_is_refused_and_a_reader_travels(tmp_path: Path) -> None:
         ShardReader(path)
 
 
-def test_verify_names_each_fault(enlarging: ResolvedRecipe, make: Callable[..., Any], tmp_path: Path) -> None:
+def test_verify_names_each_fault(enlarging: Recipe, make: Callable[..., Any], tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     index = make(enlarging, folder).index
     assert verify(folder, index) == []
@@ -142,7 +142,7 @@ def test_verify_names_each_fault(enlarging: ResolvedRecipe, make: Callable[..., 
         assert part in fault
 
 
-def test_an_index_that_is_none_is_refused(enlarging: ResolvedRecipe, make: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_index_that_is_none_is_refused(enlarging: Recipe, make: Callable[..., Any], tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     index: Index = make(enlarging, folder).index
     for content, part in (

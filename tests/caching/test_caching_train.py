@@ -18,7 +18,7 @@ from bridgeflow.caching.rows import CachedRows
 from bridgeflow.caching.write import Written
 from bridgeflow.checkpoints.runs import find_resumable
 from bridgeflow.config import recipe as recipes
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.data.batches import batches
 from bridgeflow.data.encoding import latent
 from bridgeflow.data.pairs import Batch
@@ -30,11 +30,11 @@ from bridgeflow.training.start import Run, train
 Make = Callable[..., Written]
 
 
-def of_cache(recipe: ResolvedRecipe, folder: Path, **training: object) -> ResolvedRecipe:
+def of_cache(recipe: Recipe, folder: Path, **training: object) -> Recipe:
     return recipe.changed(data={"name": "cache", "path": str(folder)}, training={"steps": 6, **training})
 
 
-def quiet(recipe: ResolvedRecipe, **options: object) -> Run:
+def quiet(recipe: Recipe, **options: object) -> Run:
     return train(recipe, device="cpu", console=Progress(quiet=True), **options)  # type: ignore[arg-type]
 
 
@@ -49,13 +49,13 @@ def values(batch: Batch) -> list[float]:
     return batch.target.mean.flatten(1).sum(1).tolist()
 
 
-def taken(rows: CachedRows, recipe: ResolvedRecipe, count: int, **how: int) -> list[list[float]]:
+def taken(rows: CachedRows, recipe: Recipe, count: int, **how: int) -> list[list[float]]:
     stream = batches(rows, assemble(recipe).task, {}, **{"batch_size": 4, "seed": 0, **how})  # type: ignore[arg-type]
     return [values(next(stream)) for _ in range(count)]
 
 
 def test_an_epoch_takes_every_row_once_and_each_epoch_its_variant(
-    enlarging: ResolvedRecipe, make: Make, tmp_path: Path
+    enlarging: Recipe, make: Make, tmp_path: Path
 ) -> None:
     make(enlarging, tmp_path / "cache", variants=2)
     rows = opened(tmp_path / "cache", window=2)
@@ -69,7 +69,7 @@ def test_an_epoch_takes_every_row_once_and_each_epoch_its_variant(
 
 
 def test_it_goes_on_at_a_position_and_is_shared_by_processes_exactly(
-    enlarging: ResolvedRecipe, make: Make, tmp_path: Path
+    enlarging: Recipe, make: Make, tmp_path: Path
 ) -> None:
     make(enlarging, tmp_path / "cache")
     rows = opened(tmp_path / "cache", window=2)
@@ -80,7 +80,7 @@ def test_it_goes_on_at_a_position_and_is_shared_by_processes_exactly(
     assert [batch for both in zip(*shared, strict=True) for batch in both] == whole
 
 
-def test_few_shards_are_mapped_at_a_time(enlarging: ResolvedRecipe, make: Make, tmp_path: Path) -> None:
+def test_few_shards_are_mapped_at_a_time(enlarging: Recipe, make: Make, tmp_path: Path) -> None:
     make(enlarging, tmp_path / "cache", shard_rows=2)
     rows = opened(tmp_path / "cache", window=3)
     assert len(rows.shards) == 19
@@ -92,9 +92,7 @@ def test_few_shards_are_mapped_at_a_time(enlarging: ResolvedRecipe, make: Make, 
     assert most == 4
 
 
-def test_latents_of_a_cache_are_those_that_the_codecs_give(
-    enlarging: ResolvedRecipe, make: Make, tmp_path: Path
-) -> None:
+def test_latents_of_a_cache_are_those_that_the_codecs_give(enlarging: Recipe, make: Make, tmp_path: Path) -> None:
     make(enlarging, tmp_path / "cache", dtype="float16")
     given, _ = opened(tmp_path / "cache").gather([0, 1], [0, 0])
     passed = latent(assemble(enlarging).source, given, torch.device("cpu"))
@@ -102,9 +100,7 @@ def test_latents_of_a_cache_are_those_that_the_codecs_give(
     assert torch.equal(passed.mean, given.mean.float())
 
 
-def test_a_run_trains_samples_scores_and_goes_on_bit_for_bit(
-    enlarging: ResolvedRecipe, make: Make, tmp_path: Path
-) -> None:
+def test_a_run_trains_samples_scores_and_goes_on_bit_for_bit(enlarging: Recipe, make: Make, tmp_path: Path) -> None:
     make(enlarging, tmp_path / "cache")
     recipe = of_cache(enlarging, tmp_path / "cache", sample_every=0, checkpoint_every=3, evaluate=2)
     run = quiet(recipe, output="straight")
@@ -121,7 +117,7 @@ def test_a_run_trains_samples_scores_and_goes_on_bit_for_bit(
 
 
 def test_fitted_codecs_come_from_the_cache_and_others_are_refused(
-    enlarging: ResolvedRecipe, make: Make, tmp_path: Path
+    enlarging: Recipe, make: Make, tmp_path: Path
 ) -> None:
     codec = {"codec": {"name": "pca", "patch": 4, "components": 8}}
     recipe = enlarging.changed(source=codec, target=codec, network={"patch": 1})
@@ -146,7 +142,7 @@ def test_fitted_codecs_come_from_the_cache_and_others_are_refused(
         quiet(own)
 
 
-def test_other_options_and_what_was_not_kept_are_refused(enlarging: ResolvedRecipe, make: Make, tmp_path: Path) -> None:
+def test_other_options_and_what_was_not_kept_are_refused(enlarging: Recipe, make: Make, tmp_path: Path) -> None:
     make(enlarging, tmp_path / "cache")
     recipe = of_cache(enlarging, tmp_path / "cache")
     with pytest.raises(UsageError, match=r"options\.overlap is 2 here and was 1"):
@@ -159,7 +155,7 @@ def test_other_options_and_what_was_not_kept_are_refused(enlarging: ResolvedReci
 
 
 def test_changed_data_make_it_stale_and_absent_ones_do_not(
-    enlarging: ResolvedRecipe, make: Make, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    enlarging: Recipe, make: Make, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(enlarging, tmp_path / "cache")
     recipe = of_cache(enlarging, tmp_path / "cache", evaluate=2)
@@ -177,7 +173,7 @@ def test_changed_data_make_it_stale_and_absent_ones_do_not(
     assert "are not at hand (there is no folder" in told
 
 
-def test_no_recipe_means_that_of_the_cache(enlarging: ResolvedRecipe, make: Make, tmp_path: Path) -> None:
+def test_no_recipe_means_that_of_the_cache(enlarging: Recipe, make: Make, tmp_path: Path) -> None:
     import bridgeflow
 
     make(enlarging, tmp_path / "cache")
@@ -190,9 +186,7 @@ def test_no_recipe_means_that_of_the_cache(enlarging: ResolvedRecipe, make: Make
     assert trained.network == enlarging.network
 
 
-def test_a_damaged_shard_stops_training_with_one_sentence(
-    enlarging: ResolvedRecipe, make: Make, tmp_path: Path
-) -> None:
+def test_a_damaged_shard_stops_training_with_one_sentence(enlarging: Recipe, make: Make, tmp_path: Path) -> None:
     make(enlarging, tmp_path / "cache")
     shard = tmp_path / "cache/train/000001.safetensors"
     shard.write_bytes(shard.read_bytes()[:500])

@@ -20,7 +20,7 @@ from bridgeflow.caching.index import read_index
 from bridgeflow.caching.rows import CachedRows
 from bridgeflow.caching.write import CacheOptions, Written, write_cache
 from bridgeflow.config import recipe as recipes
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.data.pairs import read_pair
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.runtime.console import Progress
@@ -45,7 +45,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_it_holds_what_the_codecs_give_for_every_row(enlarging: ResolvedRecipe, make: Make, tmp_path: Path) -> None:
+def test_it_holds_what_the_codecs_give_for_every_row(enlarging: Recipe, make: Make, tmp_path: Path) -> None:
     written = make(enlarging, tmp_path / "cache", variants=3)
     rows = Cache(path=str(tmp_path / "cache")).open("train")
     originals = enlarging.data.open("train")
@@ -64,7 +64,7 @@ def test_it_holds_what_the_codecs_give_for_every_row(enlarging: ResolvedRecipe, 
     assert not torch.equal(rows.gather([3], [0])[1].mean, rows.gather([3], [1])[1].mean)
 
 
-def test_a_row_that_cannot_be_read_is_counted_and_named(enlarging: ResolvedRecipe, make: Make, tmp_path: Path) -> None:
+def test_a_row_that_cannot_be_read_is_counted_and_named(enlarging: Recipe, make: Make, tmp_path: Path) -> None:
     index = make(enlarging, tmp_path / "cache").index
     (sentence,) = index.unreadable()
     assert "p07.png" in sentence
@@ -74,7 +74,7 @@ def test_a_row_that_cannot_be_read_is_counted_and_named(enlarging: ResolvedRecip
 
 
 def test_a_stopped_one_goes_on_and_ends_the_same(
-    enlarging: ResolvedRecipe, make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    enlarging: Recipe, make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(enlarging, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -95,7 +95,7 @@ def test_a_stopped_one_goes_on_and_ends_the_same(
     assert (again.found, again.made) == (6, 0)
 
 
-def _one_of_two(rank: int, port: int, recipe: ResolvedRecipe, folder: Path) -> None:
+def _one_of_two(rank: int, port: int, recipe: Recipe, folder: Path) -> None:
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(True)
@@ -108,7 +108,7 @@ def _one_of_two(rank: int, port: int, recipe: ResolvedRecipe, folder: Path) -> N
 
 
 def test_two_processes_write_the_same_bytes_as_one(
-    enlarging: ResolvedRecipe, make: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    enlarging: Recipe, make: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     fitted = enlarging.changed(
         source={"codec": {"name": "pca", "patch": 4, "components": 8}},
@@ -130,7 +130,7 @@ def test_two_processes_write_the_same_bytes_as_one(
     assert (tmp_path / "one/codecs/target/state.safetensors").is_file()
 
 
-def test_another_cache_is_not_overwritten(enlarging: ResolvedRecipe, make: Make, photos: Path, tmp_path: Path) -> None:
+def test_another_cache_is_not_overwritten(enlarging: Recipe, make: Make, photos: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     make(enlarging, folder)
     before = contents(folder)

@@ -94,7 +94,7 @@ def test_example_is_a_command_line_that_holds(line: str) -> None:
             # Behind --compare stand checkpoints, too.
             changes = [own for own in values["overrides"] if "=" in own or not values.get("compare")]
             resolved = recipe.load(name, changes, values["data"])
-            assert resolved.recipe.task == values["task"]
+            assert resolved.task_name == values["task"]
     if command.name == "fit":
         kind = registry.load("modality", values["modality"])
         tree: layers.Tree = dict(kind.fit_options)

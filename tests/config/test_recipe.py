@@ -59,7 +59,7 @@ def test_there_is_a_default_recipe_for_each_task() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_installed_recipe_resolves_and_comes_back_from_its_tree(name: str) -> None:
     resolved = recipe.load(name)
-    assert resolved.recipe.task == name.partition("/")[0]
+    assert resolved.task_name == name.partition("/")[0]
     again = recipe.resolve(layers.parse(resolved.yaml(), name), name)
     for part in ("task", "options", "source", "source_options", "target", "target_options", "data", "network"):
         assert getattr(again, part) == getattr(resolved, part)
@@ -166,7 +166,7 @@ def test_wrong_value_is_told_with_its_place_what_was_expected_and_what_was_given
 def test_component_without_a_name_is_the_default_one() -> None:
     Path("a.yaml").write_text("task: depth\noptimizer: {learning_rate: 0.25}\nnetwork: {depth: 3}\n")
     resolved = recipe.load("a.yaml", ["data.size=7"])
-    assert resolved.recipe.optimizer == recipe.AdamWSettings(learning_rate=0.25)
+    assert resolved.keys.optimizer == recipe.AdamWSettings(learning_rate=0.25)
     tree = resolved.tree()
     assert (tree["network"]["name"], tree["network"]["depth"]) == ("dit", 3)
     assert (tree["data"]["name"], tree["data"]["size"]) == ("blocks", 7)
@@ -242,8 +242,8 @@ def test_places_hold_only_keys_that_the_user_wrote(override: str) -> None:
 
 def test_switching_a_component_drops_its_old_settings() -> None:
     resolved = recipe.load("depth.yaml", ["optimizer.betas=[0.1, 0.2]", "optimizer.name=sgd"])
-    assert resolved.recipe.optimizer == recipe.SGDSettings()
-    kept = recipe.load("depth.yaml", ["optimizer.betas=[0.1, 0.2]", "optimizer.name=adamw"]).recipe.optimizer
+    assert resolved.keys.optimizer == recipe.SGDSettings()
+    kept = recipe.load("depth.yaml", ["optimizer.betas=[0.1, 0.2]", "optimizer.name=adamw"]).keys.optimizer
     assert isinstance(kept, recipe.AdamWSettings)
     assert kept.betas == (0.1, 0.2)
     assert recipe.load("depth.yaml", ["network.name=dit"]).tree()["network"]["name"] == "dit"
@@ -256,9 +256,9 @@ def test_overrides_are_laid_on_in_order_over_data_and_columns() -> None:
         "folder:/some/place",
         {"image": "photo"},
     )
-    assert resolved.recipe.training.steps == 6
+    assert resolved.training.steps == 6
     assert resolved.data.model_dump() == {"path": "/some/place", "follow_links": False, "held_out": 0.25}
-    assert resolved.recipe.columns == {"image": "photo"}
+    assert resolved.columns == {"image": "photo"}
 
 
 def test_options_of_the_task_lie_under_those_of_the_recipe() -> None:
@@ -271,8 +271,8 @@ def test_options_of_the_task_lie_under_those_of_the_recipe() -> None:
 
 def test_changed_checks_again() -> None:
     resolved = recipe.load("depth.yaml")
-    assert resolved.changed(training={"steps": 3}).recipe.training.steps == 3
-    assert resolved.recipe.training.steps != 3
+    assert resolved.changed(training={"steps": 3}).training.steps == 3
+    assert resolved.training.steps != 3
     with pytest.raises(UsageError, match=r"training\.stepps"):
         resolved.changed(training={"stepps": 3})
 
@@ -329,5 +329,5 @@ def test_plugin_that_cannot_be_loaded_is_one_mistake_among_the_others(install: I
 
 def test_a_nested_component_keeps_its_default_where_only_its_keys_are_given() -> None:
     resolved = recipe.load("t2i/blocks", ["encoding.kind=cross", "encoding.tower.width=16"])
-    assert (resolved.recipe.encoding.tower.name, resolved.recipe.encoding.tower.width) == ("tokens", 16)
-    assert resolved.recipe.encoding.kind == "cross"
+    assert (resolved.keys.encoding.tower.name, resolved.keys.encoding.tower.width) == ("tokens", 16)
+    assert resolved.keys.encoding.kind == "cross"

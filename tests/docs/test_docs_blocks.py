@@ -164,7 +164,7 @@ def test_command_that_is_not_run(command: str, here: Path) -> None:
         )
     if words[0] == "train" and not str(parameters["recipe"]).endswith(".yaml"):
         name = parameters["recipe"] or bridgeflow.tasks[parameters["task"]].default_recipe
-        assert recipes.load(name, overrides).recipe.task == parameters["task"]
+        assert recipes.load(name, overrides).task_name == parameters["task"]
 
 
 def pages_with(language: str) -> list[Path]:
@@ -198,9 +198,9 @@ def test_recipe(page: Path, tmp_path: Path) -> None:
             file.write_text(block.text, encoding="utf-8")
             if "arms:" in block.text:
                 study = read_study(file)
-                assert [study.resolved(*run).recipe.task for run in study.runs()]
+                assert [study.resolved(*run).task_name for run in study.runs()]
             else:
-                assert recipes.load(str(file)).recipe.task == "t2i"
+                assert recipes.load(str(file)).task_name == "t2i"
 
 
 @pytest.mark.parametrize("page", pages_with("json"), ids=lambda page: page.name)

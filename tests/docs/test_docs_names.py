@@ -22,7 +22,7 @@ import bridgeflow
 from bridgeflow import registry
 from bridgeflow.cli.caching import CacheGroup
 from bridgeflow.cli.main import cli
-from bridgeflow.config.recipe import Recipe
+from bridgeflow.config.recipe import RecipeKeys
 from bridgeflow.flow.guidance import GuidanceSettings
 from bridgeflow.study.settings import ArmSettings, ScoringSettings
 from tests.bench import SECTIONS
@@ -126,7 +126,7 @@ NAMED = {"data": bridgeflow.datasets, "network": bridgeflow.networks}
 def fields(path: str) -> Fields:
     """What a key of a recipe may be, one for each plugin or choice that has it; nothing where none has."""
     first, *rest = path.split(".")
-    whole = [model.model_fields[first] for model in (Recipe, ArmSettings) if first in model.model_fields]
+    whole = [model.model_fields[first] for model in (RecipeKeys, ArmSettings) if first in model.model_fields]
     level = SECTIONS_OF_PLUGINS.get(first) or [model for own in whole for model in models(own.annotation)]
     found = whole
     for name in rest:
@@ -152,7 +152,7 @@ def is_value(path: str, value: Any) -> bool:
 
 
 KEY = re.compile(r"([a-z_]+(?:\.[a-z_0-9]+)+)")
-ROOTS = {*Recipe.model_fields, *SECTIONS_OF_PLUGINS}
+ROOTS = {*RecipeKeys.model_fields, *SECTIONS_OF_PLUGINS}
 FILE = re.compile(r"\.(?:py|yaml|yml|json|jsonl|md|png|gif|npy|pfm|exr|txt|pth|safetensors)$")
 
 

@@ -20,7 +20,7 @@ from bridgeflow.assembly import assemble
 from bridgeflow.caching.dataset import Cache
 from bridgeflow.caching.write import SHARD_BYTES
 from bridgeflow.config import recipe as recipes
-from bridgeflow.config.recipe import Recipe
+from bridgeflow.config.recipe import RecipeKeys
 from bridgeflow.data.folder import Folder
 from bridgeflow.evaluation import tuning
 from bridgeflow.modality import Modality
@@ -46,7 +46,7 @@ def choices(key: str) -> set[str]:
 
 def named(key: str) -> set[str]:
     """The names of what a section may hold, one settings class each."""
-    return {model.model_fields["name"].default for model in models(Recipe.model_fields[key].annotation)}
+    return {model.model_fields["name"].default for model in models(RecipeKeys.model_fields[key].annotation)}
 
 
 def first_cells(page: Path, header: str) -> set[str]:
@@ -208,7 +208,7 @@ def test_the_papers_recipes_are_all_told() -> None:
     assert {spans(row[0])[0] for row in rows} == {name for name in bridgeflow.recipes if not ours.fullmatch(name)}
     assert NUMBERS[paragraph(DOCS / "recipes.md", "Eight recipes carry").partition(" ")[0].lower()] == len(rows)
     for name, _, pairs, steps, _ in rows:
-        training = recipes.load(spans(name)[0]).recipe.training
+        training = recipes.load(spans(name)[0]).training
         assert int(pairs) == 8 * training.batch_size * training.accumulation
         assert int(steps.replace(",", "")) == training.steps
 

@@ -13,7 +13,7 @@ from PIL import Image
 from bridgeflow.assembly import assemble
 from bridgeflow.config import layers
 from bridgeflow.config import recipe as recipes
-from bridgeflow.config.recipe import ResolvedRecipe, SamplingSettings
+from bridgeflow.config.recipe import Recipe, SamplingSettings
 from bridgeflow.data.pairs import Examples
 from bridgeflow.errors import UsageError
 from bridgeflow.evaluation import tuning
@@ -54,7 +54,7 @@ class Known:
         return [[np.full((16, 16), 2.0 * (1 + error + own), np.float32)] for own in noise]
 
 
-def resolved(**changes: Any) -> ResolvedRecipe:
+def resolved(**changes: Any) -> Recipe:
     """The recipe of depth, at 16 pixels."""
     tree = layers.merge(layers.read("depth/blocks"), {"source": {"size": 16}, "target": {"size": 16}, **changes})
     return recipes.resolve(tree, "known")
@@ -145,7 +145,7 @@ def test_the_deviation_serves_a_task_without_metrics(monkeypatch: pytest.MonkeyP
     by = {(t.sampling.solver.method, t.sampling.solver.steps, t.sampling.grid): t.value for t in found.trials}
     assert found.metric == "deviation"
     assert by["euler", 6, None] < by["euler", 2, None] < by["euler", 1, None]
-    assert pipeline.sampling == recipe.recipe.sampling
+    assert pipeline.sampling == recipe.sampling
 
 
 def test_the_figure_is_drawn(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_checkpoint_means_the_distributions_that_it_notes(rival: str, capsys: 
     resolved = open_checkpoint(Path("runs/superres-blocks-01")).recipe()
     assert {plugin.distribution for plugin in resolved.plugins()} == {"bridgeflow-torch"}
     assert resolved.source.__module__.startswith("bridgeflow_plugins.")
-    assert (resolved.recipe.task, resolved.recipe.network["name"]) == (rival, "bridgeflow-torch:unet")
+    assert (resolved.task_name, resolved.network_name) == (rival, "bridgeflow-torch:unet")
     line = ["run", "--task", rival, "small.png", "-o", "out.png", "--steps", "1", "--device", "cpu"]
     assert invoke([*line, "--checkpoint", "runs/superres-blocks-01"]) == 0
     assert invoke(line) == 0, capsys.readouterr().err

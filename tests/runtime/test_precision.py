@@ -68,7 +68,7 @@ def test_a_wish_is_granted_without_measuring(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("name", sorted({own for own, _, _ in registry.recipe_files()}))
 def test_every_recipe_that_ships_leaves_training_and_fitting_to_the_machine(name: str) -> None:
     resolved = recipe.load(name)
-    assert resolved.recipe.training.precision == "auto"
+    assert resolved.training.precision == "auto"
     assert getattr(getattr(resolved.target_options, "codec", None), "precision", "auto") == "auto"
 
 
@@ -122,5 +122,5 @@ def test_a_device_without_units_is_named_and_one_with_them_is_not(monkeypatch: p
 
 def test_nothing_is_measured_where_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     sides = timed(monkeypatch, 30.0)
-    warn_of_slow_bf16("cpu", pytest.fail, training=recipe.load("depth/blocks").recipe.training)
+    warn_of_slow_bf16("cpu", pytest.fail, training=recipe.load("depth/blocks").training)
     assert sides == []

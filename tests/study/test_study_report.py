@@ -175,7 +175,7 @@ def test_studies_of_the_documentation_are_taken(file: Path) -> None:
     declared = read_study(file)
     assert declared.claims
     for arm, seed in declared.runs():
-        assert declared.resolved(arm, seed).recipe.training.steps > 0
+        assert declared.resolved(arm, seed).training.steps > 0
 
 
 def test_the_lines_of_many_arms_differ_and_are_named_in_the_order_of_what_they_reach(

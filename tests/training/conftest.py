@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from bridgeflow.config import recipe as recipes
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.runtime.console import Progress
 from bridgeflow.training.start import Run, train
 
@@ -32,10 +32,10 @@ def _alone(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch
 
 
 @pytest.fixture
-def tiny_depth() -> Callable[..., ResolvedRecipe]:
+def tiny_depth() -> Callable[..., Recipe]:
     """The depth recipe with a network that takes milliseconds."""
 
-    def make(*overrides: str) -> ResolvedRecipe:
+    def make(*overrides: str) -> Recipe:
         return recipes.load("depth/blocks", [*TINY, *overrides])
 
     return make
@@ -45,7 +45,7 @@ def tiny_depth() -> Callable[..., ResolvedRecipe]:
 def quiet_train() -> Callable[..., Run]:
     """`train` on the CPU without a word."""
 
-    def run(recipe: ResolvedRecipe, **options: object) -> Run:
+    def run(recipe: Recipe, **options: object) -> Run:
         return train(recipe, device="cpu", console=Progress(quiet=True), **options)  # type: ignore[arg-type]
 
     return run

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from bridgeflow.assembly.codec_files import restore_codec, save_codec
 from bridgeflow.checkpoints.checkpoint import list_checkpoints, open_checkpoint
 from bridgeflow.checkpoints.runs import find_resumable, latest_run, new_folder
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.runtime.lock import FolderLock
 from bridgeflow.training import codecs as fitting
@@ -30,7 +30,7 @@ from bridgeflow.training import loop
 from bridgeflow.training.journal import Journal
 from bridgeflow.training.start import Run
 
-Make = Callable[..., ResolvedRecipe]
+Make = Callable[..., Recipe]
 Train = Callable[..., Run]
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 STATES = ("model.safetensors", "ema.safetensors", "trainer/optimizer.safetensors")

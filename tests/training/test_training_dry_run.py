@@ -13,7 +13,7 @@ from bridgeflow.assembly import assemble
 from bridgeflow.assembly.preparing import open_rows
 from bridgeflow.cli.main import invoke
 from bridgeflow.config import recipe as recipes
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import Latent
 from bridgeflow.nn.recompute import recompute_blocks
@@ -24,19 +24,19 @@ from bridgeflow.training.accelerator import make_accelerator
 from bridgeflow.training.estimate import Estimate, estimate, global_batch
 from bridgeflow.training.loop import Trainer
 
-Make = Callable[..., ResolvedRecipe]
+Make = Callable[..., Recipe]
 
 
-def told(recipe: ResolvedRecipe, precision: str = "fp32") -> Estimate:
+def told(recipe: Recipe, precision: str = "fp32") -> Estimate:
     found = estimate(assemble(recipe), precision)
     assert found is not None
     return found
 
 
-def kept(recipe: ResolvedRecipe, source: Latent, target: Latent, precision: str) -> int:
+def kept(recipe: Recipe, source: Latent, target: Latent, precision: str) -> int:
     """Bytes that autograd keeps for the gradient of a batch."""
     bridge = assemble(recipe).build_bridge()
-    if recipe.recipe.training.gradient_checkpointing:
+    if recipe.training.gradient_checkpointing:
         recompute_blocks(bridge)
     own = {p.untyped_storage().data_ptr() for p in bridge.parameters()}
     seen: dict[int, torch.Tensor] = {}
@@ -224,7 +224,7 @@ def test_a_new_run_starts_with_the_averaged_weights_of_another(tiny_depth: Make,
     console = Progress(quiet=True)
     rows = open_rows(recipe, "train", console)
     trainer = Trainer(
-        assemble(recipe), rows, Path("."), make_accelerator(recipe.recipe.training, "cpu"), console, initial=checkpoint
+        assemble(recipe), rows, Path("."), make_accelerator(recipe.training, "cpu"), console, initial=checkpoint
     )
     averaged = checkpoint.weights()
     assert all(torch.equal(tensor, averaged[key]) for key, tensor in trainer.bridge.state_dict().items())
@@ -275,7 +275,7 @@ def test_the_tower_and_its_scale_are_taken_only_where_both_agree(tiny_depth: Mak
 
     def started(*overrides: str) -> dict[str, torch.Tensor]:
         recipe = tiny_depth(*source, *overrides)
-        accelerator = make_accelerator(recipe.recipe.training, "cpu")
+        accelerator = make_accelerator(recipe.training, "cpu")
         rows = open_rows(recipe, "train", Progress(quiet=True))
         quiet = Progress(quiet=True)
         return Trainer(assemble(recipe), rows, Path("."), accelerator, quiet, initial=checkpoint).bridge.state_dict()

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from bridgeflow.config.recipe import LearningRateSettings, ResolvedRecipe
+from bridgeflow.config.recipe import LearningRateSettings, Recipe
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.training import loop, optimizers
 from bridgeflow.training.average import WeightAverage
 from bridgeflow.training.dry_run import dry_run
 from bridgeflow.training.start import Run
 
-Make = Callable[..., ResolvedRecipe]
+Make = Callable[..., Recipe]
 Train = Callable[..., Run]
 
 

@@ -11,12 +11,12 @@ import torch
 from bridgeflow.assembly import assemble
 from bridgeflow.cli.main import invoke
 from bridgeflow.config import recipe as recipes
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.training import memory
 from bridgeflow.training.estimate import Estimate, estimate
 
-Make = Callable[..., ResolvedRecipe]
+Make = Callable[..., Recipe]
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from bridgeflow.checkpoints.checkpoint import list_checkpoints, open_checkpoint
 from bridgeflow.checkpoints.runs import find_resumable, latest_run, new_folder
 from bridgeflow.cli.main import invoke
 from bridgeflow.config import recipe as recipes
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.training import loop
 from bridgeflow.training.start import Run
 
-Make = Callable[..., ResolvedRecipe]
+Make = Callable[..., Recipe]
 Train = Callable[..., Run]
 
 

@@ -15,7 +15,7 @@ from bridgeflow.checkpoints import tensor_file
 from bridgeflow.checkpoints.checkpoint import list_checkpoints, open_checkpoint
 from bridgeflow.checkpoints.runs import find_resumable
 from bridgeflow.config import recipe as recipes
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.data.pairs import Batch
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Latent
@@ -23,7 +23,7 @@ from bridgeflow.training import loop
 from bridgeflow.training.soundness import Soundness, check_start
 from bridgeflow.training.start import Run
 
-Make = Callable[..., ResolvedRecipe]
+Make = Callable[..., Recipe]
 Train = Callable[..., Run]
 BAD = torch.tensor(math.nan)
 GOOD = torch.tensor(1.0)
@@ -124,7 +124,7 @@ def test_a_gradient_stops_a_training_that_clips_none(
             # As on a device that is not to be waited for: what was noted is looked at before the step is saved.
             noted = loop.Soundness.__init__
 
-            def elsewhere(self: Soundness, recipe: ResolvedRecipe, folder: Path, device: torch.device) -> None:
+            def elsewhere(self: Soundness, recipe: Recipe, folder: Path, device: torch.device) -> None:
                 noted(self, recipe, folder, device)
                 self.at_once = False
 

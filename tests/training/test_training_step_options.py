@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from bridgeflow.checkpoints.checkpoint import open_checkpoint
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import LatentSpec
 from bridgeflow.nn.dimr import DiMRSettings
@@ -19,7 +19,7 @@ from bridgeflow.nn.velocity import VelocityNet
 from bridgeflow.training.start import Run
 from bridgeflow.training.step_options import apply_options, compile_network
 
-Recipes = Callable[..., ResolvedRecipe]
+Recipes = Callable[..., Recipe]
 Train = Callable[..., Run]
 
 
@@ -86,4 +86,4 @@ def test_a_network_without_blocks_is_refused(tiny_depth: Recipes) -> None:
     bridge = assemble(recipe).build_bridge()
     bridge.network = _Flat()
     with pytest.raises(UsageError, match=r"network _Flat has no blocks .* leave training\.gradient_checkpointing out"):
-        apply_options(bridge, recipe.recipe.training, torch.device("cpu"))
+        apply_options(bridge, recipe.training, torch.device("cpu"))

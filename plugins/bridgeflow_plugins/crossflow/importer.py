@@ -17,7 +17,7 @@ from bridgeflow.bridge import Bridge
 from bridgeflow.checkpoints.importer import Importer, Recognised
 from bridgeflow.checkpoints.tensor_file import StoredTensor, is_finite
 from bridgeflow.config import recipe as recipes
-from bridgeflow.config.recipe import ResolvedRecipe
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import LatentSpec
 from bridgeflow.settings import Settings
@@ -145,7 +145,7 @@ class CrossFlowImporter(Importer):
         name: str,
         heads: int | None = None,
         text_heads: int | None = None,
-    ) -> ResolvedRecipe:
+    ) -> Recipe:
         factor = pixels_per_cell(vae, layout)
         tree = recipe_tree(layout, text, vae.path, factor, self.options.precision, heads, text_heads, tower)
         kind = "dimr" if isinstance(layout.network, DiMRLayout) else "dit"
@@ -167,13 +167,13 @@ class CrossFlowImporter(Importer):
         return ours, StoredTensor(tuple(laid_out.shape), dtype, partial(_read, keys, key, tensor, dtype, name))
 
     def _notes(
-        self, layout: Layout, recipe: ResolvedRecipe, text: Pretrained, vae: Pretrained, dropped: bool
+        self, layout: Layout, recipe: Recipe, text: Pretrained, vae: Pretrained, dropped: bool
     ) -> tuple[str, ...]:
         notes = []
         if dropped:
             notes.append("the image tower is left out, since only training needs it; --keep-tower keeps it.")
         if layout.published_as is None and None in (self.options.heads, self.options.encoder_heads):
-            encoder = recipe.recipe.source_encoder.model_dump().get("heads")
+            encoder = recipe.keys.source_encoder.model_dump().get("heads")
             notes.append(
                 f"a file does not tell attention heads: {_heads(recipe)} in the velocity network and {encoder} in the "
                 "text variational encoder are taken; --heads and --encoder-heads say otherwise."
@@ -194,7 +194,7 @@ def key_map(layout: Layout, head: Head) -> KeyMap:
     return KeyMap("dimr", layout.encoder.tail, head)
 
 
-def expected_shapes(recipe: ResolvedRecipe, layout: Layout, keys: KeyMap) -> dict[str, tuple[int, ...]]:
+def expected_shapes(recipe: Recipe, layout: Layout, keys: KeyMap) -> dict[str, tuple[int, ...]]:
     """Published key -> shape of every tensor that the recipe's bridge has; no memory is taken for it.
 
     Raises BridgeflowError where the recipe's parts do not fit one another.
@@ -203,7 +203,7 @@ def expected_shapes(recipe: ResolvedRecipe, layout: Layout, keys: KeyMap) -> dic
     target = LatentSpec((layout.channels, layout.side, layout.side), "grid")
     try:
         with torch.device("meta"):
-            state = Bridge(recipe.recipe, recipe.network, source, target).state_dict()
+            state = Bridge(recipe.keys, recipe.network, source, target).state_dict()
     except (ValueError, UsageError) as error:
         raise BridgeflowError(f"the file holds {layout.title}, which cannot be built: {error}") from error
     published = (keys.to_published(key, tensor) for key, tensor in state.items())
@@ -261,7 +261,7 @@ def _head(shapes: Mapping[str, tuple[int, ...]]) -> Head:
     return "conv" if "open_clip_output.conv1.weight" in shapes else "mlp"
 
 
-def _heads(recipe: ResolvedRecipe) -> object:
+def _heads(recipe: Recipe) -> object:
     network = recipe.network.model_dump()
     return network["heads"] if "heads" in network else network["stages"][0]["heads"]
 

@@ -51,7 +51,7 @@ def test_the_network_accepts_exactly_the_published_state_dict(
     with torch.device("meta"):
         source = LatentSpec((77, PUBLISHED[name].encoder.width), "sequence")
         side = 64 if name.startswith("512") else 32
-        bridge = Bridge(resolved.recipe, resolved.network, source, LatentSpec((4, side, side), "grid"))
+        bridge = Bridge(resolved.keys, resolved.network, source, LatentSpec((4, side, side), "grid"))
         published = {key: torch.empty(shape) for key, shape in shapes.items()}
     ours = dict(keys.to_ours(key, tensor) for key, tensor in published.items())
     report = bridge.load_state_dict(ours, assign=True)

@@ -42,7 +42,7 @@ def bridge_of(checkpoint: Checkpoint, side: int) -> Bridge:
     """The bridge of a checkpoint of a shrunken network, with its weights."""
     recipe = checkpoint.recipe()
     source, target = LatentSpec((8, 64), "sequence"), LatentSpec((4, side, side), "grid")
-    bridge = Bridge(recipe.recipe, recipe.network, source, target)
+    bridge = Bridge(recipe.keys, recipe.network, source, target)
     bridge.load_state_dict(checkpoint.weights())
     return bridge
 

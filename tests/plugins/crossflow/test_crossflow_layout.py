@@ -61,7 +61,7 @@ def test_recipes_have_the_published_hyper_parameters() -> None:
     assert (first["target"]["size"], first["target"]["codec"]["scale"]) == (256, 0.2301)
     assert first["encoding"]["kind"] == "none"
     assert first["sampling"]["guidance"]["scale"] == 7.0
-    rates = {name: recipe_of(name).recipe.optimizer.learning_rate for name in PUBLISHED}
+    rates = {name: recipe_of(name).keys.optimizer.learning_rate for name in PUBLISHED}
     assert rates == {
         "256px_clip_dimr": 1e-5,
         "256px_t5_dimr": 5e-5,
@@ -69,7 +69,7 @@ def test_recipes_have_the_published_hyper_parameters() -> None:
         "512px_t5_dimr": 1e-5,
         "512px_t5_dit": 2e-5,
     }
-    assert {name: recipe_of(name).recipe.null_rate for name in PUBLISHED} == {
+    assert {name: recipe_of(name).keys.null_rate for name in PUBLISHED} == {
         "256px_clip_dimr": 0.1,
         "256px_t5_dimr": 0.1,
         "512px_clip_dimr": 0.15,

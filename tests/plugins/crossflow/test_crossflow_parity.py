@@ -81,10 +81,10 @@ def published(
     recipe = checkpoint.recipe()
     target = LatentSpec(tuple(config["latent"]), "grid")
     source = LatentSpec((config["tokens"], config["text_dim"]), "sequence")
-    bridge = Bridge(recipe.recipe, recipe.network, source, target)
+    bridge = Bridge(recipe.keys, recipe.network, source, target)
     bridge.load_state_dict(checkpoint.weights())
     head = head_of(shrunken(name, head=True), target.shape[0], target.shape[1:])
-    return Published(config, bridge.eval(), recipe.recipe, head, load_file(SHRUNKEN / f"{name}.safetensors"))
+    return Published(config, bridge.eval(), recipe.keys, head, load_file(SHRUNKEN / f"{name}.safetensors"))
 
 
 def close(found: Tensor, expected: Tensor) -> None:
