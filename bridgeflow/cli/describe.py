@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
+from bridgeflow import registry
 from bridgeflow.registry import Plugin
 
 
@@ -21,7 +22,7 @@ def describe_plugin(plugin: Plugin) -> dict[str, Any]:
     }
     options: list[dict[str, Any]] = []
     if plugin.kind != "recipe":
-        loaded = plugin.load()
+        loaded = registry.load_plugin(plugin)
         summary = getattr(loaded, "summary", "") or (inspect.getdoc(loaded) or "").partition("\n")[0]
         facts["about"] = summary
         for side in ("source", "target"):

@@ -59,7 +59,9 @@ def seen(plugins: Sequence[Plugin]) -> dict[Plugin, Verdict]:
         same = [p for p in registry.installed(plugin.kind) if p.name == plugin.name]
         if plugin.kind == "recipe":
             missing = ModuleNotFoundError(f"No module named {plugin.value!r}", name=plugin.value)
-            verdicts[plugin] = Verdict("ok") if plugin in places else Verdict("broken", plugin.failure(missing))
+            verdicts[plugin] = (
+                Verdict("ok") if plugin in places else Verdict("broken", registry.failure(plugin, missing))
+            )
         elif len(same) > 1:
             verdicts[plugin] = Verdict("twice", registry.clash(same))
         else:
@@ -155,7 +157,7 @@ def watched(plugin: Plugin) -> tuple[str, ...]:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", PluginWarning)
             with redirected(said):
-                plugin.load()
+                registry.load_plugin(plugin)
         notes = [str(own.message) for own in caught if issubclass(own.category, PluginWarning)]
         printed = first_line(said)
     if printed:
@@ -188,7 +190,7 @@ def answer(plugins: Sequence[dict[str, str]]) -> None:
             except PluginError as error:
                 verdict = Verdict(error.status, str(error))
             except KeyboardInterrupt as error:
-                verdict = Verdict("broken", plugin.failure(error))
+                verdict = Verdict("broken", registry.failure(plugin, error))
             print(json.dumps(asdict(verdict)), file=out, flush=True)
         # A thread that a plugin left running must not keep the process.
         os._exit(0)

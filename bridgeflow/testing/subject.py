@@ -57,7 +57,7 @@ def load_class(kind: str, given: str | type[Any], base: type[Any]) -> tuple[type
     if isinstance(given, str):
         plugin = registry.find(kind, given)
         try:
-            loaded = plugin.load()
+            loaded = registry.load_plugin(plugin)
         except BridgeflowError as error:
             raise Fault(str(error)) from error.__cause__
     name = repr(given) if isinstance(given, str) else getattr(given, "__name__", repr(given))

@@ -16,7 +16,7 @@ import bridgeflow
 from bridgeflow import registry
 from bridgeflow.checkpoints.checkpoint import open_checkpoint
 from bridgeflow.cli.main import invoke
-from bridgeflow.registry import PluginError, installation, probe
+from bridgeflow.registry import PluginError, entry_points, installation, probe
 from bridgeflow.registry.installation import FORMER_NAME, OWN_DISTRIBUTION
 from bridgeflow.registry.requirements import check_installed
 from bridgeflow.scaffold import KINDS, scaffold
@@ -132,7 +132,7 @@ def test_a_broken_plugin_that_requires_the_bare_name_is_mended_without_it(
 
 def test_a_plugin_of_ours_that_fails_is_named_by_this_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     (depth,) = registry.offering("task", "depth")
-    sentence = depth.failure(ValueError("x"))
+    sentence = registry.failure(depth, ValueError("x"))
     assert sentence.startswith(f"the task 'depth' of {OWN_DISTRIBUTION} {bridgeflow.__version__} cannot be loaded")
     monkeypatch.setattr(installation, "installed_distribution", lambda name: None)
     again = f"install {OWN_DISTRIBUTION} again from where it came"
@@ -209,7 +209,7 @@ def test_what_an_installation_under_the_former_name_left_behind_offers_nothing_t
     (depth,) = registry.offering("task", "depth")
     assert (depth.distribution, depth.version) == (OWN_DISTRIBUTION, bridgeflow.__version__)
     alone = list(importlib.metadata.distributions(path=[str(folder)]))
-    monkeypatch.setattr(registry, "distributions", lambda: alone)
+    monkeypatch.setattr(entry_points, "distributions", lambda: alone)
     registry.forget()
     (depth,) = registry.installed()
     assert (depth.distribution, depth.version) == (OWN_DISTRIBUTION, "0.0.9")
