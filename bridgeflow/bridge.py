@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, SerializeAsAny
 from torch import Tensor, nn
 
-from bridgeflow.flow.coupling import PairedCoupling, draw_null_rows
+from bridgeflow.flow.coupling import Coupling, CouplingSettings, PairedCouplingSettings, draw_null_rows
 from bridgeflow.flow.guidance import Guidance, IndicatorVelocity, NoGuidance
 from bridgeflow.flow.losses import (
     KLSettings,
@@ -22,33 +22,41 @@ from bridgeflow.flow.losses import (
     kl_loss,
     logit_multiplier,
     masked_mean,
-    staged_flow_loss,
 )
-from bridgeflow.flow.path import Path
+from bridgeflow.flow.objective import FlowBatch, FlowMatchingSettings, Objective, ObjectiveSettings
+from bridgeflow.flow.path import FlowPath, PathSettings, StraightPathSettings
 from bridgeflow.flow.schedule import TimeSchedule
-from bridgeflow.flow.solver import Euler, Observer, Solver
+from bridgeflow.flow.solver import Noise, Observer, Solver
 from bridgeflow.modality import Latent, LatentSpec
-from bridgeflow.nn.encoded import Encoded, SourceEncoder
+from bridgeflow.nn.encoded import Encoded, SourceEncoder, SourceEncoderSettings
 from bridgeflow.nn.source import (
     DirectSourceSettings,
-    SourceEncoderSettings,
     TokenEncoder,
     TokenEncoderSettings,
 )
 from bridgeflow.nn.tower import EncodingSettings, TimmTower, TimmTowerSettings
 from bridgeflow.nn.velocity import NetworkSettings, VelocityNet
+from bridgeflow.registry.component import Component
 from bridgeflow.runtime import collective
-from bridgeflow.runtime.randomness import Randomness
+from bridgeflow.runtime.randomness import Randomness, normal
 from bridgeflow.settings import Settings
 
 
 class BridgeSettings(Settings):
     """Everything about the bridge but the network's size."""
 
-    source_encoder: SourceEncoderSettings = DirectSourceSettings()
+    source_encoder: Annotated[SerializeAsAny[SourceEncoderSettings], Component("source_encoder", "direct")] = (
+        DirectSourceSettings()
+    )
     """How the source becomes z0."""
-    path: Path = Path()
+    coupling: Annotated[SerializeAsAny[CouplingSettings], Component("coupling", "paired")] = PairedCouplingSettings()
+    """Which target each source of a batch flows to."""
+    path: Annotated[SerializeAsAny[PathSettings], Component("path", "straight")] = StraightPathSettings()
     """The path between z0 and z1."""
+    objective: Annotated[SerializeAsAny[ObjectiveSettings], Component("objective", "flow_matching")] = (
+        FlowMatchingSettings()
+    )
+    """The training loss of the flow."""
     prediction: Literal["velocity", "target"] = "velocity"
     """What the network gives: `velocity` itself, as in the paper; or `target`, z1, from which the velocity follows, so
     that the network need not know what of the source is to vanish (Li and He, arXiv 2511.13720, for noise as the
@@ -82,7 +90,9 @@ class Bridge(nn.Module):
         super().__init__()
         self.settings = settings
         self.target_spec = target
-        self.coupling = PairedCoupling()
+        self.coupling: Coupling = settings.coupling.build()
+        self.path: FlowPath = settings.path.build()
+        self.objective: Objective = settings.objective.build()
         self.source_encoder: SourceEncoder = settings.source_encoder.build(source, target)
         context = self.source_encoder.context
         self.network: VelocityNet = network.build(target, context)
@@ -139,7 +149,7 @@ class Bridge(nn.Module):
         return self.settings.prediction == "target"
 
     @property
-    def sees_observed(self) -> bool:
+    def needs_target_pixels(self) -> bool:
         """True where the loss looks at the target before its codec (`Latent.observed`)."""
         return isinstance(self.tower, TimmTower)
 
@@ -167,21 +177,28 @@ class Bridge(nn.Module):
                 raise ValueError("generators of rows draw no null rows of the batch: give `null` with them")
             null = draw_null_rows(batch, settings.null_rate, randomness)
         # The rows are looked up before they move, so that the device is not waited for.
-        coupled = self.coupling.couple(z1, null)
-        mask = target.mask
-        if mask is not None:
-            mask = self.coupling.couple(mask, null)
+        rearranged = self.coupling.couple(z0, z1, null)
+        coupled = rearranged(z1)
+        mask = None if target.mask is None else rearranged(target.mask)
         first = collective.rank() * batch if len(null) != batch else 0
-        null = null[first : first + batch].to(device)
-        t = settings.time.sample(batch, randomness).to(device)
-        z_t = settings.path.interpolate(z0, coupled, t)
-        given = self._given(encoded, z_t, t, null)
-        weight = settings.time.loss_weight(t)
-        if settings.prediction == "target":
-            truth, weight = coupled, settings.path.target_weight(t, weight)
-        else:
-            truth = settings.path.velocity(z0, coupled)
-        flow = (weight * staged_flow_loss(given, truth, self.network.stage_weights, mask)).mean()
+        rows = null[first : first + batch].to(device)
+
+        def predict(z: Tensor, t: Tensor, r: Tensor | None = None) -> list[Tensor]:
+            return self._given(encoded, z, t, rows, r)
+
+        flow = self.objective.loss(
+            FlowBatch(
+                z0,
+                coupled,
+                mask,
+                predict,
+                settings.prediction,
+                self.path,
+                settings.time,
+                self.network.stage_weights,
+                randomness,
+            )
+        )
 
         terms = {"flow": flow}
         total = flow
@@ -211,11 +228,12 @@ class Bridge(nn.Module):
         assert self.logit_scale is not None
         return contrastive_loss(z0, seen, logit_multiplier(self.logit_scale, encoding.logit_scale))
 
-    def _given(self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor) -> list[Tensor]:
+    def _given(self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor, r: Tensor | None = None) -> list[Tensor]:
         """What the network predicts at each of its resolutions, the last at the latent's own."""
-        if encoded.context is None or self.null_context is None:
-            return list(self.network.velocities(z, t, null))
-        return list(self.network.velocities(z, t, null, *self._context(encoded, self.null_context, null)))
+        context: tuple[Tensor | None, Tensor | None] = (None, None)
+        if encoded.context is not None and self.null_context is not None:
+            context = self._context(encoded, self.null_context, null)
+        return list(self.network.velocities(z, t, null, *context, *([] if r is None else [r])))
 
     def velocity(
         self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor, network_time: Tensor | None = None
@@ -224,7 +242,7 @@ class Bridge(nn.Module):
         null indicator where null (B,) is True. B may be a multiple of the rows that were encoded.
 
         network_time: (B,), what the network takes for the time, where that is not t. With `prediction: target` there is
-        no velocity at t = 1 (`Path.velocity_towards`)."""
+        no velocity at t = 1 (`FlowPath.velocity_towards`)."""
         seen = t if network_time is None else network_time
         if encoded.context is None or self.null_context is None:
             given = self.network(z, seen, null)
@@ -232,7 +250,7 @@ class Bridge(nn.Module):
             given = self.network(z, seen, null, *self._context(encoded, self.null_context, null))
         if self.settings.prediction == "velocity":
             return given
-        return self.settings.path.velocity_towards(z, given.float(), t.to(z.device, torch.float32))
+        return self.path.velocity_towards(z, given.float(), t.to(z.device, torch.float32))
 
     def _context(self, encoded: Encoded, null_context: Tensor, null: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens to attend to, a learned one in front that null rows see alone, and which of them are real."""
@@ -264,11 +282,12 @@ class Bridge(nn.Module):
         observer: Observer | None = None,
         on_step: Callable[[float], None] | None = None,
         grid: Literal["uniform", "density"] | None = None,
+        randomness: Randomness = None,
     ) -> Tensor:
         """Target latents (B, *shape) from encoded sources, in `steps` steps of the solver.
 
         `observer(t, z)` sees every state; `on_step(t)` is called at each evaluation of the network. `grid` is another
-        grid of times than that of `settings.time`.
+        grid of times than that of `settings.time`. `randomness`: of what a stochastic solver draws.
         """
         guide = guidance or NoGuidance()
         own = self.velocity_in(encoded, solver, steps, grid)
@@ -279,7 +298,10 @@ class Bridge(nn.Module):
             return guide(own, z, t)
 
         times = self._time(grid).solver_grid(steps)
-        return solver.integrate(velocity, encoded.z0, times, observer, open_end=self.open_end)
+        return solver.integrate(velocity, encoded.z0, times, observer, self.open_end, self._noise(randomness))
+
+    def _noise(self, randomness: Randomness) -> Noise:
+        return lambda z, t: self.path.diffusion(t) * normal(z.shape, randomness, z)
 
     def velocity_in(
         self, encoded: Encoded, solver: Solver, steps: int, grid: Literal["uniform", "density"] | None = None
@@ -289,7 +311,7 @@ class Bridge(nn.Module):
 
         def velocity(z: Tensor, t: Tensor, null: Tensor) -> Tensor:
             # The lead of the published grid belongs to its own sampler: other solvers give the state's time.
-            seen = time.network_time(t, steps) if isinstance(solver, Euler) else t
+            seen = time.network_time(t, steps) if solver.network_runs_ahead else t
             return self.velocity(encoded, z, t, null, seen)
 
         return velocity

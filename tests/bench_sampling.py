@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from bridgeflow.bridge import Bridge, BridgeSettings
-from bridgeflow.flow import IndicatorGuidance
-from bridgeflow.flow.guidance import Guidance
+from bridgeflow.flow.guidance import Guidance, IndicatorGuidance
 from bridgeflow.flow.solver import Euler
 from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.nn.dit import DiTSettings

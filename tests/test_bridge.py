@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bridgeflow import registry
 from bridgeflow.bridge import Bridge, BridgeSettings, Losses
 from bridgeflow.flow.guidance import IndicatorGuidance
 from bridgeflow.flow.losses import contrastive_loss, kl_loss
-from bridgeflow.flow.path import Path
+from bridgeflow.flow.path import StraightPathSettings
 from bridgeflow.flow.schedule import TimeSchedule
-from bridgeflow.flow.solver import Euler, Heun, SolverSettings
+from bridgeflow.flow.solver import Euler, Heun
 from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.nn.dit import DiTSettings
 from bridgeflow.nn.source import Encoded
@@ -325,7 +326,7 @@ def test_a_constant_velocity_takes_one_euler_step() -> None:
 
 def test_sampling_arrives_at_the_target_of_an_exact_flow() -> None:
     network = AffinePairsSettings(scale=2.0, offset=-1.5, sigma_min=0.0)
-    bridge = build({"path": Path(sigma_min=0.0)}, network, GRID, GRID)
+    bridge = build({"path": StraightPathSettings(sigma_min=0.0)}, network, GRID, GRID)
     z0 = numbers(GRID)
     torch.testing.assert_close(bridge.sample(bridge.encode(Latent(z0)), Heun(), 5), 2 * z0 - 1.5)
 
@@ -401,7 +402,7 @@ def test_a_learned_source_is_taken_at_its_mean_when_asked() -> None:
 
 def test_a_network_that_predicts_the_target_gives_its_velocity() -> None:
     """A constant prediction is where every flow ends, and its loss is that of the velocity."""
-    settings = BridgeSettings(prediction="target", null_rate=0.0, path=Path(sigma_min=0.0))
+    settings = BridgeSettings(prediction="target", null_rate=0.0, path=StraightPathSettings(sigma_min=0.0))
     bridge = Bridge(settings, FixedVelocitySettings(value=0.7), GRID, GRID)
     source = Latent(torch.randn(4, *GRID.shape, generator=generator(1)))
     z1 = bridge.sample(bridge.encode(source), Euler(), 8)
@@ -438,5 +439,5 @@ def test_every_solver_ends_at_the_target_that_is_predicted(method: str, grid: st
     settings = BridgeSettings(prediction="target", null_rate=0.0, time=TimeSchedule(grid=grid))
     bridge = Bridge(settings, FixedVelocitySettings(value=0.7), GRID, GRID)
     encoded = bridge.encode(Latent(numbers(GRID)))
-    z1 = bridge.sample(encoded, SolverSettings(method=method).build(), steps, IndicatorGuidance(2.0))
+    z1 = bridge.sample(encoded, registry.load("solver", method)().build(), steps, IndicatorGuidance(2.0))
     torch.testing.assert_close(z1, torch.full_like(z1, 0.7), rtol=0, atol=2e-3 if method == "dopri5" else 1e-4)

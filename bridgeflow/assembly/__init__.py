@@ -13,7 +13,6 @@ from bridgeflow.bridge import Bridge
 from bridgeflow.config.recipe import Recipe
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import Modality
-from bridgeflow.nn.source import DirectSource
 from bridgeflow.registry.foreign import in_place
 from bridgeflow.task import Task
 
@@ -60,21 +59,19 @@ class Assembly:
             bridge = Bridge(self.recipe.keys, self.recipe.network, self.source.latent, self.target.latent)
         except ValueError as error:
             raise UsageError(f"recipe {self.recipe.name!r}: {error}") from error
-        if bridge.sees_observed and type(self.target).observed is Modality.observed:
+        if bridge.needs_target_pixels and type(self.target).observed is Modality.observed:
             raise UsageError(
                 f"recipe {self.recipe.name!r}: encoding.tower.name=timm looks at pixels, and the target "
                 f"{self.recipe.task.target.name!r} shows none: set encoding.tower.name=tokens."
             )
         pieces = self.source.piece_latent
-        if pieces != self.source.latent:
-            starts_there = isinstance(bridge.source_encoder, DirectSource)
-            if not starts_there or not bridge.network.takes(pieces.shape):
-                raise UsageError(
-                    f"recipe {self.recipe.name!r}: the source {self.recipe.task.source.name!r} runs on pieces of "
-                    f"{pieces}, larger than the {self.source.latent} of training, which this network does not take: "
-                    "leave their size at that of training (source.tile=null), or choose network.name=unet and a size "
-                    "that its levels divide."
-                )
+        sized = not bridge.source_encoder.takes_any_size or not bridge.network.takes(pieces.shape)
+        if pieces != self.source.latent and sized:
+            raise UsageError(
+                f"recipe {self.recipe.name!r}: the source {self.recipe.task.source.name!r} runs on pieces of {pieces}, "
+                f"larger than the {self.source.latent} of training, which this network does not take: leave their size "
+                "at that of training (source.tile=null), or choose network.name=unet and a size that its levels divide."
+            )
         return bridge
 
     def sketch_bridge(self) -> Bridge:

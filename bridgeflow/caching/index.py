@@ -253,7 +253,7 @@ def key_differences(old: Key, new: Key) -> list[str]:
 def check_fits(folder: Path, key: Key, assembly: Assembly) -> None:
     """Raises UsageError, with the reason, where the latents of a cache are not what a recipe would encode."""
     found = recipe_differences(key, assembly)
-    if assembly.sketch_bridge().sees_observed and not key.observed:
+    if assembly.sketch_bridge().needs_target_pixels and not key.observed:
         found.append("encoding.tower looks at the target before its codec, which was not kept")
     if found:
         raise UsageError(

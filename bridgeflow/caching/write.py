@@ -230,7 +230,7 @@ def _key(assembly: Assembly, rows: dict[Split, Rows | Stream], options: CacheOpt
         target=side_of(assembly, "target"),
         variants=options.variants,
         dtype=options.dtype,
-        observed=assembly.sketch_bridge().sees_observed,
+        observed=assembly.sketch_bridge().needs_target_pixels,
         shard_rows=shard_rows,
         batch_size=options.batch_size,
     )

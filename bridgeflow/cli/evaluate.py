@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 )
 @click.option("--count", type=click.IntRange(min=1), default=256, show_default=True, help="Examples.")
 @click.option("--steps", type=click.IntRange(min=1), help="Solver steps; the checkpoint's by default.")
-@click.option("--solver", type=click.Choice(["euler", "midpoint", "heun", "ab2", "dopri5"]), help="Solver.")
+@click.option("--solver", metavar="NAME", help="Solver, as in 'bridgeflow plugins list --kind solver'.")
 @click.option("--guidance", type=float, metavar="SCALE", help="Scale of the guidance; 1 is none.")
 @click.option("--weak", metavar="DIR", help="Guide away from this weaker checkpoint of the same run, by --guidance.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of whatever is drawn.")

@@ -137,14 +137,51 @@ def dump(tree: Mapping[str, Any]) -> str:
     return yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
+_FORMER = {("sampling", "solver"): "method", ("sampling", "guidance"): "kind"}
+"""Sections whose plugin was said by another key before all were said by `name`."""
+_ONLY_OF = {("sampling", "solver", "tolerance"): "dopri5"}
+"""Keys that every plugin of a section had, and one alone has now."""
+_SHARED: dict[tuple[str, ...], set[str]] = {
+    ("sampling", "solver"): {"steps"},
+    ("sampling", "guidance"): {"scale", "interval"},
+}
+"""Keys that every plugin of a section has, and that stay where another one is chosen."""
+
+
+def current(tree: Mapping[str, Any]) -> Tree:
+    """The tree with the keys that recipes have now, for one that was written before."""
+    made = dict(tree)
+    for place, former in _FORMER.items():
+        *above, last = place
+        section: Any = made
+        for key in above:
+            section = section.get(key) if isinstance(section, Mapping) else None
+        own = section.get(last) if isinstance(section, Mapping) else None
+        if not isinstance(own, Mapping) or former not in own:
+            continue
+        named = {"name": own[former], **{key: value for key, value in own.items() if key not in (former, "name")}}
+        for (*section_place, key), name in _ONLY_OF.items():
+            if tuple(section_place) == place and named["name"] != name:
+                named.pop(key, None)
+        made[above[0]] = {**made[above[0]], last: named}
+    return made
+
+
 def merge(base: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
-    """`above` laid over `base`. Where a component's `name` changes, what was set for the old one is dropped."""
+    """`above` laid over `base`. Where a component's `name` changes, what was set for the old one is dropped, but for
+    what all of its kind have."""
+    return _laid_over(current(base), current(above), ())
+
+
+def _laid_over(base: Mapping[str, Any], above: Mapping[str, Any], place: tuple[str, ...]) -> Tree:
     merged = dict(base)
     for key, value in above.items():
         old = merged.get(key)
         if isinstance(value, Mapping) and isinstance(old, Mapping):
-            switched = "name" in value and value["name"] != old.get("name", value["name"])
-            merged[key] = dict(value) if switched else merge(old, value)
+            if "name" in value and value["name"] != old.get("name", value["name"]):
+                shared = _SHARED.get((*place, key), set())
+                old = {name: own for name, own in old.items() if name in shared}
+            merged[key] = _laid_over(old, value, (*place, key))
         else:
             merged[key] = dict(value) if isinstance(value, Mapping) else value
     return merged

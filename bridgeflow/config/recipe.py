@@ -7,48 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SerializeAsAny
 
 from bridgeflow import registry
 from bridgeflow.bridge import BridgeSettings
 from bridgeflow.config import layers
 from bridgeflow.config.layers import Tree
+from bridgeflow.config.optimizers import AdamWSettings, OptimizerSettings
 from bridgeflow.config.validation import validated
 from bridgeflow.data.rows import DataSettings, Rows, Split, Stream
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.flow.guidance import GuidanceSettings
-from bridgeflow.flow.solver import SolverSettings
+from bridgeflow.flow.guidance import GuidanceSettings, NoGuidanceSettings
+from bridgeflow.flow.solver import EulerSettings, SolverSettings
 from bridgeflow.modality import Modality, Progress
 from bridgeflow.nn.velocity import NetworkSettings
 from bridgeflow.registry import Plugin
+from bridgeflow.registry.component import Component
 from bridgeflow.registry.naming import Homes
 from bridgeflow.runtime.precision import Precision
 from bridgeflow.settings import Settings
 from bridgeflow.task import Task
-
-
-class AdamWSettings(Settings):
-    """AdamW; biases, norms, embeddings and learned tokens, positions and queries are not decayed."""
-
-    name: Literal["adamw"] = "adamw"
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """Peak of the schedule."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """Decay of the first and second moment."""
-    weight_decay: float = Field(default=0.01, ge=0)
-    """Decoupled weight decay of matrices and kernels, which is what layers call `weight`."""
-
-
-class SGDSettings(Settings):
-    """Stochastic gradient descent with momentum."""
-
-    name: Literal["sgd"] = "sgd"
-    learning_rate: float = Field(default=1e-2, gt=0)
-    """Peak of the schedule."""
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Momentum."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """Weight decay of matrices and kernels."""
 
 
 class LearningRateSettings(Settings):
@@ -107,11 +85,11 @@ class TrainingSettings(Settings):
 class SamplingSettings(Settings):
     """Defaults of sampling, kept with the checkpoint."""
 
-    solver: SolverSettings = SolverSettings()
+    solver: Annotated[SerializeAsAny[SolverSettings], Component("solver", "euler")] = EulerSettings()
     """Method and steps."""
     grid: Literal["uniform", "density"] | None = None
     """The solver's grid of times; that of `time.grid` where none is given."""
-    guidance: GuidanceSettings = GuidanceSettings()
+    guidance: Annotated[SerializeAsAny[GuidanceSettings], Component("guidance", "none")] = NoGuidanceSettings()
     """None or by the indicator."""
     source: Literal["sample", "mean"] = "sample"
     """Whether a noisy or variational source is drawn or taken at its mean."""
@@ -139,7 +117,7 @@ class RecipeKeys(BridgeSettings):
     """Column that the task needs -> column of the data, where the names differ."""
     network: dict[str, Any] = {"name": "dit"}
     """The velocity network by `name`, with its settings."""
-    optimizer: Annotated[AdamWSettings | SGDSettings, Field(discriminator="name")] = AdamWSettings()
+    optimizer: Annotated[SerializeAsAny[OptimizerSettings], Component("optimizer", "adamw")] = AdamWSettings()
     """The optimiser."""
     training: TrainingSettings = TrainingSettings()
     """Length, size and rhythm."""
@@ -203,6 +181,7 @@ class Recipe:
             ("modality", self.task.target.name),
             ("dataset", self.data_name),
             ("network", self.network_name),
+            *((kind, _at(self.keys, place).name) for place, kind in COMPONENTS.items()),
         ]
         found = [registry.find(kind, name, self.homes.get((kind, name), "")) for kind, name in needed]
         return list(dict.fromkeys(found))
@@ -292,6 +271,7 @@ def resolve(tree: Mapping[str, Any], name: str, homes: Homes | None = None, with
     with_data: False leaves the section `data` as it is, see `UnreadData`. Raises UsageError with every mistake at once.
     """
     mistakes: list[str] = []
+    tree = layers.current(tree)
     known: dict[tuple[str, str], str] = dict(homes or {})
     for section, kind in _SECTIONS.items():
         # What a recipe leaves unsaid is said by bridgeflow.
@@ -341,6 +321,24 @@ def resolve(tree: Mapping[str, Any], name: str, homes: Homes | None = None, with
         sections["network"],
         known,
     )
+
+
+COMPONENTS = {
+    "source_encoder": "source_encoder",
+    "coupling": "coupling",
+    "path": "path",
+    "objective": "objective",
+    "optimizer": "optimizer",
+    "sampling.solver": "solver",
+    "sampling.guidance": "guidance",
+}
+"""Keys of a recipe whose settings are those of a plugin, with its kind."""
+
+
+def _at(keys: Any, place: str) -> Any:
+    for part in place.split("."):
+        keys = getattr(keys, part)
+    return keys
 
 
 _SECTIONS = {"data": "dataset", "network": "network"}

@@ -8,6 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from bridgeflow.errors import BridgeflowError
+from bridgeflow.registry.component import Component
 
 
 def validated(model: type[BaseModel], values: Mapping[str, Any], section: str, mistakes: list[str]) -> Any:
@@ -22,7 +26,7 @@ def validated(model: type[BaseModel], values: Mapping[str, Any], section: str, m
             # A union reports each of its forms; the one that got furthest is the one that was meant.
             if not any(other[: len(path)] == path for other in found if other != path):
                 place = ".".join([*([section] if section else []), *path])
-                mistakes.append(f"{place or 'recipe'}: {_sentence(model, problems)}")
+                mistakes.append(f"{place or 'recipe'}: {_sentence(model, problems, values)}")
         return None
 
 
@@ -43,13 +47,13 @@ _EXPECTED = {
 }
 
 
-def _sentence(model: type[BaseModel], problems: Sequence[Any]) -> str:
+def _sentence(model: type[BaseModel], problems: Sequence[Any], values: Mapping[str, Any]) -> str:
     """What is wrong at one place; several problems there are the forms of a union, none of which fits."""
     problem, context = problems[0], problems[0].get("ctx", {})
     kind, given = problem["type"], problem.get("input")
     if kind == "extra_forbidden":
-        known = sorted(_keys_at(model, problem["loc"][:-1]))
-        inside = [key for key in known if problem["loc"][-1] in _keys_at(model, (*problem["loc"][:-1], key))]
+        known = sorted(_keys_at(model, problem["loc"][:-1], values))
+        inside = [key for key in known if problem["loc"][-1] in _keys_at(model, (*problem["loc"][:-1], key), values)]
         if inside:
             places = " or ".join(repr(f"{key}.{problem['loc'][-1]}") for key in inside)
             return f"unknown key. Did you mean {places}?"
@@ -101,16 +105,30 @@ def _without_tags(location: Sequence[Any], values: Any) -> tuple[str, ...]:
     return tuple(keys)
 
 
-def _keys_at(model: type[BaseModel], location: Sequence[Any]) -> set[str]:
-    """Keys that a model knows at a location of a validation error."""
+def _keys_at(model: type[BaseModel], location: Sequence[Any], values: Any) -> set[str]:
+    """Keys that a model knows at a location of a validation error of those values."""
     models = [model]
     for part in location:
         tagged = [m for m in models if "name" in m.model_fields and m.model_fields["name"].default == part]
         if tagged and not any(part in m.model_fields for m in models):
             models = tagged
             continue
-        models = [found for m in models if part in m.model_fields for found in _models(m.model_fields[part].annotation)]
+        values = values.get(part) if isinstance(values, Mapping) else None
+        fields = [m.model_fields[part] for m in models if part in m.model_fields]
+        models = [found for field in fields for found in _settings_of(field, values)]
     return {key for m in models for key in m.model_fields}
+
+
+def _settings_of(field: FieldInfo, values: Any) -> list[type[BaseModel]]:
+    """The settings that a field may hold; of a plugin, those that its values name."""
+    component = next((own for own in field.metadata if isinstance(own, Component)), None)
+    if component is None:
+        return _models(field.annotation)
+    try:
+        return [component.settings(values)]
+    except BridgeflowError:
+        # A name that is not installed is a mistake of its own.
+        return []
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -10,16 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
+from bridgeflow import registry
 from bridgeflow.config.recipe import SamplingSettings
 from bridgeflow.data.encoding import encode
 from bridgeflow.data.pairs import Examples
 from bridgeflow.errors import UsageError
 from bridgeflow.evaluation.scoring import carry, scores_of
 from bridgeflow.evaluation.uncertainty import Scores, score
-from bridgeflow.flow.solver import EVALUATIONS, SolverSettings
-from bridgeflow.inference.pipeline import Pipeline
+from bridgeflow.flow.solver import HeunSettings, SolverSettings
+from bridgeflow.inference.pipeline import Pipeline, guided, with_solver
 from bridgeflow.modality import Item
 from bridgeflow.runtime.randomness import seed_of
 
@@ -33,6 +34,8 @@ LEAST = 16
 DEVIATION = "deviation"
 """Metric of a task without any: how far the latents of the results are from those of REFERENCE_STEPS Heun steps, as a
 share of their own spread."""
+ADAPTIVE_EVALUATIONS = 6
+"""Evaluations that a step of an adaptive solver is counted as."""
 REFERENCE_STEPS = 50
 
 OnTrial = Callable[[float, str], None]
@@ -108,14 +111,14 @@ class Tuning:
 
 def is_guided(sampling: SamplingSettings) -> bool:
     """Whether an evaluation takes two rows of the network."""
-    return sampling.guidance.kind != "none" and sampling.guidance.scale != 1
+    return sampling.guidance.is_active
 
 
 def described(sampling: SamplingSettings) -> str:
     """'heun, 4 steps, guidance 2, grid density'."""
     solver = sampling.solver
     count = f"{solver.steps} step{'s' if solver.steps > 1 else ''}"
-    words = [solver.method if solver.method == "dopri5" else f"{solver.method}, {count}"]
+    words = [solver.name if solver.evaluations_per_step is None else f"{solver.name}, {count}"]
     words += [f"guidance {sampling.guidance.scale:g}"] if is_guided(sampling) else []
     words += [f"grid {sampling.grid}"] if sampling.grid is not None else []
     return ", ".join(words)
@@ -174,7 +177,7 @@ class _Trials:
 
     def _deviations(self, sampling: SamplingSettings, results: list[Item]) -> list[float]:
         """The distance of each result from the one of many steps with the same guidance, as a share of the spread."""
-        exact = SolverSettings(method="heun", steps=REFERENCE_STEPS)
+        exact = HeunSettings(steps=REFERENCE_STEPS)
         reference = sampling.model_copy(update={"solver": exact, "grid": None})
         key = (reference, len(results))
         if key not in self._references:
@@ -196,7 +199,7 @@ class _Trials:
 
 def _rows_of(sampling: SamplingSettings) -> int:
     """About as many rows as the network sees for a result."""
-    evaluations = EVALUATIONS.get(sampling.solver.method, 6) * sampling.solver.steps
+    evaluations = (sampling.solver.evaluations_per_step or ADAPTIVE_EVALUATIONS) * sampling.solver.steps
     return evaluations * (2 if is_guided(sampling) else 1)
 
 
@@ -250,12 +253,13 @@ def tune(
     scale = cheap.sampling.guidance.scale if is_guided(cheap.sampling) else 1.0
     around = _around(ladder, cheap.evaluations)
     others = [
-        _with(present, solver, number // EVALUATIONS[solver], scale, grid)
-        for solver in _methods()
+        _with(present, name, number // each, scale, grid)
+        for name, each in _solvers().items()
         for grid in _grids(pipeline, present)
         for number in around
-        if number % EVALUATIONS[solver] == 0 and _is_possible(pipeline, grid, number // EVALUATIONS[solver])
-        if not (solver == "ab2" and number == 1)
+        if number % each == 0 and _is_possible(pipeline, grid, number // each)
+        # Its first step is Euler's.
+        if not (name == "ab2" and number == 1)
     ]
     trials.planned = trials.spent
     trials.plan(others, count)
@@ -295,8 +299,14 @@ def _around(ladder: Sequence[int], evaluations: int) -> list[int]:
     return sorted({*numbers, *(number + 1 for number in numbers if number % 2 and number + 1 <= ladder[-1])})
 
 
-def _methods() -> list[str]:
-    return [name for name in get_args(SolverSettings.model_fields["method"].annotation) if name in EVALUATIONS]
+def _solvers() -> dict[str, int]:
+    """Name and evaluations per step of the installed solvers whose cost is known before, and that draw nothing."""
+    found: dict[str, int] = {}
+    for plugin in registry.installed("solver"):
+        kind: type[SolverSettings] = registry.loaded(plugin)
+        if kind.evaluations_per_step is not None and not kind.stochastic:
+            found[plugin.name] = kind.evaluations_per_step
+    return found
 
 
 def _grids(pipeline: Pipeline, present: SamplingSettings) -> list[str | None]:
@@ -329,14 +339,13 @@ def _scales(pipeline: Pipeline, given: Sequence[float] | None, metric: str) -> l
 
 
 def _with(
-    present: SamplingSettings, method: str, steps: int, scale: float, grid: str | None = None
+    present: SamplingSettings, solver: str, steps: int, scale: float, grid: str | None = None
 ) -> SamplingSettings:
     """The present sampling with another solver, scale and grid; None keeps the present grid."""
-    guidance = {"kind": "none", "scale": 1.0} if scale == 1 else {"kind": "indicator", "scale": scale}
     return present.model_copy(
         update={
-            "solver": present.solver.model_copy(update={"method": method, "steps": steps}),
-            "guidance": present.guidance.model_copy(update=guidance),
+            "solver": with_solver(present.solver, solver, steps),
+            "guidance": guided(present.guidance, scale),
             "grid": grid or present.grid,
         }
     )

@@ -49,7 +49,7 @@ def _lines(tuning: Tuning) -> dict[str, list[Trial]]:
     lines: dict[str, list[Trial]] = {}
     for trial in sorted(tuning.trials, key=lambda own: own.cost):
         own = trial.sampling
-        words: list[str] = [own.solver.method]
+        words: list[str] = [own.solver.name]
         words += [f"guidance {own.guidance.scale:g}"] if is_guided(own) else []
         words += [f"grid {own.grid}"] if own.grid else []
         lines.setdefault(", ".join(words), []).append(trial)

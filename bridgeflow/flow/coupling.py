@@ -2,25 +2,55 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from bridgeflow.runtime import collective
+from bridgeflow.settings import Settings
+
+Rearrange = Callable[[Tensor], Tensor]
+"""Puts the rows of a tensor (B, ...) of targets, or of their masks, where the coupling has them."""
 
 
-class PairedCoupling:
+class Coupling(ABC):
+    """Which target each source of a batch flows to."""
+
+    @abstractmethod
+    def couple(self, z0: Tensor, z1: Tensor, null: Tensor) -> Rearrange:
+        """How the targets z1 (B, ...) of the sources z0 (B, ...) are rearranged for the flow loss.
+
+        null: bool, the rows that learn the unconditional velocity: of the whole batch, which with several processes is
+        (world * B,) by rank, the same on all of them. In training, so gradients flow through z0: look at it detached.
+        """
+
+
+class CouplingSettings(Settings, ABC):
+    """Base class of a coupling's settings, found under the entry point group `bridgeflow.couplings`."""
+
+    name: str
+
+    @abstractmethod
+    def build(self) -> Coupling:
+        """The coupling."""
+
+
+class PairedCoupling(Coupling):
     """Pairs are kept as the data give them.
 
     Null rows are the exception: for classifier-free guidance their targets are rolled among themselves, so
     that under the null indicator the flow learns the targets whatever the source (CrossFlow, section 3.3).
     """
 
-    def couple(self, z1: Tensor, null: Tensor) -> Tensor:
-        """Targets (B, ...) for the flow loss; rows that are not null keep theirs.
+    def couple(self, z0: Tensor, z1: Tensor, null: Tensor) -> Rearrange:
+        """Rows that are not null keep their targets; null rows take one another's, across processes too."""
+        return lambda targets: self.rolled(targets, null)
 
-        null: bool, the whole batch's; with several processes (world * B,) by rank, the same on all of them, and null
-        rows take one another's targets across processes.
-        """
+    def rolled(self, z1: Tensor, null: Tensor) -> Tensor:
+        """Targets (B, ...) of which those of the null rows are rolled among themselves."""
         index = null.cpu().nonzero().flatten()
         if len(index) < 2:
             return z1
@@ -33,7 +63,7 @@ class PairedCoupling:
         return self._across_processes(z1, index, taken)
 
     def _across_processes(self, z1: Tensor, index: Tensor, taken: Tensor) -> Tensor:
-        """`couple` where the null rows `index` take the targets of rows `taken`, both numbers of the whole batch.
+        """`rolled` where the null rows `index` take the targets of rows `taken`, both numbers of the whole batch.
 
         Only null rows are sent, as many by every process as the one with the most of them has.
         """
@@ -51,6 +81,16 @@ class PairedCoupling:
         coupled = z1.clone()
         coupled[own] = everyone[wanted]
         return coupled
+
+
+class PairedCouplingSettings(CouplingSettings):
+    """Pairs as the data give them."""
+
+    name: Literal["paired"] = "paired"
+
+    def build(self) -> PairedCoupling:
+        """The coupling."""
+        return PairedCoupling()
 
 
 def draw_null_rows(batch: int, rate: float, generator: torch.Generator | None = None) -> Tensor:

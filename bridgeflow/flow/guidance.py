@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol, Self
 
 import torch
 from pydantic import model_validator
@@ -77,27 +78,56 @@ class AutoGuidance:
         return self.scale * strong + (1 - self.scale) * NoGuidance()(self.weak, z, t)
 
 
-class GuidanceSettings(Settings):
-    """How sampling is guided."""
+class GuidanceSettings(Settings, ABC):
+    """Base class of a guidance's settings, found under the entry point group `bridgeflow.guidance`."""
 
-    kind: Literal["none", "indicator"] = "none"
-    """`none`: the conditional velocity alone; `indicator`: classifier-free guidance by the two indicator tokens."""
+    needs_null_rows: ClassVar[bool] = False
+    """Whether it asks for the velocity under the null indicator, which only training with `null_rate` above 0 gives."""
+
+    name: str
     scale: float = 1.0
     """Weight w of the conditional velocity; 1 is no guidance."""
     interval: tuple[float, float] = (0.0, 1.0)
     """Times (from, to) within [0, 1] at which guidance acts."""
 
     @model_validator(mode="after")
-    def _interval_in_order(self) -> GuidanceSettings:
+    def _interval_in_order(self) -> Self:
         low, high = self.interval
         if not 0 <= low <= high <= 1:
             raise ValueError(f"interval runs from low to high within [0, 1], not {list(self.interval)}")
         return self
 
-    def build(self, weak: IndicatorVelocity | None = None) -> Guidance:
-        """The guidance object; by a weaker model where one is given."""
-        if weak is not None:
-            return AutoGuidance(weak, self.scale, self.interval)
-        if self.kind == "none":
-            return NoGuidance()
+    @property
+    def is_active(self) -> bool:
+        """Whether it changes the velocity, at the price of more rows of the network."""
+        return self.scale != 1
+
+    @abstractmethod
+    def build(self) -> Guidance:
+        """The guidance."""
+
+
+class NoGuidanceSettings(GuidanceSettings):
+    """The conditional velocity alone."""
+
+    name: Literal["none"] = "none"
+
+    @property
+    def is_active(self) -> bool:
+        """Never."""
+        return False
+
+    def build(self) -> NoGuidance:
+        """The guidance."""
+        return NoGuidance()
+
+
+class IndicatorGuidanceSettings(GuidanceSettings):
+    """Classifier-free guidance by the two indicator tokens."""
+
+    needs_null_rows = True
+    name: Literal["indicator"] = "indicator"
+
+    def build(self) -> IndicatorGuidance:
+        """The guidance."""
         return IndicatorGuidance(self.scale, self.interval)

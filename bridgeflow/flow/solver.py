@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -16,6 +16,9 @@ from bridgeflow.settings import Settings
 
 Velocity = Callable[[Tensor, float], Tensor]
 """(z (B, ...), t) -> dz/dt (B, ...)."""
+
+Noise = Callable[[Tensor, float], Tensor]
+"""(z (B, ...), t) -> g(t) times standard normal numbers (B, ...): the noise of a path's stochastic equation."""
 
 Observer = Callable[[float, Tensor], None]
 """Called with (t, z) at the start and after every step."""
@@ -32,6 +35,9 @@ class Solver(ABC):
     """
 
     evaluations: int = 0
+    noise: Noise | None = None
+    network_runs_ahead: ClassVar[bool] = False
+    """Whether the grid `endpoints` tells the network a later time than the state's, as CrossFlow's own sampler does."""
 
     def integrate(
         self,
@@ -40,11 +46,13 @@ class Solver(ABC):
         grid: Tensor,
         observer: Observer | None = None,
         open_end: bool = False,
+        noise: Noise | None = None,
     ) -> Tensor:
         """The state at grid[-1] from the state z (B, ...) at grid[0]. A falling grid integrates backwards.
 
         open_end: the velocity is not defined at grid[-1], and is asked for at earlier times alone: a solver that would
         look there takes an Euler step into the end (as Karras et al., arXiv 2206.00364, algorithm 1, at sigma = 0).
+        noise: that of the path's stochastic equation, where it has one; solvers of the ordinary equation leave it out.
         """
         self.evaluations = 0
 
@@ -54,6 +62,7 @@ class Solver(ABC):
 
         if observer is not None:
             observer(float(grid[0]), z)
+        self.noise = noise
         return self._run(counted, z, grid, observer, open_end)
 
     @abstractmethod
@@ -62,66 +71,69 @@ class Solver(ABC):
     ) -> Tensor: ...
 
 
-class _FixedStep(Solver):
-    """One rule applied to each interval of the grid."""
+class FixedStepSolver(Solver):
+    """One rule applied to each interval of the grid: what most solvers inherit from."""
 
     def _run(self, velocity: Velocity, z: Tensor, grid: Tensor, observer: Observer | None, open_end: bool) -> Tensor:
         times = grid.tolist()
-        self._start()
+        self.start()
         for place, (t, end) in enumerate(pairwise(times), start=2):
-            step = self._step_to_open_end if open_end and place == len(times) else self._step
+            step = self.step_to_open_end if open_end and place == len(times) else self.step
             z = step(velocity, z, t, end - t)
             if observer is not None:
                 observer(end, z)
         return z
 
-    def _start(self) -> None:
+    def start(self) -> None:
         """Forgets what an earlier integration left."""
 
     @abstractmethod
-    def _step(self, velocity: Velocity, z: Tensor, t: float, h: float) -> Tensor: ...
+    def step(self, velocity: Velocity, z: Tensor, t: float, h: float) -> Tensor:
+        """The state at t + h from the state z (B, ...) at t."""
 
-    def _step_to_open_end(self, velocity: Velocity, z: Tensor, t: float, h: float) -> Tensor:
+    def step_to_open_end(self, velocity: Velocity, z: Tensor, t: float, h: float) -> Tensor:
         """A step that does not look at t + h; a rule that does replaces it."""
-        return self._step(velocity, z, t, h)
+        return self.step(velocity, z, t, h)
 
 
-class Euler(_FixedStep):
+class Euler(FixedStepSolver):
     """First order, one evaluation a step."""
 
-    def _step(self, velocity: Velocity, z: Tensor, t: float, h: float) -> Tensor:
+    network_runs_ahead = True
+
+    def step(self, velocity: Velocity, z: Tensor, t: float, h: float) -> Tensor:
         return z + h * velocity(z, t)
 
 
-class Midpoint(_FixedStep):
+class Midpoint(FixedStepSolver):
     """Second order, two evaluations a step."""
 
-    def _step(self, velocity: Velocity, z: Tensor, t: float, h: float) -> Tensor:
+    def step(self, velocity: Velocity, z: Tensor, t: float, h: float) -> Tensor:
         return z + h * velocity(z + h / 2 * velocity(z, t), t + h / 2)
 
 
-class Heun(_FixedStep):
+class Heun(FixedStepSolver):
     """Second order, two evaluations a step: the mean of the slopes at both ends."""
 
-    def _step(self, velocity: Velocity, z: Tensor, t: float, h: float) -> Tensor:
+    def step(self, velocity: Velocity, z: Tensor, t: float, h: float) -> Tensor:
         first = velocity(z, t)
         second = velocity(z + h * first, t + h)
         return z + h / 2 * (first + second)
 
-    def _step_to_open_end(self, velocity: Velocity, z: Tensor, t: float, h: float) -> Tensor:
+    def step_to_open_end(self, velocity: Velocity, z: Tensor, t: float, h: float) -> Tensor:
         return z + h * velocity(z, t)
 
 
-class AdamsBashforth2(_FixedStep):
+class AdamsBashforth2(FixedStepSolver):
     """Second order, one evaluation a step: the slope is extrapolated from the last two.
 
     The first step is Euler's; on an uneven grid the weights follow the ratio of the last two steps.
     """
 
-    def _start(self) -> None:
+    def start(self) -> None:
         self._last: tuple[Tensor, float] | None = None
 
-    def _step(self, velocity: Velocity, z: Tensor, t: float, h: float) -> Tensor:
+    def step(self, velocity: Velocity, z: Tensor, t: float, h: float) -> Tensor:
         now = velocity(z, t)
         slope = now
         if self._last is not None:
@@ -167,36 +179,81 @@ class DormandPrince(Solver):
         return end
 
 
-EVALUATIONS = {"euler": 1, "ab2": 1, "midpoint": 2, "heun": 2}
-"""Calls of the velocity in a step of the solvers whose steps are given."""
+class SolverSettings(Settings, ABC):
+    """Base class of a solver's settings, found under the entry point group `bridgeflow.solvers`."""
 
+    evaluations_per_step: ClassVar[int | None] = 1
+    """Calls of the velocity in a step; None where the solver chooses its steps."""
+    stochastic: ClassVar[bool] = False
+    """Whether it solves the path's stochastic equation, and so draws."""
 
-class SolverSettings(Settings):
-    """How the flow is integrated when sampling."""
-
-    method: Literal["euler", "midpoint", "heun", "ab2", "dopri5"] = "euler"
-    """euler and ab2 evaluate the network once a step, midpoint and heun twice, dopri5 as its tolerance demands."""
+    name: str
     steps: int = Field(default=10, ge=1, le=10_000)
     """Steps from source to target."""
-    tolerance: float = Field(default=1e-4, gt=0)
-    """Relative and absolute tolerance of dopri5."""
+
+    @abstractmethod
+    def build(self) -> Solver:
+        """The solver."""
 
     def evaluations(self, open_end: bool = False) -> int | None:
         """Calls of the velocity in an integration (NFE); None where the solver chooses. `open_end`: see `integrate`."""
-        if self.method == "dopri5":
-            return None
-        per_step = EVALUATIONS[self.method]
-        # Heun's last step looks at the end alone beside its start.
-        return per_step * self.steps - (open_end and self.method == "heun")
+        return None if self.evaluations_per_step is None else self.evaluations_per_step * self.steps
 
-    def build(self) -> Solver:
-        """The solver object."""
-        if self.method == "dopri5":
-            return DormandPrince(self.tolerance)
-        methods: dict[str, type[Solver]] = {
-            "euler": Euler,
-            "midpoint": Midpoint,
-            "heun": Heun,
-            "ab2": AdamsBashforth2,
-        }
-        return methods[self.method]()
+
+class EulerSettings(SolverSettings):
+    """First order: the network is evaluated once a step."""
+
+    name: Literal["euler"] = "euler"
+
+    def build(self) -> Euler:
+        """The solver."""
+        return Euler()
+
+
+class MidpointSettings(SolverSettings):
+    """Second order: the network is evaluated twice a step, at its start and in its middle."""
+
+    evaluations_per_step = 2
+    name: Literal["midpoint"] = "midpoint"
+
+    def build(self) -> Midpoint:
+        """The solver."""
+        return Midpoint()
+
+
+class HeunSettings(SolverSettings):
+    """Second order: the network is evaluated twice a step, at both ends."""
+
+    evaluations_per_step = 2
+    name: Literal["heun"] = "heun"
+
+    def build(self) -> Heun:
+        """The solver."""
+        return Heun()
+
+    def evaluations(self, open_end: bool = False) -> int | None:
+        """An open end is not looked at, which saves the last evaluation."""
+        return 2 * self.steps - open_end
+
+
+class AdamsBashforth2Settings(SolverSettings):
+    """Second order: the network is evaluated once a step, whose slope is extrapolated from the last two."""
+
+    name: Literal["ab2"] = "ab2"
+
+    def build(self) -> AdamsBashforth2:
+        """The solver."""
+        return AdamsBashforth2()
+
+
+class DormandPrinceSettings(SolverSettings):
+    """Order 5 with steps of its own choosing, as many as its tolerance demands."""
+
+    evaluations_per_step = None
+    name: Literal["dopri5"] = "dopri5"
+    tolerance: float = Field(default=1e-4, gt=0)
+    """Relative and absolute tolerance."""
+
+    def build(self) -> DormandPrince:
+        """The solver."""
+        return DormandPrince(self.tolerance)

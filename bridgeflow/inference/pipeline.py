@@ -7,16 +7,18 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
+from bridgeflow import registry
 from bridgeflow.assembly import SIDES, Assembly, assemble
 from bridgeflow.bridge import Bridge
 from bridgeflow.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from bridgeflow.checkpoints.loading import load_bridge
 from bridgeflow.config.recipe import SamplingSettings
 from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.flow.guidance import GuidanceSettings, IndicatorGuidanceSettings, NoGuidanceSettings
 from bridgeflow.flow.solver import SolverSettings
 from bridgeflow.inference.arithmetic import PLAIN, Mixture, between, sums
 from bridgeflow.inference.familiarity import Familiarity
@@ -25,7 +27,6 @@ from bridgeflow.modality import Item, Progress
 from bridgeflow.runtime.precision import choose_precision
 
 OnProgress = Callable[[int, int], None]
-SOLVERS: tuple[str, ...] = get_args(SolverSettings.model_fields["method"].annotation)
 MOST_STEPS = 10_000
 
 
@@ -168,20 +169,18 @@ class Pipeline:
             _check_whole("steps", steps)
         if steps is not None and not 1 <= steps <= MOST_STEPS:
             raise UsageError(f"steps {steps} is not within 1 to {MOST_STEPS:,}, as a solver takes.")
-        if solver is not None and solver not in SOLVERS:
-            raise UsageError(f"solver {solver!r} is none: one of {', '.join(SOLVERS)} is expected.")
+        if solver is not None and not registry.offering("solver", solver):
+            names = ", ".join(plugin.name for plugin in registry.installed("solver"))
+            raise UsageError(f"solver {solver!r} is none: one of {names} is expected.")
         if guidance is not None and not (_is_number(guidance) and math.isfinite(guidance)):
             raise UsageError(f"guidance {guidance!r} is not a number: 1 is none, 2 to 7 are usual.")
+        own = self.sampling.guidance
+        chosen = own if guidance is None else guided(own, guidance)
         has_null_rows = self.assembly.recipe.keys.null_rate > 0 or self.stages.weak is not None
-        if guidance is not None and guidance != 1 and not has_null_rows:
+        if guidance is not None and chosen.is_active and chosen.needs_null_rows and not has_null_rows:
             raise UsageError("guidance needs a model trained with null_rate above 0; this one was trained without.")
-        method = {**({"method": solver} if solver else {}), **({"steps": steps} if steps else {})}
-        guide = {} if guidance is None else {"kind": "none" if guidance == 1 else "indicator", "scale": guidance}
         return self.sampling.model_copy(
-            update={
-                "solver": self.sampling.solver.model_copy(update=method),
-                "guidance": self.sampling.guidance.model_copy(update=guide),
-            }
+            update={"solver": with_solver(self.sampling.solver, solver, steps), "guidance": chosen}
         )
 
     @property
@@ -349,3 +348,20 @@ def _check_layouts(items: Sequence[Item], terms: Sequence[Sequence[Piece]]) -> N
             "these inputs do not go together, because they are cut into pieces and are of different sizes: give inputs "
             "of one size."
         )
+
+
+def with_solver(present: SolverSettings, name: str | None, steps: int | None) -> SolverSettings:
+    """The settings of a solver with other steps; of another solver, where `name` is not the present one's."""
+    if name is not None and name != present.name:
+        kind: type[SolverSettings] = registry.load("solver", name)
+        return kind.model_validate({"steps": steps or present.steps})
+    return present if steps is None else present.model_copy(update={"steps": steps})
+
+
+def guided(present: GuidanceSettings, scale: float) -> GuidanceSettings:
+    """The settings of a guidance at another scale: by the indicator where there was none, and none at a scale of 1."""
+    if scale == 1:
+        return NoGuidanceSettings(interval=present.interval)
+    if isinstance(present, NoGuidanceSettings):
+        return IndicatorGuidanceSettings(scale=scale, interval=present.interval)
+    return present.model_copy(update={"scale": scale})

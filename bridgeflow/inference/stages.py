@@ -16,8 +16,8 @@ from bridgeflow.bridge import Bridge
 from bridgeflow.config.recipe import SamplingSettings
 from bridgeflow.data.encoding import encode
 from bridgeflow.errors import BridgeflowError
-from bridgeflow.flow.guidance import IndicatorVelocity
-from bridgeflow.flow.solver import EVALUATIONS, Solver, SolverSettings
+from bridgeflow.flow.guidance import AutoGuidance, Guidance
+from bridgeflow.flow.solver import Solver, SolverSettings
 from bridgeflow.inference.arithmetic import PLAIN, Mixture, mix
 from bridgeflow.inference.familiarity import Familiarity
 from bridgeflow.modality import Item, Latent, Modality, Progress
@@ -195,19 +195,23 @@ class Stages:
                 encoded,
                 solver,
                 sampling.solver.steps,
-                sampling.guidance.build(self._weak_velocity(encoded, solver, sampling)),
+                self._guidance(encoded, solver, sampling),
                 (lambda t, z: states.append((t, self._wait(z.float())))) if whole_flow else None,
                 steps.begin,
                 sampling.grid,
+                [generator(*job.draw, "solver") for job in batch.jobs],
             )
         steps.end()
         self.evaluations = solver.evaluations
         return _Sampled(batch.jobs, states if whole_flow else [(1.0, self._wait(z1.float()))])
 
-    def _weak_velocity(self, encoded: Encoded, solver: Solver, sampling: SamplingSettings) -> IndicatorVelocity | None:
+    def _guidance(self, encoded: Encoded, solver: Solver, sampling: SamplingSettings) -> Guidance:
+        """The guidance of the settings; away from the weaker model where there is one."""
+        own = sampling.guidance
         if self.weak is None:
-            return None
-        return self._place(self.weak).velocity_in(encoded, solver, sampling.solver.steps, sampling.grid)
+            return own.build()
+        weak = self._place(self.weak).velocity_in(encoded, solver, sampling.solver.steps, sampling.grid)
+        return AutoGuidance(weak, own.scale, own.interval)
 
     @torch.no_grad()
     def _decode(self, batch: _Sampled, place: int, count: int) -> Done:
@@ -264,7 +268,7 @@ class _Steps:
     def __init__(self, solver: SolverSettings, open_end: bool, place: int, count: int, tell: Progress) -> None:
         evaluations = solver.evaluations(open_end)
         self.adaptive = evaluations is None
-        self.what = {1: "step", 2: "evaluation", None: "flow, per cent"}[EVALUATIONS.get(solver.method)]
+        self.what = {1: "step", None: "flow, per cent"}.get(solver.evaluations_per_step, "evaluation")
         self.each = 100 if evaluations is None else evaluations
         self.done = place * self.each
         self.until = self.done + self.each

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.runtime.randomness import Randomness
+from bridgeflow.settings import Settings
 
 
 @dataclass
@@ -30,6 +31,8 @@ class Encoded:
 class SourceEncoder(nn.Module, ABC):
     """Brings a source latent into the target's shape."""
 
+    takes_any_size: bool = False
+    """Whether it also takes latents of other sizes than it was built for."""
     learned: bool = False
     """True where the flow's loss reaches the encoder, so that its scale can collapse."""
 
@@ -41,3 +44,13 @@ class SourceEncoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, source: Latent, generator: Randomness = None, sample: bool = True) -> Encoded:
         """z0 for a batch. `sample=False` takes the mean of whatever is drawn, but for the noise source."""
+
+
+class SourceEncoderSettings(Settings, ABC):
+    """Base class of a source encoder's settings, found under the entry point group `bridgeflow.source_encoders`."""
+
+    name: str
+
+    @abstractmethod
+    def build(self, source: LatentSpec, target: LatentSpec) -> SourceEncoder:
+        """The encoder. Raises UsageError for latents that it does not take."""

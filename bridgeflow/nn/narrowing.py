@@ -15,16 +15,15 @@ from torch.nn import functional as F
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.nn.attention import attend
-from bridgeflow.nn.encoded import Encoded, SourceEncoder
+from bridgeflow.nn.encoded import Encoded, SourceEncoder, SourceEncoderSettings
 from bridgeflow.nn.recompute import Recomputing
 from bridgeflow.runtime.randomness import Randomness, normal
-from bridgeflow.settings import Settings
 
 EPSILON = 1e-5
 """Added to the standard deviation in the norm of a layer."""
 
 
-class NarrowingSourceSettings(Settings):
+class NarrowingSourceSettings(SourceEncoderSettings):
     """CrossFlow's own encoder of a sequence: layers of full width, then layers that halve it, then one map of all
     tokens together to the target's latent."""
 

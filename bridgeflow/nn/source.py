@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.nn.attention import TransformerBlock
-from bridgeflow.nn.encoded import Encoded, SourceEncoder
-from bridgeflow.nn.narrowing import NarrowingSourceSettings
+from bridgeflow.nn.encoded import Encoded, SourceEncoder, SourceEncoderSettings
 from bridgeflow.nn.patches import Patches, grid_positions
 from bridgeflow.nn.recompute import Recomputing
 from bridgeflow.nn.standardise import BatchStandardise
@@ -147,7 +146,7 @@ class TokenEncoderSettings(Settings):
     """Dropout after attention and MLP."""
 
 
-class LearnedSourceSettings(TokenEncoderSettings):
+class LearnedSourceSettings(TokenEncoderSettings, SourceEncoderSettings):
     """What the learned encoders share."""
 
     mean_norm: Literal["none", "batch"] = "none"
@@ -169,6 +168,8 @@ class LearnedSourceSettings(TokenEncoderSettings):
 
 class DirectSource(SourceEncoder):
     """z0 is the source latent itself; it must have the target's shape."""
+
+    takes_any_size = True
 
     def __init__(self, source: LatentSpec, target: LatentSpec) -> None:
         super().__init__()
@@ -251,7 +252,7 @@ class NoiseSource(SourceEncoder):
         return Encoded(noise, context=self.patches.split(latent), context_mask=self.patches.mask(source.mask))
 
 
-class DirectSourceSettings(Settings):
+class DirectSourceSettings(SourceEncoderSettings):
     """The source latent as it is."""
 
     name: Literal["direct"] = "direct"
@@ -293,7 +294,7 @@ class VariationalSourceSettings(LearnedSourceSettings):
         return LearnedSource(self, source, target, sigma=None)
 
 
-class NoiseSourceSettings(Settings):
+class NoiseSourceSettings(SourceEncoderSettings):
     """Gaussian noise, with the source by cross-attention."""
 
     name: Literal["noise"] = "noise"
@@ -303,14 +304,3 @@ class NoiseSourceSettings(Settings):
     def build(self, source: LatentSpec, target: LatentSpec) -> SourceEncoder:
         """The baseline without a learned source."""
         return NoiseSource(source, target, self.patch)
-
-
-SourceEncoderSettings = Annotated[
-    DirectSourceSettings
-    | DeterministicSourceSettings
-    | NoisySourceSettings
-    | VariationalSourceSettings
-    | NarrowingSourceSettings
-    | NoiseSourceSettings,
-    Field(discriminator="name"),
-]

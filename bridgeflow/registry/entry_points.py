@@ -29,6 +29,13 @@ GROUPS = {
     "dataset": "bridgeflow.datasets",
     "network": "bridgeflow.networks",
     "importer": "bridgeflow.importers",
+    "path": "bridgeflow.paths",
+    "source_encoder": "bridgeflow.source_encoders",
+    "coupling": "bridgeflow.couplings",
+    "objective": "bridgeflow.objectives",
+    "guidance": "bridgeflow.guidance",
+    "solver": "bridgeflow.solvers",
+    "optimizer": "bridgeflow.optimizers",
 }
 _KINDS = {group: kind for kind, group in GROUPS.items()}
 

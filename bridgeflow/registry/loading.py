@@ -37,6 +37,13 @@ BASES = {
     "dataset": "bridgeflow.data.rows:DataSettings",
     "network": "bridgeflow.nn.velocity:NetworkSettings",
     "importer": "bridgeflow.checkpoints.importer:Importer",
+    "path": "bridgeflow.flow.path:PathSettings",
+    "source_encoder": "bridgeflow.nn.encoded:SourceEncoderSettings",
+    "coupling": "bridgeflow.flow.coupling:CouplingSettings",
+    "objective": "bridgeflow.flow.objective:ObjectiveSettings",
+    "guidance": "bridgeflow.flow.guidance:GuidanceSettings",
+    "solver": "bridgeflow.flow.solver:SolverSettings",
+    "optimizer": "bridgeflow.config.optimizers:OptimizerSettings",
 }
 """What a plugin of each kind is a subclass of."""
 API_VERSION = 1
@@ -58,7 +65,7 @@ def load_plugin(plugin: Plugin) -> Any:
     Raises PluginError when importing it fails, whatever way it fails, and when it is not what its kind asks for.
     """
     point = EntryPoint(plugin.name, plugin.value, GROUPS[plugin.kind])
-    base, what = _base_of(plugin.kind), f"importing {plugin.title}"
+    base, what = base_of(plugin.kind), f"importing {plugin.title}"
     try:
         with in_place(what), nullcontext() if is_from(plugin, OWN_DISTRIBUTION) else quickly(what):
             loaded = point.load()
@@ -86,7 +93,7 @@ def load_plugin(plugin: Plugin) -> Any:
     return loaded
 
 
-def _base_of(kind: str) -> type[Any] | None:
+def base_of(kind: str) -> type[Any] | None:
     """What a plugin of a kind has to be a subclass of. Imported first, torch with it, so that the time is not the
     plugin's."""
     if kind not in BASES:

@@ -120,7 +120,7 @@ def fingerprint(
     return _hashed([*parts, own] if own else parts)
 
 
-_STUDYS_OWN: dict[str, Any] = {"solver": {"method", "steps"}, "guidance": {"kind", "scale"}, "batch_size": True}
+_STUDYS_OWN: dict[str, Any] = {"solver": {"name", "steps"}, "guidance": {"name", "scale"}, "batch_size": True}
 """Settings of sampling that the study sets, or that change no result."""
 
 

@@ -76,7 +76,7 @@ def estimate(assembly: Assembly, precision: str, device: torch.device | str = "c
     memory = {
         "weights": weights,
         "gradients": weights,
-        "optimiser": (2 if recipe.keys.optimizer.name == "adamw" else 1) * weights,
+        "optimiser": recipe.keys.optimizer.states * weights,
         "weight average": weights if recipe.training.ema else 0,
         "activations": kept if precision == "fp32" else int(HALF_TYPES * kept),
     }
@@ -97,7 +97,7 @@ def _saved_bytes(bridge: Bridge, source: LatentSpec, target: LatentSpec, batch: 
             seen[_storage(tensor)] = tensor
         return tensor
 
-    pixels = torch.empty(batch, 3, 8, 8, device="meta") if bridge.sees_observed else None
+    pixels = torch.empty(batch, 3, 8, 8, device="meta") if bridge.needs_target_pixels else None
     latents = [Latent(torch.empty(batch, *spec.shape, device="meta")) for spec in (source, target)]
     latents[1].observed = pixels
     if source.layout == "sequence":

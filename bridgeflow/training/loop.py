@@ -279,7 +279,7 @@ class Trainer:
             self._note_unreadable(batch.failures)
             with self._first("encoding the first batch"):
                 source = latent(self.assembly.source, batch.source, self.device)
-                target = latent(self.assembly.target, batch.target, self.device, self.bridge.sees_observed)
+                target = latent(self.assembly.target, batch.target, self.device, self.bridge.needs_target_pixels)
             if self._scales is None:
                 self._scales = self._look_at(FirstBatch(self.assembly, batch, source, target))
             last = part == settings.accumulation - 1

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bridgeflow.config.recipe import AdamWSettings, LearningRateSettings
+from bridgeflow.config.optimizers import OptimizerSettings, Parameters
+from bridgeflow.config.recipe import LearningRateSettings
 from bridgeflow.training import sharding
 
 OF_VECTORS = (nn.LayerNorm, nn.RMSNorm, nn.Embedding)
@@ -33,7 +33,7 @@ def is_decayed(owner: nn.Module, name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and "weight" in name and not isinstance(owner, OF_VECTORS)
 
 
-def build_optimizer(bridge: nn.Module, settings: Any) -> torch.optim.Optimizer:
+def build_optimizer(bridge: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """The optimiser over the bridge's trainable parameters; matrices and kernels alone are decayed."""
     owned = [
         (parameter, is_decayed(owner, name, parameter))
@@ -43,13 +43,9 @@ def build_optimizer(bridge: nn.Module, settings: Any) -> torch.optim.Optimizer:
     # A matrix may have two owners, such as an embedding that words are read out with too.
     decayed = {parameter for parameter, matrix in owned if matrix}
     trainable = [p for p in bridge.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p in decayed], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trainable if p not in decayed], "weight_decay": 0.0},
-    ]
-    if isinstance(settings, AdamWSettings):
-        return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
-    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
+    return settings.build(
+        Parameters([p for p in trainable if p in decayed], [p for p in trainable if p not in decayed])
+    )
 
 
 def clip_gradient(parameters: Iterable[nn.Parameter], most: float | None) -> Tensor:

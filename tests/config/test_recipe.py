@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bridgeflow.config import layers, recipe
+from bridgeflow.config.optimizers import AdamWSettings, SGDSettings
 from bridgeflow.errors import UsageError
 
 Install = Callable[..., Path]
@@ -134,7 +135,7 @@ def test_keys_of_the_chosen_member_of_a_union_are_the_ones_known() -> None:
         ("source.size=[1, 2, 3]", "source.size: should be a whole number or at most 2 values, not [1, 2, 3]."),
         ("source.size=x", "source.size: should be a whole number or a list, such as [1, 2], not 'x'."),
         ("target.size=[0, 1]", "target.size.0: should be greater than or equal to 1, not 0."),
-        ("optimizer.name=adam", "optimizer: no 'adam'. Did you mean 'adamw'?"),
+        ("optimizer.name=adam", "optimizer: no optimizer 'adam'. Did you mean 'adamw'? Installed: adamw, sgd."),
         ("source.codec.name=pcaa", "source.codec: no 'pcaa'. Did you mean 'pca'?"),
         ("source.codec={patch: 4}", None),
         ("source_encoder={width: 4}", None),
@@ -166,7 +167,7 @@ def test_wrong_value_is_told_with_its_place_what_was_expected_and_what_was_given
 def test_component_without_a_name_is_the_default_one() -> None:
     Path("a.yaml").write_text("task: depth\noptimizer: {learning_rate: 0.25}\nnetwork: {depth: 3}\n")
     resolved = recipe.load("a.yaml", ["data.size=7"])
-    assert resolved.keys.optimizer == recipe.AdamWSettings(learning_rate=0.25)
+    assert resolved.keys.optimizer == AdamWSettings(learning_rate=0.25)
     tree = resolved.tree()
     assert (tree["network"]["name"], tree["network"]["depth"]) == ("dit", 3)
     assert (tree["data"]["name"], tree["data"]["size"]) == ("blocks", 7)
@@ -242,9 +243,9 @@ def test_places_hold_only_keys_that_the_user_wrote(override: str) -> None:
 
 def test_switching_a_component_drops_its_old_settings() -> None:
     resolved = recipe.load("depth.yaml", ["optimizer.betas=[0.1, 0.2]", "optimizer.name=sgd"])
-    assert resolved.keys.optimizer == recipe.SGDSettings()
+    assert resolved.keys.optimizer == SGDSettings()
     kept = recipe.load("depth.yaml", ["optimizer.betas=[0.1, 0.2]", "optimizer.name=adamw"]).keys.optimizer
-    assert isinstance(kept, recipe.AdamWSettings)
+    assert isinstance(kept, AdamWSettings)
     assert kept.betas == (0.1, 0.2)
     assert recipe.load("depth.yaml", ["network.name=dit"]).tree()["network"]["name"] == "dit"
 

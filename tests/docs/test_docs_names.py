@@ -23,7 +23,7 @@ from bridgeflow import registry
 from bridgeflow.cli.caching import CacheGroup
 from bridgeflow.cli.main import cli
 from bridgeflow.config.recipe import RecipeKeys
-from bridgeflow.flow.guidance import GuidanceSettings
+from bridgeflow.flow.guidance import IndicatorGuidanceSettings
 from bridgeflow.study.settings import ArmSettings, ScoringSettings
 from tests.bench import SECTIONS
 
@@ -96,8 +96,15 @@ def test_options_in_sentences_are_those_of_a_command() -> None:
 Fields = list[FieldInfo]
 
 
+COMPONENTS = {kind: registry.base_of(kind) for kind in registry.BASES if kind not in ("modality", "task")}
+"""The base classes of the settings that a plugin's name chooses."""
+
+
 def models(annotation: Any) -> list[type[BaseModel]]:
     """The settings that a field may hold, whichever of them is chosen by its name."""
+    kind = next((kind for kind, base in COMPONENTS.items() if annotation is base), None)
+    if kind is not None:
+        return [registry.loaded(plugin) for plugin in registry.installed(kind)]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for own in get_args(annotation) for model in models(own)]
@@ -117,7 +124,7 @@ SECTIONS_OF_PLUGINS: dict[str, list[type[BaseModel]]] = {
         if "codec" in own.model_fields
         for model in models(own.model_fields["codec"].annotation)
     ],
-    "guidance": [GuidanceSettings],
+    "guidance": [IndicatorGuidanceSettings],
     "scoring": [ScoringSettings],
 }
 NAMED = {"data": bridgeflow.datasets, "network": bridgeflow.networks}

@@ -20,7 +20,6 @@ from bridgeflow.assembly import assemble
 from bridgeflow.caching.dataset import Cache
 from bridgeflow.caching.write import SHARD_BYTES
 from bridgeflow.config import recipe as recipes
-from bridgeflow.config.recipe import RecipeKeys
 from bridgeflow.data.folder import Folder
 from bridgeflow.evaluation import tuning
 from bridgeflow.modality import Modality
@@ -44,9 +43,9 @@ def choices(key: str) -> set[str]:
     return {value for value in found if isinstance(value, str)}
 
 
-def named(key: str) -> set[str]:
-    """The names of what a section may hold, one settings class each."""
-    return {model.model_fields["name"].default for model in models(RecipeKeys.model_fields[key].annotation)}
+def offered(kind: str) -> list[str]:
+    """The names of bridgeflow's own plugins of a kind."""
+    return [p.name for p in registry.installed(kind) if registry.is_from(p, registry.OWN_DISTRIBUTION)]
 
 
 def first_cells(page: Path, header: str) -> set[str]:
@@ -66,13 +65,13 @@ def paragraph(page: Path, start: str) -> str:
 
 
 def test_lists_of_choices_are_those_of_the_settings() -> None:
-    encoders = named("source_encoder")
+    encoders = set(offered("source_encoder"))
     assert first_cells(README, "name") == encoders
     assert parts("source encoder") == encoders
     assert set(spans(paragraph(README, "`network.name` is"))) - {"network.name"} == set(bridgeflow.networks)
     assert parts("network") == set(bridgeflow.networks)
     assert parts("encoding loss") == choices("encoding.kind") - {"none"}
-    assert parts("solver") == choices("sampling.solver.method")
+    assert parts("solver") == set(offered("solver"))
     codec = bridgeflow.modalities["image_latent"].Options.model_fields["codec"]
     codecs = {model.model_fields["name"].default for model in models(codec.annotation)}
     assert first_cells(DOCS / "concepts.md", "codec") == codecs

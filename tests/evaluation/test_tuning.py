@@ -18,7 +18,6 @@ from bridgeflow.data.pairs import Examples
 from bridgeflow.errors import UsageError
 from bridgeflow.evaluation import tuning
 from bridgeflow.evaluation.tuning_picture import save_picture
-from bridgeflow.flow.solver import EVALUATIONS
 from bridgeflow.inference.pipeline import Pipeline
 
 ORDERS = {"euler": 1, "ab2": 2, "midpoint": 2, "heun": 2}
@@ -40,15 +39,15 @@ class Known:
         return Pipeline.adjusted(cast(Pipeline, self), **changes)
 
     def error(self, sampling: SamplingSettings) -> float:
-        method = sampling.solver.method
-        evaluations = sampling.solver.steps * EVALUATIONS[method]
+        method = sampling.solver.name
+        evaluations = sampling.solver.steps * sampling.solver.evaluations_per_step
         scale = sampling.guidance.scale if tuning.is_guided(sampling) else 1.0
         left = self.rates.get(method, 0.3) / evaluations ** ORDERS[method]
         return self.floor + left + 0.05 * (scale - self.best_scale) ** 2
 
     def carry(self, items: list[Any], seeds: list[int]) -> list[list[Any]]:
         self.tried.append(self.sampling)
-        self.evaluations = self.sampling.solver.steps * EVALUATIONS[self.sampling.solver.method]
+        self.evaluations = self.sampling.solver.steps * self.sampling.solver.evaluations_per_step
         noise = [np.random.default_rng(seed).normal(0, 0.002) for seed in seeds]
         error = self.error(self.sampling)
         return [[np.full((16, 16), 2.0 * (1 + error + own), np.float32)] for own in noise]
@@ -73,7 +72,7 @@ def test_it_finds_the_scale_the_solver_and_the_fewest_steps() -> None:
     found = tuned(Known(best_scale=3.0, ab2=0.1), tolerance=0.05, most=25)
     assert found.metric == "abs_rel"
     assert found.chosen.sampling.guidance.scale == 3.0
-    assert found.chosen.sampling.solver.method == "ab2"
+    assert found.chosen.sampling.solver.name == "ab2"
     # 0.02 + 0.1 / n^2 comes within 5 % of the best at n = 8: 0.0216 against 0.0202 at 25, 0.0208 at 12 does.
     assert found.chosen.evaluations < found.best.evaluations
     assert found.chosen.value <= found.best.value * 1.05 + 1e-6
@@ -91,7 +90,7 @@ def test_without_guidance_none_is_tried() -> None:
 
 def test_a_model_that_one_step_serves_gets_one_step() -> None:
     found = tuned(Known(null_rate=0.0, best_scale=1.0, euler=0.0, ab2=0.0, midpoint=0.0, heun=0.0))
-    assert (found.chosen.evaluations, found.chosen.sampling.solver.method) == (1, "euler")
+    assert (found.chosen.evaluations, found.chosen.sampling.solver.name) == (1, "euler")
 
 
 def test_every_setting_has_the_same_draws_and_the_present_one_is_among_them() -> None:
@@ -142,7 +141,7 @@ def test_the_deviation_serves_a_task_without_metrics(monkeypatch: pytest.MonkeyP
     for parameter in pipeline.bridge.parameters():
         parameter.data.normal_(0, 0.1)
     found = tuning.tune(pipeline, own, Examples(), most=6)
-    by = {(t.sampling.solver.method, t.sampling.solver.steps, t.sampling.grid): t.value for t in found.trials}
+    by = {(t.sampling.solver.name, t.sampling.solver.steps, t.sampling.grid): t.value for t in found.trials}
     assert found.metric == "deviation"
     assert by["euler", 6, None] < by["euler", 2, None] < by["euler", 1, None]
     assert pipeline.sampling == recipe.sampling

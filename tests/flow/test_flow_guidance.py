@@ -7,7 +7,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from bridgeflow.flow.guidance import GuidanceSettings, IndicatorGuidance, NoGuidance
+from bridgeflow.flow.guidance import (
+    AutoGuidance,
+    IndicatorGuidance,
+    IndicatorGuidanceSettings,
+    NoGuidance,
+    NoGuidanceSettings,
+)
 from bridgeflow.flow.solver import Euler
 
 
@@ -35,8 +41,7 @@ def test_guidance_leads_away_from_the_null_velocity(scale: float) -> None:
 @pytest.mark.parametrize("scale", [1.0, 2.0, 3.5])
 def test_autoguidance_leads_away_from_the_weaker_velocity(scale: float) -> None:
     strong, weak = KnownVelocity(), KnownVelocity()
-    settings = GuidanceSettings(scale=scale, interval=(0.0, 0.5))
-    guidance = settings.build(lambda z, t, null: weak(3 * z, t, null))
+    guidance = AutoGuidance(lambda z, t, null: weak(3 * z, t, null), scale, (0.0, 0.5))
     torch.testing.assert_close(guidance(strong, Z, 0.25), scale * (2 * Z + 0.25) + (1 - scale) * (6 * Z + 0.25))
     # Neither is asked for the null velocity, and the weaker one only where it counts.
     assert [null.tolist() for _, _, null in strong.calls + weak.calls] == [[False] * 3] * (1 if scale == 1 else 2)
@@ -53,7 +58,7 @@ def test_both_indicators_go_through_the_network_at_once() -> None:
     assert t.dtype == torch.float32
 
 
-@pytest.mark.parametrize("guidance", [NoGuidance(), IndicatorGuidance(1.0), GuidanceSettings(scale=5.0).build()])
+@pytest.mark.parametrize("guidance", [NoGuidance(), IndicatorGuidance(1.0), NoGuidanceSettings(scale=5.0).build()])
 def test_without_guidance_the_conditional_velocity_is_asked_alone(guidance: NoGuidance) -> None:
     velocity = KnownVelocity()
     torch.testing.assert_close(guidance(velocity, Z, 0.5), 2 * Z + 0.5)
@@ -65,7 +70,7 @@ def test_without_guidance_the_conditional_velocity_is_asked_alone(guidance: NoGu
 
 def test_outside_its_interval_guidance_costs_half() -> None:
     velocity = KnownVelocity()
-    guidance = GuidanceSettings(kind="indicator", scale=2.0, interval=(0.25, 0.5)).build()
+    guidance = IndicatorGuidanceSettings(scale=2.0, interval=(0.25, 0.5)).build()
     grid = torch.linspace(0, 1, 5)
     solver = Euler()
     solver.integrate(lambda z, t: guidance(velocity, z, t), Z, grid)
@@ -82,4 +87,4 @@ def test_the_interval_decides_what_is_followed() -> None:
 @pytest.mark.parametrize("interval", [(0.5, 0.4), (-0.1, 0.5), (0.0, 1.5)])
 def test_an_interval_out_of_order_is_refused(interval: tuple[float, float]) -> None:
     with pytest.raises(ValidationError, match="interval runs from low to high"):
-        GuidanceSettings(interval=interval)
+        IndicatorGuidanceSettings(interval=interval)

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from bridgeflow import registry
 from bridgeflow.flow.schedule import TimeSchedule
-from bridgeflow.flow.solver import SolverSettings
+from bridgeflow.flow.solver import DormandPrinceSettings, HeunSettings, MidpointSettings, SolverSettings
 
 ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "ab2": 2}
 EVALUATIONS_PER_STEP = {"euler": 1, "midpoint": 2, "heun": 2, "ab2": 1}
@@ -68,8 +69,15 @@ GRIDS: dict[str, Callable[[int], Tensor]] = {
 }
 
 
+def chosen(name: str, steps: int = 10, tolerance: float = 1e-4) -> SolverSettings:
+    """The settings of a solver; of the tolerance where it has one."""
+    own = {"tolerance": tolerance} if name == "dopri5" else {}
+    settings: SolverSettings = registry.load("solver", name).model_validate({"steps": steps, **own})
+    return settings
+
+
 def integrate(method: str, equation: Equation, grid: Tensor, tolerance: float = 1e-6) -> Tensor:
-    solver = SolverSettings(method=method, tolerance=tolerance).build()
+    solver = chosen(method, tolerance=tolerance).build()
     return solver.integrate(equation.velocity, equation.start, grid)
 
 
@@ -92,7 +100,7 @@ def test_dopri5_keeps_its_tolerance_and_pays_for_it(equation: str) -> None:
     task = EQUATIONS[equation]
     costs = []
     for tolerance in (1e-3, 1e-6, 1e-9):
-        solver = SolverSettings(method="dopri5", tolerance=tolerance).build()
+        solver = DormandPrinceSettings(tolerance=tolerance).build()
         end = solver.integrate(task.velocity, task.start, GRIDS["even"](2))
         assert float((end - task.solution(1.0)).abs().max()) < 5 * tolerance
         costs.append(solver.evaluations)
@@ -109,7 +117,7 @@ def test_evaluations_are_counted_anew_each_time(method: str, steps: int) -> None
         calls += 1
         return -z
 
-    solver = SolverSettings(method=method).build()
+    solver = chosen(method).build()
     for _ in range(2):
         calls = 0
         solver.integrate(velocity, column(1.0), GRIDS["even"](steps))
@@ -129,15 +137,15 @@ def test_dopri5_never_asks_for_a_velocity_beyond_the_ends(scale: float, backward
 
     grid = GRIDS["even"](3).flip(0) if backwards else GRIDS["even"](3)
     for start in (column(1.0, -1.0), column(1.0, -1.0).float()):
-        SolverSettings(method="dopri5", tolerance=1e-3).build().integrate(velocity, start, grid)
+        DormandPrinceSettings(tolerance=1e-3).build().integrate(velocity, start, grid)
     assert 0 <= min(asked) <= max(asked) <= 1
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_observer_does_not_change_the_result(method: str) -> None:
     equation, grid = EQUATIONS["product"], GRIDS["square"](10)
-    seen = SolverSettings(method=method).build()
-    unseen = SolverSettings(method=method).build()
+    seen = chosen(method).build()
+    unseen = chosen(method).build()
     end = seen.integrate(equation.velocity, equation.start, grid, lambda t, z: None)
     torch.testing.assert_close(end, unseen.integrate(equation.velocity, equation.start, grid), rtol=0, atol=0)
     assert seen.evaluations == unseen.evaluations
@@ -145,7 +153,7 @@ def test_an_observer_does_not_change_the_result(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_integration_leaves_nothing_behind_for_the_next(method: str) -> None:
-    solver = SolverSettings(method=method).build()
+    solver = chosen(method).build()
     equation = EQUATIONS["product"]
     first = solver.integrate(equation.velocity, equation.start, GRIDS["even"](6))
     solver.integrate(lambda z, t: 5 - z, equation.start, GRIDS["square"](3))
@@ -158,7 +166,7 @@ def test_an_integration_leaves_nothing_behind_for_the_next(method: str) -> None:
 def test_the_observer_sees_the_start_and_every_time_of_the_grid(method: str) -> None:
     equation, grid = EQUATIONS["system"], GRIDS["square"](100)
     seen: list[tuple[float, Tensor]] = []
-    solver = SolverSettings(method=method, tolerance=1e-6).build()
+    solver = chosen(method, tolerance=1e-6).build()
     end = solver.integrate(equation.velocity, equation.start, grid, lambda t, z: seen.append((t, z)))
     assert [t for t, _ in seen] == grid.tolist()
     torch.testing.assert_close(seen[0][1], equation.start, rtol=0, atol=0)
@@ -180,7 +188,7 @@ def test_a_falling_grid_leads_back_to_the_start(method: str, equation: str) -> N
 def test_a_constant_velocity_takes_one_step(method: str) -> None:
     slope = torch.tensor([[1.5, -0.25], [3.0, 0.125]])
     start = torch.tensor([[1.0, 2.0], [-4.0, 0.0]])
-    end = SolverSettings(method=method).build().integrate(lambda z, t: slope, start, GRIDS["even"](1))
+    end = chosen(method).build().integrate(lambda z, t: slope, start, GRIDS["even"](1))
     torch.testing.assert_close(end, start + slope, rtol=0, atol=1e-5 if method == "dopri5" else 1e-6)
     assert end.dtype == torch.float32
 
@@ -203,7 +211,7 @@ def test_a_velocity_without_an_end_is_asked_for_before_it_alone(method: str, ste
         asked.append(t)
         return (1 + 0.5 * (1 - t) ** 2 - z) / (1 - t)
 
-    solver = SolverSettings(method=method, steps=steps, tolerance=1e-6)
+    solver = chosen(method, steps=steps, tolerance=1e-6)
     seen: list[tuple[float, Tensor]] = []
     observer = (lambda t, z: seen.append((t, z))) if observed else None
     built = solver.build()
@@ -221,7 +229,7 @@ def test_a_velocity_without_an_end_is_asked_for_before_it_alone(method: str, ste
 
 def test_the_evaluations_of_a_solver_are_known_beforehand() -> None:
     for method, each in EVALUATIONS_PER_STEP.items():
-        assert SolverSettings(method=method, steps=7).evaluations() == 7 * each
-    assert SolverSettings(method="heun", steps=7).evaluations(open_end=True) == 13
-    assert SolverSettings(method="midpoint", steps=7).evaluations(open_end=True) == 14
-    assert SolverSettings(method="dopri5").evaluations() is None
+        assert chosen(method, steps=7).evaluations() == 7 * each
+    assert HeunSettings(steps=7).evaluations(open_end=True) == 13
+    assert MidpointSettings(steps=7).evaluations(open_end=True) == 14
+    assert DormandPrinceSettings().evaluations() is None

@@ -173,7 +173,7 @@ def test_the_ends_of_an_interpolation_are_plain_results_bit_for_bit(pipeline_of:
 
 
 def test_the_middle_of_an_interpolation_is_the_middle(pipeline_of: Make) -> None:
-    pipeline = pipeline_of("direct", "null_rate=0", "sampling.guidance.kind=none")
+    pipeline = pipeline_of("direct", "null_rate=0", "sampling.guidance.name=none")
     a, b = toys(pipeline, 1, 2)
     middle = pipeline.interpolate([a], b, frames=3)[0][1]
     torch.testing.assert_close(middle, pipeline.carry([(a + b) / 2])[0][0], atol=1e-5, rtol=1e-5)

@@ -226,7 +226,7 @@ def told(
     pipeline_of: Make, method: str, steps: int, count: int, low_memory: bool = False
 ) -> list[tuple[int, int, str]]:
     heard: list[tuple[int, int, str]] = []
-    options = [f"sampling.solver.method={method}", f"sampling.solver.steps={steps}", "sampling.batch_size=1"]
+    options = [f"sampling.solver.name={method}", f"sampling.solver.steps={steps}", "sampling.batch_size=1"]
     pipeline = pipeline_of("direct", *options, low_memory=low_memory, watch=lambda *call: heard.append(call))
     pipeline.carry(items(pipeline, count))
     return heard

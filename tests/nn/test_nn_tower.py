@@ -54,7 +54,7 @@ def test_pixels_of_any_size_become_a_vector_of_the_targets_size(head: str) -> No
 
 def test_the_loss_with_an_image_tower_trains_every_part() -> None:
     model = bridge(tower=TIMM)
-    assert model.sees_observed
+    assert model.needs_target_pixels
     losses = model(*pair(), torch.Generator().manual_seed(0))
     assert set(losses.terms) == {"flow", "encoding", "kl"}
     losses.total.backward()
@@ -68,7 +68,7 @@ def test_the_loss_with_an_image_tower_trains_every_part() -> None:
 
 def test_a_latent_tower_needs_no_pixels_and_takes_its_own_sizes() -> None:
     model = bridge(tower={"name": "tokens", "width": 32, "heads": 2, "depth": 1, "patch": 4})
-    assert not model.sees_observed
+    assert not model.needs_target_pixels
     losses = model(*pair(pixels=None), torch.Generator().manual_seed(0))
     assert torch.isfinite(losses.total)
     assert model.tower.source.count == 4  # type: ignore[union-attr]

@@ -70,7 +70,6 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         {"grid": "density"},
         {"source": "mean"},
         {"guidance": {"interval": [0.2, 0.8]}},
-        {"solver": {"tolerance": 1e-3}},
     ],
 )
 def test_an_arm_with_sampling_of_its_own_has_a_result_and_no_training_of_its_own(

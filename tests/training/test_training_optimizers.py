@@ -10,7 +10,7 @@ from torch import nn
 
 from bridgeflow import registry
 from bridgeflow.bridge import Bridge, BridgeSettings
-from bridgeflow.config.recipe import AdamWSettings, SGDSettings
+from bridgeflow.config.optimizers import AdamWSettings, SGDSettings
 from bridgeflow.modality import LatentSpec
 from bridgeflow.nn.dimr import DiMRSettings, StageSettings
 from bridgeflow.nn.dit import DiTSettings
@@ -85,8 +85,7 @@ def test_every_network_and_source_encoder_is_looked_at() -> None:
     # Those of plugins that happen to be installed are theirs to look at.
     own = {plugin.name for plugin in registry.installed("network") if plugin.value.startswith("bridgeflow.")}
     assert own == {settings.name for settings, _ in NETWORKS.values()}
-    field = BridgeSettings.model_fields["source_encoder"]
-    every = {choice.model_fields["name"].default for choice in field.annotation.__args__}  # type: ignore[union-attr]
+    every = {p.name for p in registry.installed("source_encoder") if p.value.startswith("bridgeflow.")}
     assert every == {settings.name for settings, _, _ in ENCODERS.values()}
 
 

@@ -171,8 +171,8 @@ def recipe_tree(
         "encoding": _encoding(tower),
         **_training(layout, precision),
         "sampling": {
-            "solver": {"method": "euler", "steps": 50},
-            "guidance": {"kind": "indicator", "scale": 7.0},
+            "solver": {"name": "euler", "steps": 50},
+            "guidance": {"name": "indicator", "scale": 7.0},
             "batch_size": 8,
         },
     }

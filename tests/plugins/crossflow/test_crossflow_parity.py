@@ -21,7 +21,7 @@ from bridgeflow.bridge import Bridge
 from bridgeflow.checkpoints import importer
 from bridgeflow.checkpoints.checkpoint import open_checkpoint
 from bridgeflow.flow.losses import contrastive_loss, kl_loss, logit_multiplier, staged_flow_loss
-from bridgeflow.flow.solver import SolverSettings
+from bridgeflow.flow.solver import EulerSettings, MidpointSettings
 from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.nn.dimr import DiMR
 from bridgeflow.nn.encoded import Encoded
@@ -120,9 +120,11 @@ def test_the_image_head(published: Published) -> None:
 
 @torch.no_grad()
 def test_the_path(published: Published) -> None:
-    numbers, path = published.numbers, published.bridge.settings.path
+    numbers, path = published.numbers, published.bridge.path
     close(path.interpolate(numbers["z0"], numbers["target_latent"], numbers["t"]), numbers["z_t"])
-    close(path.velocity(numbers["z0"], numbers["target_latent"]), numbers["target_velocity"])
+    close(
+        path.velocity(numbers["z0"], numbers["target_latent"], numbers["z_t"], numbers["t"]), numbers["target_velocity"]
+    )
 
 
 @pytest.mark.parametrize("rows", ["cond", "null", "mixed"])
@@ -180,7 +182,7 @@ def test_the_contrast_with_the_scale_read_raw(published: Published) -> None:
 def test_guided_euler_steps_on_the_published_grid(published: Published) -> None:
     numbers, config, bridge = published.numbers, published.config, published.bridge
     sampling = published.recipe.sampling
-    assert (sampling.solver.method, sampling.solver.steps, sampling.guidance.scale) == ("euler", 50, 7.0)
+    assert (sampling.solver.name, sampling.solver.steps, sampling.guidance.scale) == ("euler", 50, 7.0)
     guidance = sampling.guidance.model_copy(update={"scale": config["cfg"]}).build()
     solver = sampling.solver.build()
     found = bridge.sample(Encoded(numbers["z0"]), solver, config["euler_steps"], guidance)
@@ -207,14 +209,14 @@ def test_other_solvers_are_told_the_time_of_the_state(published: Published) -> N
     bridge = published.bridge
     hook = bridge.network.register_forward_pre_hook(lambda network, given: seen.append(float(given[1][0])))
     with hook:
-        bridge.sample(Encoded(published.numbers["z0"]), SolverSettings(method="midpoint").build(), 2)
+        bridge.sample(Encoded(published.numbers["z0"]), MidpointSettings().build(), 2)
         assert seen == pytest.approx([0.0, 0.25, 0.5, 0.75], abs=1e-4)
         seen.clear()
-        bridge.sample(Encoded(published.numbers["z0"]), SolverSettings().build(), 2)
+        bridge.sample(Encoded(published.numbers["z0"]), EulerSettings().build(), 2)
         assert seen == pytest.approx([0.0, 1.0])
         # Guidance acts by the time of the state, whatever the network takes for it.
         guided: list[float] = []
-        bridge.sample(Encoded(published.numbers["z0"]), SolverSettings().build(), 2, IndicatorSpy(guided))
+        bridge.sample(Encoded(published.numbers["z0"]), EulerSettings().build(), 2, IndicatorSpy(guided))
         assert guided == pytest.approx([0.0, 0.5], abs=1e-4)
 
 
