@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("brownian", "muon", "ab3")
 LONGEST = 80
 """Lines of their own that such a distribution may need."""
