@@ -5,10 +5,9 @@ Source: CrossFlow (arXiv 2412.15213). The flow starts from the encoded source in
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, SerializeAsAny
@@ -18,10 +17,7 @@ from bridgeflow.flow.coupling import Coupling, CouplingSettings, PairedCouplingS
 from bridgeflow.flow.guidance import Guidance, IndicatorVelocity, NoGuidance
 from bridgeflow.flow.losses import (
     KLSettings,
-    contrastive_loss,
     kl_loss,
-    logit_multiplier,
-    masked_mean,
 )
 from bridgeflow.flow.objective import FlowBatch, FlowMatchingSettings, Objective, ObjectiveSettings
 from bridgeflow.flow.path import FlowPath, PathSettings, StraightPathSettings
@@ -29,12 +25,10 @@ from bridgeflow.flow.schedule import TimeSchedule
 from bridgeflow.flow.solver import Noise, Observer, Solver
 from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.nn.encoded import Encoded, SourceEncoder, SourceEncoderSettings
+from bridgeflow.nn.encoding_loss import EncodingLoss, EncodingLossSettings, NoEncodingLossSettings
 from bridgeflow.nn.source import (
     DirectSourceSettings,
-    TokenEncoder,
-    TokenEncoderSettings,
 )
-from bridgeflow.nn.tower import EncodingSettings, TimmTower, TimmTowerSettings
 from bridgeflow.nn.velocity import NetworkSettings, VelocityNet
 from bridgeflow.registry.component import Component
 from bridgeflow.runtime import collective
@@ -63,7 +57,9 @@ class BridgeSettings(Settings):
     source). The loss is that of the velocity either way; an error of z1 then counts 1 / (1 - t)^2, at most 400."""
     time: TimeSchedule = TimeSchedule()
     """Times in training and the solver's grid."""
-    encoding: EncodingSettings = EncodingSettings()
+    encoding: Annotated[SerializeAsAny[EncodingLossSettings], Component("encoding_loss", "none")] = (
+        NoEncodingLossSettings()
+    )
     """Loss that keeps a learned source informative."""
     kl: KLSettings = KLSettings()
     """Loss that holds a variational source's scale."""
@@ -99,49 +95,16 @@ class Bridge(nn.Module):
         self.null_context = nn.Parameter(torch.zeros(1, 1, context.shape[-1])) if context is not None else None
         self._build_encoding(settings.encoding, source, target)
 
-    def _build_encoding(self, encoding: EncodingSettings, source: LatentSpec, target: LatentSpec) -> None:
-        self.tower: TokenEncoder | TimmTower | None = None
-        self.logit_scale: nn.Parameter | None = None
-        if encoding.kind == "none" or encoding.weight == 0:
+    def _build_encoding(self, encoding: EncodingLossSettings, source: LatentSpec, target: LatentSpec) -> None:
+        self.encoding_loss: EncodingLoss | None = None
+        if encoding.name == "none" or encoding.weight == 0:
             return
         if not self.source_encoder.learned:
             raise ValueError(
-                f"encoding.kind={encoding.kind} needs a learned source encoder, not "
-                f"'{self.settings.source_encoder.name}': set encoding.kind=none or source_encoder.name=variational."
+                f"encoding.name={encoding.name} needs a learned source encoder, not "
+                f"'{self.settings.source_encoder.name}': set encoding.name=none or source_encoder.name=variational."
             )
-        self.tower = self._build_tower(encoding, source, target)
-        if encoding.kind != "reconstruction":
-            # Not a scalar, which cannot be sharded; checkpoints may hold one.
-            self.logit_scale = nn.Parameter(torch.tensor([math.log(1 / encoding.temperature)]))
-            self.register_load_state_dict_pre_hook(_scale_of_one_number)
-
-    def _build_tower(
-        self, encoding: EncodingSettings, source: LatentSpec, target: LatentSpec
-    ) -> TokenEncoder | TimmTower:
-        tower = encoding.tower
-        if isinstance(tower, TimmTowerSettings):
-            if encoding.kind != "cross":
-                raise ValueError("encoding.tower.name=timm sees the target: set encoding.kind=cross.")
-            return TimmTower(tower, target)
-        # Sizes that the tower leaves open are those of a source encoder that is such a transformer itself.
-        encoder = self.settings.source_encoder
-        like = encoder if isinstance(encoder, TokenEncoderSettings) else None
-        sizes = {
-            "width": tower.width or (like.width if like else 192),
-            "heads": tower.heads or (like.heads if like else 4),
-            "depth": tower.depth or (max(1, like.depth // 2) if like else 4),
-        }
-        patches = {"source": like.patch if like else 1, "target": like.target_patch if like else 1}
-        for side, spec in (("source", source), ("target", target)):
-            if like is None and spec.layout == "grid":
-                patches[side] = 2
-        sees = "source" if encoding.kind == "intra" else "target"
-        patches[sees] = tower.patch or patches[sees]
-        if encoding.kind == "reconstruction":
-            settings = TokenEncoderSettings(patch=patches["target"], target_patch=patches["source"], **sizes)
-            return TokenEncoder(target, source, settings)
-        settings = TokenEncoderSettings(patch=patches[sees], target_patch=patches["target"], **sizes)
-        return TokenEncoder(source if sees == "source" else target, target, settings)
+        self.encoding_loss = encoding.build(source, target, self.settings.source_encoder)
 
     @property
     def open_end(self) -> bool:
@@ -151,7 +114,7 @@ class Bridge(nn.Module):
     @property
     def needs_target_pixels(self) -> bool:
         """True where the loss looks at the target before its codec (`Latent.observed`)."""
-        return isinstance(self.tower, TimmTower)
+        return self.encoding_loss is not None and bool(self.encoding_loss.needs_target_pixels)
 
     # -- training ----------------------------------------------------------------------------------------
 
@@ -202,31 +165,13 @@ class Bridge(nn.Module):
 
         terms = {"flow": flow}
         total = flow
-        if self.tower is not None:
-            terms["encoding"] = self._encoding_loss(self.tower, source, z0, z1, target)
+        if self.encoding_loss is not None:
+            terms["encoding"] = self.encoding_loss(source, z0, z1, target)
             total = total + settings.encoding.weight * terms["encoding"]
         if encoded.mu is not None and encoded.logvar is not None and settings.kl.weight > 0:
             terms["kl"] = kl_loss(encoded.mu, encoded.logvar, settings.kl.form, settings.kl.reduction).mean()
             total = total + settings.kl.weight * terms["kl"]
         return Losses(total, {name: term.detach() for name, term in terms.items()}, source_health(encoded))
-
-    def _encoding_loss(
-        self, tower: TokenEncoder | TimmTower, source: Latent, z0: Tensor, z1: Tensor, target: Latent
-    ) -> Tensor:
-        encoding = self.settings.encoding
-        if isinstance(tower, TimmTower):
-            if target.observed is None:
-                raise ValueError("encoding.tower.name=timm looks at pixels, and this target modality shows none.")
-            seen = tower(target.observed)
-        elif encoding.kind == "reconstruction":
-            (features,) = tower(z0)
-            return masked_mean((features - source.mean.float()).square(), source.mask).mean()
-        elif encoding.kind == "intra":
-            (seen,) = tower(source.mean, source.mask)
-        else:
-            (seen,) = tower(z1, target.mask)
-        assert self.logit_scale is not None
-        return contrastive_loss(z0, seen, logit_multiplier(self.logit_scale, encoding.logit_scale))
 
     def _given(self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor, r: Tensor | None = None) -> list[Tensor]:
         """What the network predicts at each of its resolutions, the last at the latent's own."""
@@ -321,12 +266,6 @@ class Bridge(nn.Module):
         return time if grid is None else time.model_copy(update={"grid": grid})
 
 
-def _scale_of_one_number(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    key = f"{prefix}logit_scale"
-    if key in state:
-        state[key] = state[key].reshape(1)
-
-
 def source_health(encoded: Encoded) -> dict[str, Tensor]:
     """z0_std: over everything; sigma: mean standard deviation of a variational source; mu_batch_std: of mu over
     the batch, averaged over dimensions. A learned source whose scale shrinks gives the target away: the flow
@@ -351,6 +290,6 @@ def collapse_warning(health: dict[str, float], learned: bool) -> str | None:
     if health.get("mu_batch_std", 1.0) < 0.05:
         return (
             f"the learned source hardly depends on its input (std of mu over the batch {health['mu_batch_std']:.3f}): "
-            "set encoding.kind=cross, or lower kl.weight, or set source_encoder.mean_norm=batch."
+            "set encoding.name=cross, or lower kl.weight, or set source_encoder.mean_norm=batch."
         )
     return None

@@ -17,6 +17,7 @@ from bridgeflow.flow.schedule import TimeSchedule
 from bridgeflow.flow.solver import Euler, Heun
 from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.nn.dit import DiTSettings
+from bridgeflow.nn.encoding_loss import Contrast, Reconstruction
 from bridgeflow.nn.source import Encoded
 from bridgeflow.nn.unet import UNetSettings
 from bridgeflow.nn.velocity import NetworkSettings, VelocityNet
@@ -140,7 +141,7 @@ def test_the_flow_loss_by_hand(weight: str) -> None:
 
 
 def test_a_batch_repeats_with_its_generator() -> None:
-    bridge = build(learned("variational", encoding={"kind": "cross"}))
+    bridge = build(learned("variational", encoding={"name": "cross"}))
     source, target = Latent(numbers(SEQUENCE)), Latent(numbers(GRID), torch.ones(6, *GRID.shape))
     totals = [float(bridge(source, target, generator(seed)).total.detach()) for seed in (0, 0, 1)]
     assert totals[0] == totals[1]
@@ -189,7 +190,7 @@ def test_null_rows_take_the_mask_of_the_target_that_they_take() -> None:
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_the_total_weighs_every_term(form: str, reduction: str) -> None:
     kl = {"form": form, "reduction": reduction, "weight": 0.03}
-    bridge = build(learned("variational", kl=kl, encoding={"kind": "cross", "weight": 0.4}, null_rate=0.0))
+    bridge = build(learned("variational", kl=kl, encoding={"name": "cross", "weight": 0.4}, null_rate=0.0))
     source, target = Latent(numbers(SEQUENCE)), Latent(numbers(GRID))
     losses = bridge(source, target, generator(6))
     terms = losses.terms
@@ -211,31 +212,29 @@ def test_a_kl_without_weight_or_variance_is_left_out() -> None:
 
 @pytest.mark.parametrize("kind", ["intra", "cross"])
 def test_the_contrast_starts_at_its_temperature(kind: str) -> None:
-    bridge = build(learned("deterministic", encoding={"kind": kind, "temperature": 0.2}))
+    bridge = build(learned("deterministic", encoding={"name": kind, "temperature": 0.2}))
     source, target = Latent(numbers(SEQUENCE)), Latent(numbers(GRID))
-    assert bridge.logit_scale is not None
-    assert bridge.tower is not None
-    assert float(bridge.logit_scale.detach().exp()) == pytest.approx(5.0)
-    (seen,) = bridge.tower(source.mean if kind == "intra" else target.mean)
+    assert isinstance(bridge.encoding_loss, Contrast)
+    assert float(bridge.encoding_loss.logit_scale.detach().exp()) == pytest.approx(5.0)
+    (seen,) = bridge.encoding_loss.tower(source.mean if kind == "intra" else target.mean)
     expected = contrastive_loss(bridge.encode(source).z0, seen, torch.tensor(5.0))
     torch.testing.assert_close(bridge(source, target).terms["encoding"], expected.detach())
 
 
 def test_a_reconstruction_is_held_against_the_real_source_features() -> None:
-    bridge = build(learned("deterministic", encoding={"kind": "reconstruction"}))
+    bridge = build(learned("deterministic", encoding={"name": "reconstruction"}))
     mask = torch.arange(5)[None] < torch.tensor([5, 3, 1, 2, 4, 5])[:, None]
     source = Latent(numbers(SEQUENCE), mask=mask)
-    assert bridge.tower is not None
-    (features,) = bridge.tower(bridge.encode(source).z0)
+    assert isinstance(bridge.encoding_loss, Reconstruction)
+    (features,) = bridge.encoding_loss.tower(bridge.encode(source).z0)
     error = ((features - source.mean).square().mean(-1) * mask).sum(1) / mask.sum(1)
     losses = bridge(source, Latent(numbers(GRID)))
     torch.testing.assert_close(losses.terms["encoding"], error.mean().detach())
-    assert bridge.logit_scale is None
 
 
 @pytest.mark.parametrize("kind", ["intra", "cross", "reconstruction"])
 def test_padding_stays_out_of_the_encoding_loss(kind: str) -> None:
-    bridge = build(learned("deterministic", encoding={"kind": kind}))
+    bridge = build(learned("deterministic", encoding={"name": kind}))
     words, cells = torch.arange(5).expand(6, 5) < 3, torch.zeros(6, 1, 4, 8, dtype=torch.bool)
     cells[..., :4] = True
     source, target = numbers(SEQUENCE), numbers(GRID)
@@ -249,11 +248,11 @@ def test_padding_stays_out_of_the_encoding_loss(kind: str) -> None:
 @pytest.mark.parametrize("encoder", ["direct", "noise"])
 @pytest.mark.parametrize("kind", ["reconstruction", "intra", "cross"])
 def test_an_encoding_loss_needs_a_learned_source(kind: str, encoder: str) -> None:
-    settings: dict[str, Any] = {"source_encoder": {"name": encoder}, "encoding": {"kind": kind}}
-    with pytest.raises(ValueError, match=rf"encoding\.kind={kind} needs a learned source encoder, not '{encoder}'"):
+    settings: dict[str, Any] = {"source_encoder": {"name": encoder}, "encoding": {"name": kind}}
+    with pytest.raises(ValueError, match=rf"encoding\.name={kind} needs a learned source encoder, not '{encoder}'"):
         build(settings, None, GRID, GRID)
     settings["encoding"]["weight"] = 0.0
-    assert build(settings, None, GRID, GRID).tower is None
+    assert build(settings, None, GRID, GRID).encoding_loss is None
 
 
 # -- gradients -------------------------------------------------------------------------------------------
@@ -284,7 +283,7 @@ def gradients(bridge: Bridge) -> dict[str, float]:
 @pytest.mark.parametrize(("encoder", "mean_norm", "kind"), SOURCES)
 def test_gradients_reach_every_parameter_of_a_learned_bridge(encoder: str, mean_norm: str, kind: str) -> None:
     source = {"name": encoder, "mean_norm": mean_norm, **ENCODER}
-    settings = {"source_encoder": source, "encoding": {"kind": kind}, "null_rate": 0.5}
+    settings = {"source_encoder": source, "encoding": {"name": kind}, "null_rate": 0.5}
     norms = gradients(build(settings, DIT, perturb=True))
     still = {name for name, norm in norms.items() if norm < 1e-5}
     # A shift of mu is undone by its standardisation, so that these two get rounding alone.
@@ -302,7 +301,7 @@ def test_gradients_reach_every_parameter_of_a_network(network: NetworkSettings) 
 @pytest.mark.parametrize("kind", ["reconstruction", "intra", "cross"])
 def test_the_encoding_loss_moves_the_source_encoder(kind: str) -> None:
     def gradient(kind: str) -> Tensor:
-        bridge = build(learned("deterministic", encoding={"kind": kind}, null_rate=0.0))
+        bridge = build(learned("deterministic", encoding={"name": kind}, null_rate=0.0))
         bridge(Latent(numbers(SEQUENCE)), Latent(numbers(GRID)), generator(8)).total.backward()
         found = bridge.source_encoder.get_parameter("encoder.embed.linear.weight").grad
         assert found is not None

@@ -30,7 +30,7 @@ def test_collapse_is_told_in_a_sentence() -> None:
     constant = collapse_warning({"z0_std": 1.0, "mu_batch_std": 0.012}, learned=True)
     assert constant is not None
     assert "std of mu over the batch 0.012" in constant
-    assert "encoding.kind=cross" in constant
+    assert "encoding.name=cross" in constant
     assert collapse_warning({"z0_std": 0.9, "sigma": 0.5, "mu_batch_std": 0.8}, learned=True) is None
     assert collapse_warning({"z0_std": 1.0}, learned=True) is None
     assert collapse_warning({"z0_std": 0.09, "mu_batch_std": 0.0}, learned=False) is None

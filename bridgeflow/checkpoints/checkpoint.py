@@ -148,9 +148,19 @@ class Checkpoint:
         return folder if folder.is_dir() else None
 
 
+FORMER_NAMES = {"tower.": "encoding_loss.tower.", "logit_scale": "encoding_loss.logit_scale"}
+"""What names of weights began with before, and begin with now."""
+
+
+def current_name(name: str) -> str:
+    """The name that a weight has now, of one that was written before."""
+    former = next((own for own in FORMER_NAMES if name.startswith(own)), None)
+    return name if former is None else FORMER_NAMES[former] + name.removeprefix(former)
+
+
 def _tensors(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        return {current_name(name): tensor for name, tensor in load_file(path).items()}
     except (OSError, SafetensorError) as error:
         raise BridgeflowError(f"{str(path)!r} is damaged or missing ({error}): use another checkpoint.") from error
 

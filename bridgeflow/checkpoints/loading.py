@@ -58,7 +58,7 @@ def weights_without_memory() -> Iterator[None]:
 def load_bridge(
     assembly: Assembly, checkpoint: Checkpoint, precision: str = "fp32", watch: Progress | None = None
 ) -> Bridge:
-    """The bridge with the checkpoint's weights, without what only training needs (the tower of the encoding loss).
+    """The bridge with the checkpoint's weights, without what only training needs (the encoding loss).
 
     The weights stay in the memory-mapped file until they are used, but for those whose number type changes.
     precision: 'fp32' or 'bf16', see `set_precision`. Raises BridgeflowError where the weights do not fit.
@@ -78,7 +78,7 @@ def load_bridge(
             "use another checkpoint."
         ) from error
     del weights
-    bridge.tower = None
+    bridge.encoding_loss = None
     set_precision(bridge, precision)
     return bridge.eval()
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bridgeflow.registry import Plugin
     from bridgeflow.testing import Outcome
 
-PARTS = ("path", "coupling", "objective", "guidance", "solver", "source_encoder", "optimizer")
+PARTS = ("path", "coupling", "objective", "guidance", "solver", "source_encoder", "encoding_loss", "optimizer")
 """Kinds that are parts of the method."""
 KINDS = ("modality", "task", *PARTS)
 

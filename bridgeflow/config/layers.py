@@ -137,34 +137,45 @@ def dump(tree: Mapping[str, Any]) -> str:
     return yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-_FORMER = {("sampling", "solver"): "method", ("sampling", "guidance"): "kind"}
+_FORMER: dict[tuple[str, ...], str] = {
+    ("sampling", "solver"): "method",
+    ("sampling", "guidance"): "kind",
+    ("encoding",): "kind",
+}
 """Sections whose plugin was said by another key before all were said by `name`."""
-_ONLY_OF = {("sampling", "solver", "tolerance"): "dopri5"}
-"""Keys that every plugin of a section had, and one alone has now."""
+_CONTRASTS = {"intra", "cross"}
+_ONLY_OF: dict[tuple[str, ...], set[str]] = {
+    ("sampling", "solver", "tolerance"): {"dopri5"},
+    ("encoding", "temperature"): _CONTRASTS,
+    ("encoding", "logit_scale"): _CONTRASTS,
+    ("encoding", "tower"): {*_CONTRASTS, "reconstruction"},
+}
+"""Keys that every plugin of a section had then, and those that have them now."""
 _SHARED: dict[tuple[str, ...], set[str]] = {
     ("sampling", "solver"): {"steps"},
     ("sampling", "guidance"): {"scale", "interval"},
+    ("encoding",): {"weight"},
 }
 """Keys that every plugin of a section has, and that stay where another one is chosen."""
 
 
 def current(tree: Mapping[str, Any]) -> Tree:
     """The tree with the keys that recipes have now, for one that was written before."""
-    made = dict(tree)
-    for place, former in _FORMER.items():
-        *above, last = place
-        section: Any = made
-        for key in above:
-            section = section.get(key) if isinstance(section, Mapping) else None
-        own = section.get(last) if isinstance(section, Mapping) else None
-        if not isinstance(own, Mapping) or former not in own:
-            continue
-        named = {"name": own[former], **{key: value for key, value in own.items() if key not in (former, "name")}}
-        for (*section_place, key), name in _ONLY_OF.items():
-            if tuple(section_place) == place and named["name"] != name:
-                named.pop(key, None)
-        made[above[0]] = {**made[above[0]], last: named}
-    return made
+    return _current(tree, ())
+
+
+def _current(tree: Mapping[str, Any], place: tuple[str, ...]) -> Tree:
+    inside = {former[len(place)] for former in _FORMER if former[: len(place)] == place and len(former) > len(place)}
+    made = {
+        key: _current(value, (*place, key)) if key in inside and isinstance(value, Mapping) else value
+        for key, value in tree.items()
+    }
+    former = _FORMER.get(place)
+    if former is None or former not in made:
+        return made
+    name = made[former]
+    kept = {key: value for key, value in made.items() if key not in (former, "name")}
+    return {"name": name} | {key: value for key, value in kept.items() if name in _ONLY_OF.get((*place, key), {name})}
 
 
 def merge(base: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:

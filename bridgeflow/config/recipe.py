@@ -328,6 +328,7 @@ COMPONENTS = {
     "coupling": "coupling",
     "path": "path",
     "objective": "objective",
+    "encoding": "encoding_loss",
     "optimizer": "optimizer",
     "sampling.solver": "solver",
     "sampling.guidance": "guidance",
@@ -350,7 +351,7 @@ def _with_default_names(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     return _named(tree, {key: field.default for key, field in RecipeKeys.model_fields.items()})
 
 
-def _named(tree: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _named(tree: Mapping[str, Any], defaults: Mapping[str, Any], place: str = "") -> dict[str, Any]:
     named = dict(tree)
     for key, default in defaults.items():
         given = tree.get(key)
@@ -358,10 +359,24 @@ def _named(tree: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, An
             continue
         name = default.get("name") if isinstance(default, dict) else getattr(default, "name", None)
         own = {"name": name, **given} if name is not None else dict(given)
-        if isinstance(default, BaseModel) and own.get("name") == name:
-            own = _named(own, {field: getattr(default, field) for field in type(default).model_fields})
+        settings = _chosen(f"{place}{key}", own.get("name"), default) if isinstance(default, BaseModel) else None
+        if settings is not None:
+            inside = {field: info.default for field, info in settings.model_fields.items()}
+            own = _named(own, inside, f"{place}{key}.")
         named[key] = own
     return named
+
+
+def _chosen(place: str, name: Any, default: BaseModel) -> type[BaseModel] | None:
+    """The settings that a section's name chooses; None where it is no plugin's and not the default's."""
+    if name == getattr(default, "name", None):
+        return type(default)
+    try:
+        own: type[BaseModel] = registry.load(COMPONENTS[place], str(name))
+    except (KeyError, BridgeflowError):
+        # Told where the recipe is checked.
+        return None
+    return own
 
 
 def _mapping(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bridgeflow.errors import UsageError
-from bridgeflow.flow.losses import LogitScale
 from bridgeflow.modality import LatentSpec
 from bridgeflow.nn.narrowing import ConvTail, grid_of
 from bridgeflow.settings import Settings
@@ -47,23 +46,6 @@ class TimmTowerSettings(Settings):
 
 
 TowerSettings = Annotated[TokenTowerSettings | TimmTowerSettings, Field(discriminator="name")]
-
-
-class EncodingSettings(Settings):
-    """What keeps the learned source informative (CrossFlow, section 3.2 and table 3b)."""
-
-    kind: Literal["none", "reconstruction", "intra", "cross"] = "none"
-    """`reconstruction`: the source's own features from z0; `intra`: contrast with the source's features;
-    `cross`: contrast with the target's latent, the best in the paper."""
-    weight: float = Field(default=1.0, ge=0)
-    """Weight of the term in the total loss; the term is a mean over the batch (and over real features)."""
-    temperature: float = Field(default=0.07, ge=0.01)
-    """Starting temperature of the contrast; it is learned."""
-    logit_scale: LogitScale = "exp"
-    """How the learned scale s = ln(1 / temperature) multiplies the cosine: `exp` by exp(s), as the paper's
-    temperature, never above 100; `raw` by s itself, as the published code has it."""
-    tower: TowerSettings = TokenTowerSettings()
-    """What encodes the other side of the contrast, or reads the source back."""
 
 
 class MLPHead(nn.Module):

@@ -36,6 +36,7 @@ GROUPS = {
     "guidance": "bridgeflow.guidance",
     "solver": "bridgeflow.solvers",
     "optimizer": "bridgeflow.optimizers",
+    "encoding_loss": "bridgeflow.encoding_losses",
 }
 _KINDS = {group: kind for kind, group in GROUPS.items()}
 

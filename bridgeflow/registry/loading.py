@@ -43,6 +43,7 @@ BASES = {
     "objective": "bridgeflow.flow.objective:ObjectiveSettings",
     "guidance": "bridgeflow.flow.guidance:GuidanceSettings",
     "solver": "bridgeflow.flow.solver:SolverSettings",
+    "encoding_loss": "bridgeflow.nn.encoding_loss:EncodingLossSettings",
     "optimizer": "bridgeflow.config.optimizers:OptimizerSettings",
 }
 """What a plugin of each kind is a subclass of."""

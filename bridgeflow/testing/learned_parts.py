@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.nn.encoded import Encoded, SourceEncoder
+from bridgeflow.nn.encoding_loss import EncodingLoss
 from bridgeflow.testing.outcome import Fault, calling, described
 
 if TYPE_CHECKING:
@@ -84,6 +85,45 @@ def check_encoder_gradients(subject: PartSubject) -> str | None:
         without = [name for name, own in weights if own.grad is None]
         if without:
             raise Fault(f"z0 does not depend on {without[0]!r}: leave out weights that nothing uses.")
+    return None
+
+
+# -- encoding losses -----------------------------------------------------------------------------------------
+
+
+def _encoding_loss(subject: PartSubject) -> tuple[EncodingLoss | None, Tensor, Tensor | None]:
+    """The loss, z0, and what the loss makes of it."""
+    from bridgeflow.nn.source import NoisySourceSettings
+
+    encoder = NoisySourceSettings(width=32, depth=1, heads=2, patch=4, target_patch=4)
+    own: EncodingLoss | None = subject.build(GRID, GRID, encoder)
+    z0 = torch.randn(4, *GRID.shape, requires_grad=True)
+    if own is None:
+        return None, z0, None
+    observed = torch.rand(4, 3, 64, 64) * 2 - 1
+    source, target = Latent(torch.randn(4, *GRID.shape)), Latent(torch.randn(4, *GRID.shape), observed=observed)
+    with calling("forward"):
+        found = own(source, z0, target.mean, target)
+    if not isinstance(found, Tensor) or found.ndim or not bool(found.isfinite()):
+        raise Fault("`forward` gives no finite scalar: let it return the mean over the batch.")
+    return own, z0, found
+
+
+def check_encoding_loss(subject: PartSubject) -> str | None:
+    """Of a batch of four."""
+    return "there is none" if _encoding_loss(subject)[0] is None else None
+
+
+def check_encoding_gradients(subject: PartSubject) -> str | None:
+    """Of z0 and every weight."""
+    own, z0, loss = _encoding_loss(subject)
+    if own is None or loss is None:
+        return "there is none"
+    loss.backward()
+    weights = [("z0", z0), *((name, weight) for name, weight in own.named_parameters() if weight.requires_grad)]
+    without = [name for name, weight in weights if weight.grad is None]
+    if without:
+        raise Fault(f"the loss does not depend on {without[0]!r}: leave out what nothing uses or what detaches it.")
     return None
 
 

@@ -139,6 +139,10 @@ TABLES: dict[str, Table[PartSubject]] = {
         (Check("draws", "One generator gives one z0, and `sample=False` the mean."), learned_parts.check_draws),
         (Check("gradients", "A learned encoder's weights are reached."), learned_parts.check_encoder_gradients),
     ),
+    "encoding_loss": (
+        (Check("loss", "It gives a finite scalar, or is none."), learned_parts.check_encoding_loss),
+        (Check("gradients", "Its gradients reach z0 and all that it learns."), learned_parts.check_encoding_gradients),
+    ),
     "optimizer": (
         (Check("parameters", "Every parameter is in one of its groups, once."), learned_parts.check_groups),
         (Check("descent", "Thirty steps lower a loss."), learned_parts.check_descent),
@@ -162,8 +166,9 @@ def examine_part(subject: PartSubject) -> Iterator[Outcome]:
 def check_part(kind: str, part: str | type[Settings], options: Mapping[str, Any] | None = None) -> list[Outcome]:
     """What comes of every check of a part of the method.
 
-    kind: 'path', 'coupling', 'objective', 'guidance', 'solver', 'source_encoder' or 'optimizer'. part: a registered
-    name, or a settings class. options: laid over the defaults. Raises UsageError for a name that is not installed.
+    kind: 'path', 'coupling', 'objective', 'guidance', 'solver', 'source_encoder', 'encoding_loss' or 'optimizer'.
+    part: a registered name, or a settings class. options: laid over the defaults. Raises UsageError for a name
+    that is not installed.
     """
     if isinstance(part, str):
         registry.find(kind, part)

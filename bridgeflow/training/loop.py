@@ -37,7 +37,7 @@ from bridgeflow.training.modalities import FirstBatch, freeze
 from bridgeflow.training.soundness import Soundness, check_start
 from bridgeflow.training.step_options import apply_options
 
-OPTIONAL = ("tower.", "logit_scale")
+OPTIONAL = "encoding_loss."
 """Names of weights that training alone needs, and that a checkpoint to start from need not have."""
 
 CALIBRATION_BATCHES = 16
@@ -176,8 +176,8 @@ class Trainer:
         own = self.bridge.state_dict()
         given = checkpoint.weights()
         check_weights(checkpoint, given, own)
-        reading = checkpoint.recipe().keys.encoding.logit_scale
-        if not _one_tower(given, own) or reading != self.recipe.keys.encoding.logit_scale:
+        encodings = checkpoint.recipe().keys.encoding, self.recipe.keys.encoding
+        if not _one_tower(given, own) or len({getattr(own, "logit_scale", None) for own in encodings}) > 1:
             given = {key: tensor for key, tensor in given.items() if not key.startswith(OPTIONAL)}
         self.bridge.load_state_dict({key: tensor for key, tensor in given.items() if key in own}, strict=False)
         parts = sorted({key.partition(".")[0] for key in own if key not in given})

@@ -329,6 +329,6 @@ def test_plugin_that_cannot_be_loaded_is_one_mistake_among_the_others(install: I
 
 
 def test_a_nested_component_keeps_its_default_where_only_its_keys_are_given() -> None:
-    resolved = recipe.load("t2i/blocks", ["encoding.kind=cross", "encoding.tower.width=16"])
+    resolved = recipe.load("t2i/blocks", ["encoding.name=cross", "encoding.tower.width=16"])
     assert (resolved.keys.encoding.tower.name, resolved.keys.encoding.tower.width) == ("tokens", 16)
-    assert resolved.keys.encoding.kind == "cross"
+    assert resolved.keys.encoding.name == "cross"

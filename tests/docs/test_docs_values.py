@@ -70,7 +70,7 @@ def test_lists_of_choices_are_those_of_the_settings() -> None:
     assert parts("source encoder") == encoders
     assert set(spans(paragraph(README, "`network.name` is"))) - {"network.name"} == set(bridgeflow.networks)
     assert parts("network") == set(bridgeflow.networks)
-    assert parts("encoding loss") == choices("encoding.kind") - {"none"}
+    assert parts("encoding loss") == set(offered("encoding_loss")) - {"none"}
     assert parts("solver") == set(offered("solver"))
     codec = bridgeflow.modalities["image_latent"].Options.model_fields["codec"]
     codecs = {model.model_fields["name"].default for model in models(codec.annotation)}

@@ -18,7 +18,7 @@ from bridgeflow.flow.losses import (
     pooled,
     staged_flow_loss,
 )
-from bridgeflow.nn.tower import EncodingSettings
+from bridgeflow.nn.encoding_loss import CrossContrastSettings
 
 
 def test_the_mean_without_a_mask_is_over_everything_but_the_batch() -> None:
@@ -143,7 +143,7 @@ def test_the_contrast_is_taken_in_float32_under_autocast(reading: str, dtype: to
 
 def test_a_temperature_that_the_contrast_would_not_keep_is_refused() -> None:
     with pytest.raises(ValidationError, match="temperature"):
-        EncodingSettings(kind="cross", temperature=0.005)
+        CrossContrastSettings(temperature=0.005)
 
 
 def test_a_coarse_velocity_is_the_sum_of_each_block_over_the_ratio_and_keeps_its_deviation() -> None:

@@ -133,7 +133,7 @@ def build() -> Build:
             f"source_encoder={BRIDGES.get(encoder, encoder)}",
             "network={name: dit, width: 16, depth: 1, heads: 2, patch: 2}",
             "null_rate=0.5",
-            "encoding.kind=none",
+            "encoding.name=none",
             "training.precision=fp32",
             *overrides,
         ]

@@ -168,11 +168,11 @@ def test_bfloat16_is_near_float32(build: Build, save_random: Save, encoder: str)
 
 
 def test_what_only_training_needs_is_not_held(build: Build, save_random: Save) -> None:
-    assembly = build("variational", "encoding={kind: cross, weight: 0.1}")
+    assembly = build("variational", "encoding={name: cross, weight: 0.1}")
     checkpoint, made = save_random(assembly)
-    assert made.tower is not None
-    assert any(name.startswith("tower.") for name in checkpoint.weights())
-    assert load_bridge(assembly, checkpoint).tower is None
+    assert made.encoding_loss is not None
+    assert any(name.startswith("encoding_loss.") for name in checkpoint.weights())
+    assert load_bridge(assembly, checkpoint).encoding_loss is None
 
 
 def spans_of(folder: Path) -> list[tuple[int, int]]:

@@ -19,7 +19,7 @@ def bridge(**encoding: object) -> Bridge:
     settings = BridgeSettings.model_validate(
         {
             "source_encoder": {"name": "narrowing", "depth": 1, "heads": 2, "hidden": 16, "narrowings": 2},
-            "encoding": {"kind": "cross", "logit_scale": "raw", **encoding},
+            "encoding": encoding if "name" in encoding else {"name": "cross", "logit_scale": "raw", **encoding},
             "kl": {"weight": 1e-2, "form": "free_mean"},
             "null_rate": 0.5,
         }
@@ -58,10 +58,10 @@ def test_the_loss_with_an_image_tower_trains_every_part() -> None:
     losses = model(*pair(), torch.Generator().manual_seed(0))
     assert set(losses.terms) == {"flow", "encoding", "kl"}
     losses.total.backward()
-    assert model.logit_scale is not None
-    for part in (model.tower, model.source_encoder, model.network):
+    assert model.encoding_loss.logit_scale is not None
+    for part in (model.encoding_loss.tower, model.source_encoder, model.network):
         assert any(p.grad is not None and p.grad.any() for p in part.parameters())
-    assert model.logit_scale.grad is not None
+    assert model.encoding_loss.logit_scale.grad is not None
     expected = losses.terms["flow"] + losses.terms["encoding"] + 1e-2 * losses.terms["kl"]
     torch.testing.assert_close(losses.total.detach(), expected)
 
@@ -71,12 +71,13 @@ def test_a_latent_tower_needs_no_pixels_and_takes_its_own_sizes() -> None:
     assert not model.needs_target_pixels
     losses = model(*pair(pixels=None), torch.Generator().manual_seed(0))
     assert torch.isfinite(losses.total)
-    assert model.tower.source.count == 4  # type: ignore[union-attr]
+    assert model.encoding_loss.tower.source.count == 4  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("kind", ["intra", "reconstruction"])
 def test_the_other_encoding_losses_work_with_a_narrowing_encoder(kind: str) -> None:
-    losses = bridge(kind=kind)(*pair(pixels=None), torch.Generator().manual_seed(0))
+    encoding = {"name": kind, "logit_scale": "raw"} if kind == "intra" else {"name": kind}
+    losses = bridge(**encoding)(*pair(pixels=None), torch.Generator().manual_seed(0))
     assert torch.isfinite(losses.terms["encoding"])
 
 
@@ -96,7 +97,7 @@ def test_a_size_that_a_model_cannot_take_is_refused_when_it_is_built() -> None:
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(UsageError, match="timm has no model 'nonesuch'"):
         bridge(tower={**TIMM, "model": "nonesuch"})
-    with pytest.raises(ValueError, match=r"sees the target: set encoding\.kind=cross"):
-        bridge(kind="intra", tower=TIMM)
+    with pytest.raises(ValueError, match=r"encoding\.tower\.name\n.* should be 'tokens'"):
+        bridge(name="intra", tower=TIMM)
     with pytest.raises(ValueError, match="looks at pixels"):
         bridge(tower=TIMM)(*pair(pixels=None))

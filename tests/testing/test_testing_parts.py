@@ -19,6 +19,7 @@ from bridgeflow.flow.path import PathSettings, StraightPath
 from bridgeflow.flow.solver import Euler, Heun, SolverSettings
 from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.nn.encoded import Encoded, SourceEncoder, SourceEncoderSettings
+from bridgeflow.nn.encoding_loss import EncodingLoss, EncodingLossSettings
 from bridgeflow.nn.source import DirectSource
 from bridgeflow.settings import Settings
 from bridgeflow.testing import check_part, part_checks
@@ -77,6 +78,18 @@ class Encoder(SourceEncoder):
 
     def forward(self, source: Latent, generator: Any = None, sample: bool = True) -> Encoded:
         return Encoded(self.z0(source.mean, generator, sample))
+
+
+class Encoding(EncodingLoss):
+    """A function of z0; with a layer that it does not use."""
+
+    def __init__(self, loss: Callable[[Tensor], Tensor], layer: bool = False) -> None:
+        super().__init__()
+        self.loss = loss
+        self.layer = nn.Linear(2, 2) if layer else None
+
+    def forward(self, source: Latent, z0: Tensor, z1: Tensor, target: Latent) -> Tensor:
+        return self.loss(z0)
 
 
 class Steps(Euler):
@@ -210,6 +223,8 @@ SPOILT: list[tuple[str, type[Any], str, str]] = [
         "gradients",
         "z0 does not depend on 'layer.weight'",
     ),
+    ("encoding_loss", part(EncodingLossSettings, lambda *_: Encoding(lambda z: z)), "loss", "no finite scalar"),
+    ("encoding_loss", part(EncodingLossSettings, lambda *_: Encoding(torch.mean, True)), "gradients", "'layer.weight'"),
     ("optimizer", part(OptimizerSettings, adamw(lambda p: p.matrices[:1])), "parameters", "3 of 4 parameters"),
     ("optimizer", part(OptimizerSettings, adamw(learning_rate=50.0)), "descent", "after 30 steps"),
     ("optimizer", part(OptimizerSettings, forgets), "state", "goes on in another way"),

@@ -76,7 +76,7 @@ DIT = "network={name: dit, width: 16, depth: 2, heads: 2, patch: 8}"
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    "keys", [[], ["encoding.kind=cross", LEARNED], [LEARNED, DIT], [DIT, "training.gradient_checkpointing=true"]]
+    "keys", [[], ["encoding.name=cross", LEARNED], [LEARNED, DIT], [DIT, "training.gradient_checkpointing=true"]]
 )
 def test_the_activations_are_what_autograd_keeps_on_the_cpu(tiny_depth: Make, keys: list[str], precision: str) -> None:
     recipe = tiny_depth(*keys)
@@ -253,11 +253,11 @@ def test_parts_of_the_encoding_loss_may_be_missing(tiny_depth: Make, quiet_train
     source = ("source_encoder.name=variational", "source_encoder.width=16", "source_encoder.depth=1")
     patches = ("source_encoder.patch=16", "source_encoder.target_patch=16", "source_encoder.heads=2")
     plain = quiet_train(tiny_depth("training.steps=1", *source, *patches), output="plain")
-    contrasted = tiny_depth("training.steps=1", *source, *patches, "encoding.kind=cross")
+    contrasted = tiny_depth("training.steps=1", *source, *patches, "encoding.name=cross")
     run = quiet_train(contrasted, output="contrasted", initial=start.open_checkpoint(Path(plain.folder)))
     assert run.outcome.step == 1
     for other in ("encoding.tower.width=24", "encoding.tower.depth=2"):
-        changed = tiny_depth("training.steps=1", *source, *patches, "encoding.kind=cross", other)
+        changed = tiny_depth("training.steps=1", *source, *patches, "encoding.name=cross", other)
         assert quiet_train(changed, output=other, initial=start.open_checkpoint(Path(run.folder))).outcome.step == 1
     back = quiet_train(
         tiny_depth("training.steps=1", *source, *patches),
@@ -269,7 +269,7 @@ def test_parts_of_the_encoding_loss_may_be_missing(tiny_depth: Make, quiet_train
 
 def test_the_tower_and_its_scale_are_taken_only_where_both_agree(tiny_depth: Make, quiet_train: Callable) -> None:
     source = ("source_encoder={name: variational, width: 16, depth: 1, heads: 2, patch: 16, target_patch: 16}",)
-    first = tiny_depth("training.steps=1", *source, "encoding={kind: cross, logit_scale: raw, temperature: 0.5}")
+    first = tiny_depth("training.steps=1", *source, "encoding={name: cross, logit_scale: raw, temperature: 0.5}")
     checkpoint = start.open_checkpoint(Path(quiet_train(first, output="first").folder))
     given = checkpoint.weights()
 
@@ -280,14 +280,14 @@ def test_the_tower_and_its_scale_are_taken_only_where_both_agree(tiny_depth: Mak
         quiet = Progress(quiet=True)
         return Trainer(assemble(recipe), rows, Path("."), accelerator, quiet, initial=checkpoint).bridge.state_dict()
 
-    same = started("encoding={kind: cross, logit_scale: raw}")
-    assert torch.equal(same["logit_scale"], given["logit_scale"])
-    assert torch.equal(same["tower.queries"], given["tower.queries"])
-    other = started("encoding={kind: cross, logit_scale: exp}")
-    assert other["logit_scale"].item() == pytest.approx(2.659, abs=1e-3)
-    deeper = started("encoding={kind: cross, logit_scale: raw, tower: {depth: 3}}")
-    assert not torch.equal(deeper["tower.queries"], given["tower.queries"])
-    assert all(torch.equal(deeper[key], given[key]) for key in given if not key.startswith(("tower", "logit")))
+    same = started("encoding={name: cross, logit_scale: raw}")
+    assert torch.equal(same["encoding_loss.logit_scale"], given["encoding_loss.logit_scale"])
+    assert torch.equal(same["encoding_loss.tower.queries"], given["encoding_loss.tower.queries"])
+    other = started("encoding={name: cross, logit_scale: exp}")
+    assert other["encoding_loss.logit_scale"].item() == pytest.approx(2.659, abs=1e-3)
+    deeper = started("encoding={name: cross, logit_scale: raw, tower: {depth: 3}}")
+    assert not torch.equal(deeper["encoding_loss.tower.queries"], given["encoding_loss.tower.queries"])
+    assert all(torch.equal(deeper[key], given[key]) for key in given if not key.startswith(("encoding_loss", "logit")))
 
 
 def test_a_network_that_looks_at_its_numbers_while_it_is_built_is_built_all_the_same(
@@ -306,7 +306,7 @@ def test_a_network_that_looks_at_its_numbers_while_it_is_built_is_built_all_the_
 
 
 def test_a_tower_over_pixels_needs_a_target_that_shows_some() -> None:
-    keys = ["source_encoder.name=variational", "encoding={kind: cross, tower: {name: timm, model: test_vit, size: 64}}"]
+    keys = ["source_encoder.name=variational", "encoding={name: cross, tower: {name: timm, model: test_vit, size: 64}}"]
     recipe = recipes.load("caption/blocks", keys)
     with pytest.raises(UsageError, match=r"shows none: set encoding\.tower\.name=tokens"):
         assemble(recipe).build_bridge()

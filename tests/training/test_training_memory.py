@@ -59,14 +59,14 @@ def test_a_run_that_goes_on_is_held_against_what_is_free_now(
 
 def test_many_tokens_are_told_by_the_keys_that_make_fewer(little: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A learned source over single pixels: 4,096 tokens and 4,096 queries, whose attention takes 40 GB."""
-    keys = ["source_encoder={name: noisy, patch: 1, target_patch: 1}", "encoding.kind=cross", "training.precision=fp32"]
+    keys = ["source_encoder={name: noisy, patch: 1, target_patch: 1}", "encoding.name=cross", "training.precision=fp32"]
     assembly = assemble(recipes.load("depth/blocks", keys))
     found = estimate(assembly, "fp32")
     assert found is not None
     assert found.memory["activations"] > 20e9
     told = memory.savings(assembly, found)
     assert told.startswith("source_encoder.patch=4, source_encoder.target_patch=4, a smaller training.batch_size")
-    usual = assemble(recipes.load("depth/blocks", ["source_encoder.name=noisy", "encoding.kind=cross"]))
+    usual = assemble(recipes.load("depth/blocks", ["source_encoder.name=noisy", "encoding.name=cross"]))
     assert estimate(usual, "fp32").memory["activations"] < 2e9  # type: ignore[union-attr]
 
 

@@ -14,6 +14,7 @@ from bridgeflow.config.optimizers import AdamWSettings, SGDSettings
 from bridgeflow.modality import LatentSpec
 from bridgeflow.nn.dimr import DiMRSettings, StageSettings
 from bridgeflow.nn.dit import DiTSettings
+from bridgeflow.nn.encoding_loss import CrossContrastSettings, NoEncodingLossSettings
 from bridgeflow.nn.narrowing import NarrowingSourceSettings
 from bridgeflow.nn.source import (
     DeterministicSourceSettings,
@@ -22,7 +23,7 @@ from bridgeflow.nn.source import (
     NoisySourceSettings,
     VariationalSourceSettings,
 )
-from bridgeflow.nn.tower import EncodingSettings, TimmTowerSettings
+from bridgeflow.nn.tower import TimmTowerSettings
 from bridgeflow.nn.unet import UNetSettings
 from bridgeflow.training.optimizers import build_optimizer, clip_gradient
 
@@ -92,21 +93,21 @@ def test_every_network_and_source_encoder_is_looked_at() -> None:
 @pytest.mark.parametrize("name", ["noise", "noisy"])
 def test_a_context_keeps_the_token_that_stands_for_none(name: str) -> None:
     encoder = NoiseSourceSettings(patch=4) if name == "noise" else NoisySourceSettings(**SIZE, patch=4, attend=True)
-    kind = "none" if name == "noise" else "cross"
-    settings = BridgeSettings(source_encoder=encoder, encoding=EncodingSettings(kind=kind))  # type: ignore[arg-type]
+    encoding = NoEncodingLossSettings() if name == "noise" else CrossContrastSettings()
+    settings = BridgeSettings(source_encoder=encoder, encoding=encoding)
     bridge = Bridge(settings, DiTSettings(**SIZE, patch=4), GRID, GRID)
-    learned = set() if name == "noise" else {"source_encoder.encoder.queries", "tower.queries"}
+    learned = set() if name == "noise" else {"source_encoder.encoder.queries", "encoding_loss.tower.queries"}
     assert not_decayed(bridge) == {"null_context", "network.indicator"} | learned
 
 
 def test_an_image_tower_keeps_its_tokens_and_positions() -> None:
     tower = TimmTowerSettings(model="test_vit", size=160, head="conv")
-    encoding = EncodingSettings(kind="cross", tower=tower)
+    encoding = CrossContrastSettings(tower=tower)
     settings = BridgeSettings(source_encoder=DeterministicSourceSettings(**SIZE, patch=4), encoding=encoding)
     bridge = Bridge(settings, DiTSettings(**SIZE, patch=4), GRID, GRID)
-    assert {name for name in not_decayed(bridge) if name.startswith("tower.trunk.")} == {
-        "tower.trunk.cls_token",
-        "tower.trunk.pos_embed",
+    assert {name for name in not_decayed(bridge) if name.startswith("encoding_loss.tower.trunk.")} == {
+        "encoding_loss.tower.trunk.cls_token",
+        "encoding_loss.tower.trunk.pos_embed",
     }
 
 

@@ -24,7 +24,7 @@ RECIPE = (
     "target.size=16",
     "source_encoder={name: variational, width: 32, heads: 2, depth: 1, patch: 4, target_patch: 4, mean_norm: batch}",
     "network={name: dit, width: 32, depth: 2, heads: 2, patch: 4}",
-    "encoding.kind=cross",
+    "encoding.name=cross",
     "null_rate=0.4",
     "training.precision=fp32",
     "training.sample_every=0",
@@ -166,7 +166,7 @@ SHORT = (
     "training.checkpoint_every=1",
     "training.keep=1",
     "training.clip=null",
-    "encoding.kind=none",
+    "encoding.name=none",
 )
 
 

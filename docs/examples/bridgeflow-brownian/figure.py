@@ -1,7 +1,7 @@
 """One source, many targets: the noisy path's stochastic equation beside the ordinary equation of the straight one.
 
-Sources are points on a line; the targets of x are (x, -1), (x, 0) and (x, 1). Trains both bridges for a minute each and
-draws 64 results of every source: python figure.py [SEEDS] writes figure.png and prints how far results are from the
+Sources are five points on a line; the targets of x are (x, -1), (x, 0) and (x, 1). Trains both bridges for a minute each,
+draws 256 results of every source: python figure.py [SEEDS] writes figure.png and prints how far results are from the
 nearest target, and how evenly they fall on the three.
 """
 
@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 import bridgeflow_brownian as brownian
 
 POINT = LatentSpec((1, 2), "sequence")
-SAMPLES, STEPS = 64, 1500
+SAMPLES, STEPS = 256, 1500
+SOURCES = torch.linspace(-1, 1, 5)
 
 
 def trained(settings: BridgeSettings, seed: int) -> Bridge:
@@ -30,7 +31,7 @@ def trained(settings: BridgeSettings, seed: int) -> Bridge:
     bridge = Bridge(settings, DiTSettings(width=64, depth=2, heads=2), POINT, POINT)
     optimizer = torch.optim.AdamW(bridge.parameters(), lr=2e-3)
     for _ in range(STEPS):
-        x = 2 * torch.rand(256, 1) - 1
+        x = SOURCES[torch.randint(0, len(SOURCES), (256, 1))]
         y = torch.randint(-1, 2, (256, 1)).float()
         source, target = torch.cat([x, 0 * x], 1)[:, None], torch.cat([x, y], 1)[:, None]
         loss = bridge(Latent(source), Latent(target)).total
@@ -41,18 +42,18 @@ def trained(settings: BridgeSettings, seed: int) -> Bridge:
 
 
 def results(bridge: Bridge, solver: Solver, seed: int) -> torch.Tensor:
-    """(sources, SAMPLES, 2) of 33 sources."""
-    x = torch.linspace(-1, 1, 33).repeat_interleave(SAMPLES)[:, None]
+    """(sources, SAMPLES, 2)."""
+    x = SOURCES.repeat_interleave(SAMPLES)[:, None]
     encoded = bridge.encode(Latent(torch.cat([x, 0 * x], 1)[:, None]))
     z1 = bridge.sample(encoded, solver, 50, randomness=torch.Generator().manual_seed(seed))
-    return z1[:, 0].reshape(33, SAMPLES, 2)
+    return z1[:, 0].reshape(len(SOURCES), SAMPLES, 2)
 
 
 def figures(points: torch.Tensor) -> tuple[float, float]:
     """Mean distance to the nearest target, and how evenly a source's results fall on its three targets: 1 is a third
     on each, 0 all on one (entropy over ln 3)."""
-    x = torch.linspace(-1, 1, 33)[:, None]
-    targets = torch.stack([torch.stack([x.expand(33, SAMPLES), torch.full((33, SAMPLES), y)], -1) for y in (-1, 0, 1)])
+    x = SOURCES[:, None].expand(-1, SAMPLES)
+    targets = torch.stack([torch.stack([x, torch.full_like(x, y)], -1) for y in (-1, 0, 1)])
     nearest = (points - targets).norm(dim=-1).min(0)
     shares = torch.stack([(nearest.indices == k).float().mean(1) for k in range(3)])
     entropy = -(shares * shares.clamp_min(1e-9).log()).sum(0) / torch.tensor(3.0).log()
@@ -65,7 +66,7 @@ def main() -> None:
     # The loss is the plain mean square of the predicted target, at times of equal density.
     time = TimeSchedule(density="uniform", weight="endpoint")
     own: dict[str, Any] = {"prediction": "target", "null_rate": 0, "time": time}
-    noisy = BridgeSettings(path=brownian.BrownianPathSettings(noise=1.0), **own)
+    noisy = BridgeSettings(path=brownian.BrownianPathSettings(noise=0.3), **own)
     ways: dict[str, tuple[BridgeSettings, Solver]] = {
         "straight path, ordinary equation": (BridgeSettings(**own), Euler()),
         "noisy path, stochastic equation": (noisy, brownian.EulerMaruyama()),

@@ -95,13 +95,13 @@ TAILS = {
 }
 
 TOWER = (
-    ("open_clip.logit_scale", "logit_scale"),
-    ("open_clip.visual.trunk.{rest}", "tower.trunk.{rest}"),
+    ("open_clip.logit_scale", "encoding_loss.logit_scale"),
+    ("open_clip.visual.trunk.{rest}", "encoding_loss.tower.trunk.{rest}"),
 )
 
 HEADS = {
-    "mlp": ("open_clip_output.{linears}.{w}", "tower.head.{linears}.{w}"),
-    "conv": ("open_clip_output.{convolutions}.{w}", "tower.head.{convolutions}.{w}"),
+    "mlp": ("open_clip_output.{linears}.{w}", "encoding_loss.tower.head.{linears}.{w}"),
+    "conv": ("open_clip_output.{convolutions}.{w}", "encoding_loss.tower.head.{convolutions}.{w}"),
 }
 
 
@@ -164,7 +164,7 @@ class KeyMap:
         self.channels = channels
         self.patch = patch
         self.reshapes: dict[str, tuple[Reshape, Reshape]] = {
-            "logit_scale": (lambda x: x.reshape(1), lambda x: x.reshape(()))
+            "encoding_loss.logit_scale": (lambda x: x.reshape(1), lambda x: x.reshape(()))
         }
         if network == "dit":
             self.reshapes |= {

@@ -77,10 +77,10 @@ def _network(layout: Layout, heads: int | None) -> Tree:
 
 def _encoding(tower: Tower | None) -> Tree:
     if tower is None:
-        return {"kind": "none"}
+        return {"name": "none"}
     model, size, head = tower
     own = {"name": "timm", "model": model, "size": size, "head": head}
-    return {"kind": "cross", "weight": 1.0, "logit_scale": "raw", "tower": own}
+    return {"name": "cross", "weight": 1.0, "logit_scale": "raw", "tower": own}
 
 
 def _frozen(layout: Layout, text: str, vae: str, factor: int, precision: Precision) -> Tree:

@@ -46,9 +46,9 @@ def test_every_published_key_goes_to_ours_and_back(shapes_of: Callable[[str], Sh
         ),
         ("context_encoder.reduction_layers.2.reduction.bias", "source_encoder.narrowings.2.narrow.bias"),
         ("context_encoder.compressor.ln_fc1.weight", "source_encoder.compress.norm.weight"),
-        ("open_clip.logit_scale", "logit_scale"),
-        ("open_clip.visual.trunk.attn_pool.mlp.fc1.bias", "tower.trunk.attn_pool.mlp.fc1.bias"),
-        ("open_clip_output.fc2.bias", "tower.head.linear_out.bias"),
+        ("open_clip.logit_scale", "encoding_loss.logit_scale"),
+        ("open_clip.visual.trunk.attn_pool.mlp.fc1.bias", "encoding_loss.tower.trunk.attn_pool.mlp.fc1.bias"),
+        ("open_clip_output.fc2.bias", "encoding_loss.tower.head.linear_out.bias"),
     ],
 )
 def test_names(published: str, ours: str) -> None:
@@ -62,7 +62,7 @@ def test_two_ends_share_words_and_are_told_apart() -> None:
     assert linear.published_name("source_encoder.tail.linear.weight") == "context_encoder.linear.weight"
     assert conv.published_name("source_encoder.tail.linear.weight") == "context_encoder.adaptor.fc2.weight"
     assert conv.our_name("context_encoder.linear.weight") is None
-    assert conv.our_name("open_clip_output.fc2.bias") == "tower.head.linear.bias"
+    assert conv.our_name("open_clip_output.fc2.bias") == "encoding_loss.tower.head.linear.bias"
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,9 @@ from bridgeflow.flow.solver import EulerSettings, MidpointSettings
 from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.nn.dimr import DiMR
 from bridgeflow.nn.encoded import Encoded
+from bridgeflow.nn.encoding_loss import CrossContrastSettings
 from bridgeflow.nn.narrowing import ConvTail
-from bridgeflow.nn.tower import EncodingSettings, MLPHead
+from bridgeflow.nn.tower import MLPHead
 from bridgeflow_plugins.crossflow import CrossFlowImporter
 from bridgeflow_plugins.crossflow.importer import CrossFlowOptions
 from bridgeflow_plugins.crossflow.keys import KeyMap
@@ -54,7 +55,7 @@ def head_of(state: dict[str, Tensor], channels: int, grid: tuple[int, int]) -> n
     keys = KeyMap("dimr", "linear", "conv" if conv else "mlp")
     module = ConvTail(1024, channels, grid) if conv else MLPHead(1024, channels * math.prod(grid))
     own = dict(keys.to_ours(key, value) for key, value in state.items() if key.startswith("open_clip_output."))
-    module.load_state_dict({key.removeprefix("tower.head."): value for key, value in own.items()})
+    module.load_state_dict({key.removeprefix("encoding_loss.tower.head."): value for key, value in own.items()})
     return module.eval()
 
 
@@ -173,7 +174,7 @@ def test_the_kl_term_in_the_form_that_imported_recipes_select(published: Publish
 @torch.no_grad()
 def test_the_contrast_with_the_scale_read_raw(published: Published) -> None:
     numbers = published.numbers
-    scale = torch.tensor(math.log(1 / EncodingSettings().temperature))
+    scale = torch.tensor(math.log(1 / CrossContrastSettings().temperature))
     found = contrastive_loss(numbers["z0"], numbers["image_head"], logit_multiplier(scale, "raw"))
     nearly(found, numbers["loss_contrastive"])
     assert logit_multiplier(scale, "exp").item() == pytest.approx(1 / 0.07)
