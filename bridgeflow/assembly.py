@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from bridgeflow.bridge import Bridge
+from bridgeflow.checkpoints.tensor_file import is_finite
 from bridgeflow.config.recipe import ResolvedRecipe
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Item, Modality, Progress
@@ -155,14 +157,21 @@ def save_codec(modality: Modality, folder: Path, about: Mapping[str, Any], narro
 
     narrow: type that float32 tensors of two axes and more are written in; they are float32 again when they are read.
 
-    Raises OSError or SafetensorError where they cannot be written, BridgeflowError where they overflow the type.
+    Raises OSError or SafetensorError where they cannot be written, BridgeflowError where they are not finite or
+    overflow the type.
     """
     durable.make_folder(folder)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in modality.fitted_state().items()}
+    spoilt = _first_not_finite(state)
+    if spoilt is not None:
+        raise BridgeflowError(
+            f"the codec's {spoilt!r} holds numbers that are not finite, so nothing is written: fit it to other data or "
+            "with other options."
+        )
     narrowed = [name for name, own in state.items() if own.dtype == torch.float32 != narrow and own.ndim > 1]
     for name in narrowed:
         state[name] = state[name].to(narrow)
-        if not state[name].isfinite().all():
+        if not is_finite(state[name]):
             raise BridgeflowError(f"the codec's {name!r} is too large for {narrow}: choose --precision bf16 or fp32.")
     path = folder / "state.safetensors"
     part = durable.part_of(path)
@@ -179,6 +188,10 @@ def save_codec(modality: Modality, folder: Path, about: Mapping[str, Any], narro
         "checksum": durable.checksum(path),
     }
     durable.write_whole(folder / "codec.json", json.dumps(facts, indent=1, ensure_ascii=False))
+
+
+def _first_not_finite(state: Mapping[str, Tensor]) -> str | None:
+    return next((name for name, tensor in state.items() if not is_finite(tensor)), None)
 
 
 def restore_codec(modality: Modality, folder: Path) -> None:
@@ -201,6 +214,12 @@ def restore_codec(modality: Modality, folder: Path) -> None:
         raise BridgeflowError(
             f"the codec in {str(folder)!r} is damaged (state.safetensors has changed since it was written): make it "
             "anew with bridgeflow fit."
+        )
+    spoilt = _first_not_finite(state)
+    if spoilt is not None:
+        raise BridgeflowError(
+            f"the codec in {str(folder)!r} is damaged ({spoilt!r} holds numbers that are not finite): make it anew "
+            "with bridgeflow fit."
         )
     options = modality.options.model_dump(mode="json")
     fitted_for = described.get("options", {})
