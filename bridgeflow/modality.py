@@ -129,6 +129,9 @@ class Modality(nn.Module, ABC):
     """Lower-case file endings that `read` takes, such as ('.png', '.jpg'); `run` searches folders for them."""
     writes: ClassVar[str] = ""
     """File ending of what `write` makes by default, such as '.png'."""
+    reading: ClassVar[int] = 0
+    """Version of what `read` makes of files: raised when it makes other items of the same ones than before, so that
+    latents that were cached of them are made anew."""
     textual: ClassVar[bool] = False
     """True where an item is a line of text: `run` then takes words and lines as input and prints results."""
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from bridgeflow.assembly import codec_files
 from bridgeflow.assembly.codec_files import restore_codec, save_codec
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.runtime import durable
@@ -58,6 +59,25 @@ def test_a_matrix_that_half_precision_cannot_hold_is_refused(fitted: ImageLatent
     with pytest.raises(BridgeflowError, match=r"'axes' is too large for torch.float16"):
         save_codec(fitted, tmp_path / "codec", {}, torch.float16)
     assert not (tmp_path / "codec" / "codec.json").exists()
+
+
+@pytest.mark.parametrize("narrow", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_codec_that_is_not_finite_is_neither_written_nor_read(
+    bad: float, narrow: torch.dtype, fitted: ImageLatent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {name: tensor.clone() for name, tensor in fitted.fitted_state().items()}
+    state["axes"][0, -1] = bad
+    monkeypatch.setattr(fitted, "fitted_state", lambda: state)
+    with pytest.raises(BridgeflowError, match=r"^the codec's 'axes' holds numbers that are not finite, so nothing is"):
+        save_codec(fitted, tmp_path / "codec", {}, narrow)
+    assert list((tmp_path / "codec").iterdir()) == []
+    # As it was written once.
+    monkeypatch.setattr(codec_files, "is_finite", lambda tensor: True)
+    save_codec(fitted, tmp_path / "codec", {}, narrow)
+    monkeypatch.undo()
+    with pytest.raises(BridgeflowError, match=r"codec' is damaged \('axes' holds numbers that are not finite\): make"):
+        restore_codec(modality(), tmp_path / "codec")
 
 
 @pytest.mark.parametrize("narrowed", [3, None])

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Modality
@@ -21,10 +22,17 @@ def save_codec(modality: Modality, folder: Path, about: Mapping[str, Any], narro
 
     narrow: type that float32 tensors of two axes and more are written in; they are float32 again when they are read.
 
-    Raises OSError or SafetensorError where they cannot be written, BridgeflowError where they overflow the type.
+    Raises OSError or SafetensorError where they cannot be written, BridgeflowError where they are not finite or
+    overflow the type.
     """
     durable.make_folder(folder)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in modality.fitted_state().items()}
+    spoilt = _first_not_finite(state)
+    if spoilt is not None:
+        raise BridgeflowError(
+            f"the codec's {spoilt!r} holds numbers that are not finite, so nothing is written: fit it to other data or "
+            "with other options."
+        )
     narrowed = [name for name, own in state.items() if own.dtype == torch.float32 != narrow and own.ndim > 1]
     for name in narrowed:
         state[name] = state[name].to(narrow)
@@ -47,6 +55,10 @@ def save_codec(modality: Modality, folder: Path, about: Mapping[str, Any], narro
     durable.write_whole(folder / "codec.json", json.dumps(facts, indent=1, ensure_ascii=False))
 
 
+def _first_not_finite(state: Mapping[str, Tensor]) -> str | None:
+    return next((name for name, own in state.items() if not bool(own.isfinite().all())), None)
+
+
 def restore_codec(modality: Modality, folder: Path) -> None:
     """Takes a fitted codec from a folder that `save_codec` wrote.
 
@@ -67,6 +79,12 @@ def restore_codec(modality: Modality, folder: Path) -> None:
         raise BridgeflowError(
             f"the codec in {str(folder)!r} is damaged (state.safetensors has changed since it was written): make it "
             "anew with bridgeflow fit."
+        )
+    spoilt = _first_not_finite(state)
+    if spoilt is not None:
+        raise BridgeflowError(
+            f"the codec in {str(folder)!r} is damaged ({spoilt!r} holds numbers that are not finite): make it anew "
+            "with bridgeflow fit."
         )
     options = modality.options.model_dump(mode="json")
     fitted_for = described.get("options", {})

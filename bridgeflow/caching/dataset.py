@@ -83,7 +83,9 @@ class Cache(DataSettings):
             else:
                 if split == "held_out":
                     return rows
-        return CachedRows(folder, index, split, self.window, partial(self._opened, index, split, settings), missing)
+        as_it_is = self.original == NO_ORIGINAL
+        original = partial(self._opened, index, split, settings)
+        return CachedRows(folder, index, split, self.window, original, missing, as_it_is)
 
     def _original_settings(self, index: Index) -> DataSettings:
         named = self.original not in (None, NO_ORIGINAL)

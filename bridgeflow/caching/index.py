@@ -31,6 +31,8 @@ class CachedSide(Settings):
     """Its options."""
     fingerprint: str
     """`Modality.fingerprint()` with the fitted codec."""
+    reading: int = 0
+    """`Modality.reading`; 0 where the data hold no files."""
     layout: Literal["grid", "sequence"]
     """Layout of its latent."""
     shape: tuple[int, ...]
@@ -172,12 +174,13 @@ def new_index(recipe: Recipe, key: Key, file: str) -> Index:
 
 
 def side_of(assembly: Assembly, side: str) -> CachedSide:
-    """A modality as it is now, its codec fitted."""
+    """A modality as it is now, its codec fitted, for the data of the recipe."""
     modality = assembly.modality(side)
     return CachedSide(
         modality=getattr(assembly.recipe.task, side).name,
         options=modality.options.model_dump(mode="json"),
         fingerprint=modality.fingerprint(),
+        reading=modality.reading if assembly.recipe.data.of_files else 0,
         layout=modality.latent.layout,
         shape=modality.latent.shape,
     )
@@ -245,6 +248,8 @@ def key_differences(old: Key, new: Key) -> list[str]:
             )
     for side in SIDES:
         found += side_differences(side, getattr(old, side), getattr(new, side))
+        if getattr(old, side).reading != getattr(new, side).reading:
+            found.append(f"the {side}'s files are read in another way here than they were")
     for name in ("variants", "dtype", "observed", "shard_rows", "batch_size"):
         found += _changed({name: getattr(old, name)}, {name: getattr(new, name)}, "")
     return found

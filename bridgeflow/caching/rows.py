@@ -14,7 +14,7 @@ from bridgeflow import registry
 from bridgeflow.assembly import SIDES, Assembly
 from bridgeflow.assembly.codec_files import restore_codec
 from bridgeflow.caching.encoding import PARTS
-from bridgeflow.caching.index import Index, check_fits
+from bridgeflow.caching.index import CachedSide, Index, check_fits
 from bridgeflow.caching.order import WindowedOrder
 from bridgeflow.caching.shards import ShardReader, shard_path, tensor_of
 from bridgeflow.data.rows import Rows, Split, Stream
@@ -32,12 +32,21 @@ class CachedRows:
     """
 
     def __init__(
-        self, folder: Path, index: Index, split: Split, window: int, original: Original, missing: str | None = None
+        self,
+        folder: Path,
+        index: Index,
+        split: Split,
+        window: int,
+        original: Original,
+        missing: str | None = None,
+        as_it_is: bool = False,
     ) -> None:
         self.folder, self.index, self.split, self.window = folder, index, split, window
         self.original = original
         self.without_items = missing
         """A sentence on why rows cannot be read, where that is known; latents are there all the same."""
+        self.as_it_is = as_it_is
+        """Whether it is no matter that the data would give other latents by now."""
         data = index.key.data[split]
         self.columns = data.columns
         self.fingerprint = f"cache-{data.fingerprint}"
@@ -135,6 +144,15 @@ class CachedRows:
     def check(self, assembly: Assembly) -> None:
         """Raises UsageError, with the reason, where a recipe with its codecs would not encode what is kept."""
         check_fits(self.folder, self.index.key, assembly)
+        of_files = registry.load("dataset", self.index.data["name"]).of_files
+        for side in SIDES if of_files and not self.as_it_is else ():
+            before: CachedSide = getattr(self.index.key, side)
+            if before.reading != assembly.modality(side).reading:
+                raise UsageError(
+                    f"the cache {str(self.folder)!r} is stale: {before.modality!r} reads files in another way than "
+                    "when it was made (colour profiles, say); make another with bridgeflow cache, or train on it as "
+                    "it is with data.original=none."
+                )
         for side in SIDES:
             assembly.modality(side).unload()
 

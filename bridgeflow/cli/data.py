@@ -41,7 +41,7 @@ def check(
     as_json: bool,
     overrides: tuple[str, ...],
 ) -> int:
-    """Read every row as training would, and name what is missing or cannot be read."""
+    """Read every row as training would, held-out ones as scoring would, and name what is missing or cannot be read."""
     from bridgeflow.assembly.preparing import open_rows
     from bridgeflow.data.advice import advice
     from bridgeflow.data.check import check_rows
@@ -65,6 +65,7 @@ def check(
             resolved.columns,
             limit,
             lambda done, total, split=split: console(done, total, f"reading {split} rows", "rows"),  # type: ignore[misc]
+            held_out=split == "held_out",
         )
         console.clear()
         advised = advice(rows, assembly.task, resolved.columns, limit) if not facts else []

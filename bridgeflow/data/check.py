@@ -31,15 +31,20 @@ def check_rows(
     renames: dict[str, str],
     limit: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    held_out: bool = False,
 ) -> Checked:
-    """Pairs every row (or the first `limit`) and collates it where its codecs can, one by one."""
+    """Pairs every row (or the first `limit`) and collates it where its codecs can, one by one.
+
+    held_out: whether the rows are scored on rather than trained on: what training cannot use, scoring often can.
+    """
+    pair = task.held_out_pair if held_out else task.pair
     checked = Checked()
     total = len(rows) if isinstance(rows, Rows) else (limit or 0)
     for index, row in in_order(rows, limit):
         try:
             if isinstance(row, BridgeflowError):
                 raise row
-            check_pair(task, read_pair(task, row, renames, index, index), describe_row(row, index))
+            check_pair(task, read_pair(task, row, renames, index, index, pair), describe_row(row, index))
         except BridgeflowError as error:
             checked.unusable += 1
             if len(checked.broken) < MOST_NAMED:

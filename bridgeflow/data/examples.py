@@ -43,6 +43,7 @@ class Examples(DataSettings):
 
     summary: ClassVar[str] = "examples:TASK, rows that the task makes up"
     at_hand: ClassVar[bool] = True
+    of_files: ClassVar[bool] = False
     task: str
     """The task whose method `example` makes them, by its registered name."""
     size: int = Field(default=4096, ge=1)

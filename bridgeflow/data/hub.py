@@ -20,7 +20,15 @@ from bridgeflow.data.hub_shards import (
     parquet_files,
 )
 from bridgeflow.data.rows import DataSettings, Rows, Split, Stream
-from bridgeflow.data.shards import Part, Shards, ShardStream, digest, tenth_at_most
+from bridgeflow.data.shards import (
+    HELD_OUT_ROWS,
+    Part,
+    Shards,
+    ShardStream,
+    digest,
+    rows_to_hold_out,
+    rows_to_hold_out_of,
+)
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Progress
 from bridgeflow.runtime.durable import check_writable
@@ -91,8 +99,9 @@ class HubDataset(DataSettings):
     held_out: str | Annotated[float, Field(ge=0, lt=1)] | None = None
     """Split held out, or a share of `train`, of which the first rows are taken then; null takes test or validation
     where there is one, else the first `held_out_rows` of `train`."""
-    held_out_rows: int = Field(default=256, ge=1)
-    """Rows held out of `train` where no split serves and no share is given; at most a tenth of them."""
+    held_out_rows: int = Field(default=HELD_OUT_ROWS, ge=1)
+    """Rows held out of `train` where no split serves and no share is given. The default is at most a tenth of them;
+    another number is held out as it is."""
     streaming: bool = False
     """Reads rows as they come instead of fetching all first. Files are shared among processes and skipped on resume."""
     shuffle_buffer: int = Field(default=1000, ge=0)
@@ -135,19 +144,23 @@ class HubDataset(DataSettings):
         files = self._parquet(self.train if apart or split == "train" else str(own))
         shards = ParquetFiles(files, media_columns(chosen)) if files else IterableParts(undecoded(chosen), name)
         if apart:
-            shards = Part(shards, self._held(shards), split == "held_out")
+            asked = not isinstance(self.held_out, float) and self.held_out_rows != HELD_OUT_ROWS
+            shards = Part(shards, self._held(shards), split == "held_out", asked)
         return self.stream(shards, chosen, name)
 
     def _held_of(self, rows: int) -> int:
-        """How many of so many rows are held out; of a share at least one, and never all."""
+        """How many of so many rows are held out; of a share at least one, and never all.
+
+        Raises UsageError for a number that is not below that of all rows.
+        """
         if not isinstance(self.held_out, float):
-            return min(self.held_out_rows, rows // 10)
+            return rows_to_hold_out(rows, self.held_out_rows, f"hf:{self.path}")
         return min(max(1, round(self.held_out * rows)), rows - 1) if self.held_out and rows else 0
 
     def _held(self, shards: Shards) -> int:
         """The same of shards. Raises UsageError for a share of rows that nobody has counted."""
         if not isinstance(self.held_out, float):
-            return tenth_at_most(shards, self.held_out_rows)
+            return rows_to_hold_out_of(shards, self.held_out_rows)
         rows = shards.count(0) if len(shards.names) == 1 else None
         if rows is None:
             raise UsageError(

@@ -139,6 +139,8 @@ class DataSettings(Settings, ABC):
     summary: ClassVar[str] = ""
     at_hand: ClassVar[bool] = False
     """True where opening it only looks at what lies on the disk: nothing is fetched or made."""
+    of_files: ClassVar[bool] = True
+    """False where no row holds a file, only what the data set makes itself: then it is no matter how files are read."""
     checked_by: ClassVar[str] = "bridgeflow data check"
     """The command that tells what cannot be read of it."""
     to_hold_out: ClassVar[str] = "raise data.held_out"

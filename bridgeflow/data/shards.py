@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from bridgeflow.data.rows import NOTHING_LEFT
-from bridgeflow.errors import BridgeflowError
+from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.runtime.randomness import generator
 
 UNSHUFFLED_BLOCK = 256
@@ -30,6 +30,8 @@ SIDE_BY_SIDE = 4
 _WINDOW = 64
 """Rows among which these are drawn where a place far off takes long to reach."""
 _LOOKED_INTO = 32
+_SURE = 16
+"""Rows that tell whether rows lack columns, in shards that are not seekable."""
 _LOOKED_AT = {True: 100_000, False: 2000}
 """Rows in which columns are looked for, in shards that are seekable and in others."""
 
@@ -115,45 +117,141 @@ class Lengths:
             return
 
 
-def tenth_at_most(shards: Shards, rows: int) -> int:
-    """So many rows to hold out, at most a tenth of all as the first shard lets expect; where its length is unknown, as
-    many as are asked for."""
+HELD_OUT_ROWS = 256
+"""Rows held out where no other number is asked for; at most a tenth of all then."""
+
+
+def rows_to_hold_out(rows: int, asked: int, name: str) -> int:
+    """How many of so many rows are held out: the number that was asked for, or `HELD_OUT_ROWS`, at most a tenth.
+
+    Raises UsageError where nothing would be left to train on.
+    """
+    if asked == HELD_OUT_ROWS:
+        return min(asked, rows // 10)
+    if asked >= rows:
+        raise UsageError(
+            f"data.held_out_rows={asked:,} leaves none of the {rows:,} rows of {name} to train on: set fewer."
+        )
+    return asked
+
+
+def rows_to_hold_out_of(shards: Shards, asked: int) -> int:
+    """The same of shards, as the first one's length lets expect; where that is unknown, as many as are asked for.
+
+    Raises UsageError where one shard has fewer rows than that.
+    """
     first = shards.count(0)
-    return rows if first is None else min(rows, first * len(shards.names) // 10)
+    if first is None:
+        return asked
+    if asked == HELD_OUT_ROWS or len(shards.names) == 1:
+        return rows_to_hold_out(first * len(shards.names), asked, shards.names[0])
+    if asked > first:
+        raise _too_few(asked, first, shards.names[0])
+    return asked
+
+
+def _too_few(asked: int, rows: int, name: str) -> UsageError:
+    return UsageError(
+        f"data.held_out_rows={asked:,} is more than the {rows:,} rows of {name} that can be held out: set fewer, or "
+        "name what is held out with data.held_out."
+    )
 
 
 class Part:
-    """The shards without the first `held` rows of the first one, or those rows alone."""
+    """The shards without some rows side by side, or those rows alone: the first `held` of the first shard, until
+    `choose` finds others.
 
-    def __init__(self, shards: Shards, held: int, inside: bool) -> None:
-        self.whole, self.held, self.inside = shards, held, inside
-        self.names = shards.names[:1] if inside else shards.names
+    exact: whether neither fewer nor more rows than `held` will do.
+    """
+
+    def __init__(self, shards: Shards, held: int, inside: bool, exact: bool = False) -> None:
+        self.whole, self.held, self.inside, self.exact = shards, held, inside, exact
+        self.shard, self.start = 0, 0
+        """Where the rows held out begin."""
         self.seekable = shards.seekable
         self.load = shards.load
         self.columns = shards.columns
 
+    @property
+    def names(self) -> Sequence[str]:
+        """As `Shards.names`."""
+        return [self.whole.names[self.shard]] if self.inside else self.whole.names
+
+    def choose(self, wanted: Collection[str]) -> bool:
+        """Holds out the first `held` rows that have the wanted columns: those before lack one, and training passes over
+        such rows. Whether these are others than so far; they lie in one shard, with what is between them.
+
+        Of shards that are not seekable a few of the first rows tell whether there is anything to look for. Raises
+        UsageError where an exact number is not to be had.
+        """
+        sure = self.held if self.seekable else min(self.held, _SURE)
+        if all(self._has(token, wanted) for token in islice(self.whole.read(0, 0), sure)):
+            return False
+        left = _LOOKED_AT[self.seekable]
+        for shard in range(len(self.whole.names)):
+            found: list[int] = []
+            for number, token in enumerate(islice(self.whole.read(shard, 0), left)):
+                left -= 1
+                if self._has(token, wanted):
+                    found.append(number)
+                if len(found) > self.held:
+                    break
+            if found or left <= 0:
+                return bool(found) and self._take(shard, found)
+        return False
+
+    def _has(self, token: Token, wanted: Collection[str]) -> bool:
+        """Whether a row has the columns, and something in them. What their names tell comes first: it reads less."""
+        if not self.columns(token).issuperset(wanted):
+            return False
+        row = self.load(token)
+        return not isinstance(row, BridgeflowError) and all(row.get(column) is not None for column in wanted)
+
+    def _take(self, shard: int, found: Sequence[int]) -> bool:
+        """Holds out the first of the rows found in a shard: all that it has, or one more than are held out."""
+        count = min(self.held, len(found))
+        # All of the last shard's rows would leave nothing to train on.
+        left = len(found) > count or shard + 1 < len(self.whole.names)
+        if self.exact and (count < self.held or not left):
+            raise _too_few(self.held, len(found) if left else len(found) - 1, self.whole.names[shard])
+        if not left:
+            count = max(1, count // 2)
+        before = self.shard, self.start, self.held
+        self.shard, self.start = shard, found[0]
+        self.held = found[count - 1] + 1 - self.start
+        return before != (self.shard, self.start, self.held)
+
     def count(self, shard: int) -> int | None:
         """As `Shards.count`."""
-        rows = self.whole.count(shard)
-        if shard or rows is None:
+        rows = self.whole.count(self.shard if self.inside else shard)
+        if rows is None or (shard != self.shard and not self.inside):
             return rows
-        return min(rows, self.held) if self.inside else max(0, rows - self.held)
+        apart = max(0, min(rows - self.start, self.held))
+        return apart if self.inside else rows - apart
 
     def note(self, shard: int, rows: int) -> None:
         """As `Shards.note`."""
         if not self.inside:
-            # A first shard no longer than what is held out: its own length is not known from what is left.
-            if shard == 0 and rows == 0:
+            # A shard no longer than what is held out of it: its own length is not known from what is left.
+            if shard == self.shard and rows <= self.start:
                 return
-            self.whole.note(shard, rows + (self.held if shard == 0 else 0))
+            self.whole.note(shard, rows + (self.held if shard == self.shard else 0))
 
     def read(self, shard: int, start: int) -> Iterator[Token]:
         """As `Shards.read`."""
-        if shard:
-            return self.whole.read(shard, start)
         if self.inside:
-            return islice(self.whole.read(0, start), max(0, self.held - start))
-        return self.whole.read(0, start + self.held)
+            return islice(self.whole.read(self.shard, self.start + start), max(0, self.held - start))
+        if shard != self.shard:
+            return self.whole.read(shard, start)
+        if start >= self.start:
+            return self.whole.read(shard, start + self.held)
+        return self._around(start)
+
+    def _around(self, start: int) -> Iterator[Token]:
+        """The rows from `start` on, before those held out, then the ones behind these."""
+        for number, token in enumerate(self.whole.read(self.shard, start), start):
+            if not self.start <= number < self.start + self.held:
+                yield token
 
 
 class _Epoch:
@@ -271,7 +369,10 @@ class ShardStream:
 
     def look_for(self, wanted: Collection[str]) -> None:
         """Adds to `columns` those of further rows until all that are wanted were met: some first rows of shards, then
-        one after another, up to a number that can be read in seconds."""
+        one after another, up to a number that can be read in seconds. Rows that lack one of them are not held out.
+
+        Raises UsageError where fewer rows can be held out than were asked for.
+        """
         missing = set(wanted) - set(self.columns)
         shards = self.shards.whole if isinstance(self.shards, Part) else self.shards
         met = dict.fromkeys(self.columns)
@@ -282,6 +383,12 @@ class ShardStream:
             if not missing:
                 break
         self.columns = tuple(met)
+        if not missing and isinstance(self.shards, Part):
+            first = self.shards.whole.names[0]
+            if self.shards.choose(wanted):
+                apart = self.shards
+                self.description = self.description.replace(first, apart.names[0]) if apart.inside else self.description
+                self.fingerprint = digest(self.fingerprint, str(apart.shard), str(apart.start), str(apart.held))
 
     def drawn(self, rng: np.random.Generator) -> Iterator[Token]:
         """Rows from all shards at places drawn by `rng`, a few side by side, without end. Of shards that are not

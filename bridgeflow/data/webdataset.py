@@ -18,7 +18,7 @@ from pydantic import Field
 
 from bridgeflow.data.files import folders_below
 from bridgeflow.data.rows import DataSettings, Split, Stream
-from bridgeflow.data.shards import Lengths, Part, Shards, ShardStream, digest, tenth_at_most
+from bridgeflow.data.shards import HELD_OUT_ROWS, Lengths, Part, Shards, ShardStream, digest, rows_to_hold_out_of
 from bridgeflow.data.tar import Damage, Member, columns_of, members, row, samples
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Progress
@@ -273,10 +273,11 @@ class WebDataset(DataSettings):
     shards: str | list[str]
     """Tar files to train on: a pattern with * or {000..099}, a folder, an address, or a list of these."""
     held_out: str | list[str] | None = None
-    """Tar files held out; null holds out the first `held_out_rows` of the first shard."""
-    held_out_rows: int = Field(default=256, ge=1)
-    """Rows of the first shard held out where `held_out` is null; at most a tenth of all, were all shards as long as
-    that one."""
+    """Tar files held out; null holds out the first `held_out_rows` of the first shard that has rows with the columns
+    the task needs."""
+    held_out_rows: int = Field(default=HELD_OUT_ROWS, ge=1)
+    """Rows of one shard held out where `held_out` is null. The default is at most a tenth of all, were all shards as
+    long as the first; another number is held out as it is."""
     shuffle_buffer: int = Field(default=1000, ge=0)
     """Rows that a process shuffles among each other, after the order of the shards; 0 shuffles nothing."""
 
@@ -303,7 +304,8 @@ class WebDataset(DataSettings):
         words = self.shards if isinstance(self.shards, str) else ", ".join(self.shards)
         description = f"a stream of {len(chosen):,} {'shard' if len(chosen) == 1 else 'shards'} in {words}"
         if apart is None:
-            shards = Part(shards, max(1, tenth_at_most(shards, self.held_out_rows)), split == "held_out")
+            count = max(1, rows_to_hold_out_of(shards, self.held_out_rows))
+            shards = Part(shards, count, split == "held_out", self.held_out_rows != HELD_OUT_ROWS)
             if split == "held_out":
                 description = f"the first rows of {names[0]}"
         elif split == "held_out":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,8 @@ from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Latent
 from bridgeflow.runtime.console import Progress
 from bridgeflow.training.start import Run, train
+from bridgeflow_plugins.image_latent import ImageLatent
+from bridgeflow_plugins.image_latent.pixels import READING
 
 Make = Callable[..., Written]
 
@@ -171,6 +174,48 @@ def test_changed_data_make_it_stale_and_absent_ones_do_not(
     told = " ".join(capsys.readouterr().err.split())
     assert "no samples are drawn and no figures made: the data that" in told
     assert "are not at hand (there is no folder" in told
+
+
+def test_files_that_are_read_in_another_way_make_it_stale(
+    enlarging: Recipe, make: Make, photos: Path, tmp_path: Path
+) -> None:
+    make(enlarging, tmp_path / "cache")
+    recipe = of_cache(enlarging, tmp_path / "cache", evaluate=2)
+    quiet(recipe, output="before")
+    index = tmp_path / "cache/index.json"
+    facts = json.loads(index.read_text())
+    for side in ("source", "target"):
+        # As it was before colour profiles counted.
+        assert facts["key"][side].pop("reading") == READING > 0
+    index.write_text(json.dumps(facts))
+    with pytest.raises(
+        UsageError, match=r"is stale: 'lowres' reads files in another way than .* another with bridgeflow"
+    ):
+        quiet(recipe)
+    checkpoint = find_resumable("superres", "before")
+    with pytest.raises(UsageError, match="is stale: 'lowres' reads files in another way"):
+        quiet(checkpoint.recipe(), resume=checkpoint)
+    with pytest.raises(
+        UsageError, match="the source's files are read in another way here than they were; the target's"
+    ):
+        make(enlarging, tmp_path / "cache")
+    assert quiet(recipe.changed(data={"original": "none"})).outcome.step == 6
+    # What was trained on it can be scored all the same: that reads the data themselves.
+    assert len(open_rows(recipe, "held_out", Progress(quiet=True))) == 2  # type: ignore[arg-type]
+
+
+def test_how_files_are_read_is_no_matter_to_data_without_files(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes = ["data.size=16", "data.held_out=8", "data.workers=1", "network.channels=[8,8]", "network.attention=[]"]
+    quick = ["training.batch_size=4", "training.evaluate=0", "training.samples=2", "training.precision=fp32"]
+    recipe = recipes.load("depth/blocks", [*scenes, *quick])
+    with monkeypatch.context() as patched:
+        patched.setattr(ImageLatent, "reading", 0)
+        shards = make(recipe, tmp_path / "cache").made
+    written = make(recipe, tmp_path / "cache")
+    assert (written.found, written.made) == (shards, 0)
+    assert quiet(of_cache(recipe, tmp_path / "cache")).outcome.step == 6
 
 
 def test_no_recipe_means_that_of_the_cache(enlarging: Recipe, make: Make, tmp_path: Path) -> None:

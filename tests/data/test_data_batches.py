@@ -26,6 +26,7 @@ from bridgeflow.data.pairs import (
 )
 from bridgeflow.data.rows import NamedRow
 from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.evaluation.examples import read_examples
 from bridgeflow.settings import Settings
 from bridgeflow.task import Task
 
@@ -289,3 +290,13 @@ def test_check_names_every_row_that_cannot_be_used(request: pytest.FixtureReques
     assert [done for done, _ in seen] == [1, 2, 3, 4, 5]
     assert check_rows(data, squares, {}, limit=2).rows == 2
     assert len(check_rows(data, squares, {}, limit=2).broken) == 1
+
+
+def test_check_judges_held_out_rows_as_scoring_does(rows: Make, squares: Task) -> None:
+    def scored(row: Mapping[str, Any], rng: np.random.Generator, whole: bool = False) -> tuple[int, int]:
+        return abs(row["number"]), 0
+
+    squares.held_out_pair = scored  # type: ignore[method-assign]
+    data = rows([0, -7, None])
+    assert [len(check_rows(data, squares, {}, held_out=held_out).broken) for held_out in (False, True)] == [2, 1]
+    assert len(read_examples(data, squares, {}, 3).sources) == 2

@@ -18,7 +18,7 @@ from bridgeflow.data.check import check_rows
 from bridgeflow.data.hub import HubDataset
 from bridgeflow.data.hub_shards import IterableParts
 from bridgeflow.data.rows import Rows, Stream
-from bridgeflow.errors import BridgeflowError
+from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.task import Task
 
 COUNT, BROKEN = 24, 7
@@ -108,11 +108,26 @@ def test_split_of_its_own_is_held_out(saved: Path) -> None:
     assert len(chosen) == 20
 
 
-@pytest.mark.parametrize(("wanted", "held"), [(1, 1), (2, 2), (256, 2)])
+@pytest.mark.parametrize(("wanted", "held"), [(1, 1), (2, 2), (7, 7), (23, 23), (256, 2)])
 def test_first_rows_are_held_out_where_no_split_serves(saved: Path, wanted: int, held: int) -> None:
     train, apart = (rows_of(saved / "whole", split, held_out_rows=wanted) for split in ("train", "held_out"))
     assert [apart[i]["number"] for i in range(len(apart))] == list(range(held))
     assert [train[i]["number"] for i in range(len(train))] == list(range(held, COUNT))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_number_of_few_rows_is_held_out_or_refused(tmp_path: Path, streaming: bool) -> None:
+    datasets.Dataset.from_dict({"number": range(5)}).save_to_disk(str(tmp_path / "set"))
+    opened = stream_of if streaming else rows_of
+
+    def found(split: str, wanted: int) -> list[int]:
+        own = opened(tmp_path / "set", split, held_out_rows=wanted)
+        return sorted(numbers(own)) if isinstance(own, Stream) else [own[i]["number"] for i in range(len(own))]
+
+    assert [found(split, 2) for split in ("held_out", "train")] == [[0, 1], [2, 3, 4]]
+    for split in ("held_out", "train"):
+        with pytest.raises(UsageError, match=r"^data\.held_out_rows=5 leaves none of the 5 rows of hf:.* to train on"):
+            opened(tmp_path / "set", split, held_out_rows=5)
 
 
 @pytest.mark.parametrize(("share", "held"), [(0.25, 6), (0.001, 1), (0.999, 23), (0.0, 0)])

@@ -24,7 +24,7 @@ from bridgeflow.data.batches import batches
 from bridgeflow.data.check import check_rows
 from bridgeflow.data.shards import ShardStream
 from bridgeflow.data.webdataset import TarShards, WebDataset, expanded
-from bridgeflow.errors import BridgeflowError
+from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.task import Task
 from bridgeflow_plugins.blocks import render_scene
 
@@ -84,9 +84,17 @@ def test_rows_held_out_are_never_trained_on(tars: Path) -> None:
     assert both == [list(range(73)), list(range(73, 103))]
     one = [numbers(stream_of(tars / "002.tar", split, shuffle_buffer=0)) for split in ("train", "held_out")]
     assert one == [list(range(33, 56)), [31, 32]]
-    # At most a tenth of 6 shards of 20, as the first one lets expect.
-    more = [sorted(numbers(stream_of(tars, split, held_out_rows=999))) for split in ("train", "held_out")]
-    assert more == [list(range(12, 103)), list(range(12))]
+    # At most a tenth of 6 shards of 20, as the first one lets expect, but where another number is asked for.
+    for settings, count in (({}, 12), ({"held_out_rows": 15}, 15)):
+        parts = [sorted(numbers(stream_of(tars, split, **settings))) for split in ("train", "held_out")]
+        assert parts == [list(range(count, 103)), list(range(count))]
+
+
+def test_more_rows_than_can_be_held_out_are_refused(tars: Path) -> None:
+    with pytest.raises(UsageError, match=r"^data\.held_out_rows=999 is more than the 20 rows of \S*000\.tar that can"):
+        stream_of(tars, held_out_rows=999)
+    with pytest.raises(UsageError, match=r"^data\.held_out_rows=20 leaves none of the 20 rows of \S*000\.tar to"):
+        stream_of(tars / "000.tar", held_out_rows=20)
 
 
 # -- columns that not every row has --------------------------------------------------------------------------
@@ -124,7 +132,51 @@ def test_column_is_found_in_whichever_row_has_it(
         stream.look_for(["digits"])
         assert "digits" in stream.columns
         assert len(list(stream.rows_from(0, 0))) == held
-    assert sum("digits" in row for row in stream.rows_from(0, 0)) == (20 if not layout[0][0][1] else 18)
+    assert sum("digits" in row for row in stream.rows_from(0, 0)) == 18
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("null", [False, True])
+def test_rows_that_lack_a_column_are_not_held_out(tmp_path: Path, packed: bool, null: bool) -> None:
+    """Rows 0 to 29 of two shards lack the column or have null in it, and so does row 31."""
+    for shard in range(2):
+        files = []
+        for n in range(20 * shard, 20 * shard + 20):
+            empty = {"digits": None} if null else {}
+            said = {"number": n, **(empty if n < 30 or n == 31 else {"digits": n})}
+            files.append((f"{n:04d}.json", json.dumps(said).encode()))
+        path = write_tar(tmp_path / f"{shard}.tar", files)
+        if packed:
+            Path(f"{path}.gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+    plain, apart, train = (
+        stream_of(tmp_path, split, held_out_rows=3, shuffle_buffer=0) for split in ("held_out", "held_out", "train")
+    )
+    for stream in (apart, train):
+        stream.look_for(["digits", "number"])
+    assert (numbers(plain), numbers(apart)) == ([0, 1, 2], [30, 31, 32, 33])
+    assert numbers(train) == [*range(30), *range(34, 40)]
+    for position in range(37):
+        assert [row["number"] for row in train.rows_from(position, 0)] == numbers(train)[position:]
+    assert "1.tar" in apart.description
+    assert apart.fingerprint != plain.fingerprint
+    again = stream_of(tmp_path, "held_out", held_out_rows=3, shuffle_buffer=0)
+    again.look_for(["number"])
+    assert (numbers(again), again.fingerprint) == ([0, 1, 2], plain.fingerprint)
+
+
+def test_some_of_few_rows_with_a_column_are_left_to_train_on(tmp_path: Path) -> None:
+    write_tar(tmp_path / "0.tar", captioned(0, 50, False) + captioned(50, 4, True))
+    apart, train = (stream_of(tmp_path, split) for split in ("held_out", "train"))
+    for stream in (apart, train):
+        stream.look_for(["digits"])
+    assert sorted(numbers(apart)) == [50, 51]
+    assert sorted(numbers(train)) == [*range(50), 52, 53]
+    with pytest.raises(UsageError, match=r"^data\.held_out_rows=4 is more than the 3 rows of \S*0\.tar that can"):
+        stream_of(tmp_path, held_out_rows=4).look_for(["digits"])
+    three = stream_of(tmp_path, held_out_rows=3)
+    three.look_for(["digits"])
+    assert sorted(numbers(three)) == [*range(50), 53]
 
 
 def test_column_that_is_nowhere_is_missed_after_a_look_at_some_rows(tars: Path) -> None:
@@ -151,7 +203,9 @@ def test_command_passes_over_rows_without_words(
     write_tar(tmp_path / "late.tar", files)
     assert invoke(["data", "check", "--task", "t2i", "--data", f"webdataset:{tmp_path}/late.tar"]) == 1
     told = capfd.readouterr().out
-    assert "20 of 36 rows read can be used" in told
+    assert "16 of 36 rows read can be used" in told
+    assert "the first rows of" in told
+    assert "4 of 4 rows read can be used" in told
     assert f"{tmp_path}/late.tar/0012: the column 'text' is empty." in told
 
 

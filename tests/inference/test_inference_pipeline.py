@@ -1,11 +1,14 @@
 """From a checkpoint to results, through the command line too."""
 
 import json
+import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from bridgeflow.assembly import assemble
 from bridgeflow.cli.main import invoke
@@ -13,6 +16,7 @@ from bridgeflow.config import recipe as recipes
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.inference.pictures import CELL, GAP, LABEL, strip
 from bridgeflow.inference.pipeline import Pipeline
+from bridgeflow.runtime import durable
 from bridgeflow.runtime.console import Progress
 from bridgeflow.training.start import train
 from bridgeflow_plugins.image_latent.pixels import to_images, to_tensor
@@ -36,6 +40,33 @@ def test_depth_has_the_size_of_its_picture(home: Path, tmp_path: Path, capsys: p
     assert stored.size == (50, 37)
     assert stored.mode.startswith("I")
     assert Image.open(printed[2]).mode == "RGB"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("weights", ["ema.safetensors", "model.safetensors"])
+def test_weights_that_are_not_finite_are_refused(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], weights: str, bad: float
+) -> None:
+    """Checkpoints were written with such weights once; checksums say that they are as they were written."""
+    run = shutil.copytree(home / "runs/depth-blocks-01", tmp_path / "run")
+    (folder,) = (run / "checkpoints").iterdir()
+    tensors = load_file(folder / weights)
+    tensors["network.head.bias"][-1] = bad
+    save_file(tensors, folder / weights)
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["checksums"][weights] = durable.checksum(folder / weights)
+    del meta["seal"]
+    (folder / "meta.json").write_text(json.dumps(meta))
+    image = photo(tmp_path / "odd.png")
+    for line in (["run", str(image), "-o", str(tmp_path / "out")], ["eval", "--count", "2"]):
+        code = invoke([*line, "--task", "depth", "--checkpoint", str(run)])
+        err = capsys.readouterr().err
+        # The weights of training are no matter where their average makes the results.
+        assert code == (1 if weights == "ema.safetensors" else 0)
+        told = (
+            f"checkpoint {str(folder)!r} is damaged (its tensor 'network.head.bias' holds numbers that are not finite)"
+        )
+        assert (told in err) == (code == 1)
 
 
 def test_superres_is_four_times_as_large(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

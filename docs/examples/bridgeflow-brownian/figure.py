@@ -1,8 +1,8 @@
 """One source, many targets: the noisy path's stochastic equation beside the ordinary equation of the straight one.
 
-Sources are five points on a line; the targets of x are (x, -1), (x, 0) and (x, 1). Trains both bridges for a minute each,
-draws 256 results of every source: python figure.py [SEEDS] writes figure.png and prints how far results are from the
-nearest target, and how evenly they fall on the three.
+Sources are five points on a line; the targets of x are (x, -1), (x, 0) and (x, 1). Trains both bridges for a minute
+each, draws 256 results of every source: python figure.py [SEEDS] writes figure.png and prints how far results are from
+the nearest target, and how evenly they fall on the three.
 """
 
 from __future__ import annotations

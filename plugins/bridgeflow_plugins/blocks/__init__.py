@@ -31,6 +31,7 @@ class Blocks(DataSettings):
     knowledge: ClassVar[str] = (
         "It knows the blocks world, rendered scenes of one to three coloured solids on a floor, and no photographs."
     )
+    of_files: ClassVar[bool] = False
     known_columns: ClassVar[tuple[str, ...]] = ("image", "depth", "text", "objects")
 
     size: int = Field(default=16384, ge=1)

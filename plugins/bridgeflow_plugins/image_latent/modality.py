@@ -22,6 +22,7 @@ from bridgeflow_plugins.image_latent.convolutional import ConvSettings
 from bridgeflow_plugins.image_latent.pca import PCASettings
 from bridgeflow_plugins.image_latent.pixels import (
     IMAGE_ENDINGS,
+    READING,
     Pixels,
     Resize,
     fit_image,
@@ -68,6 +69,7 @@ class ImageLatent(Modality):
     summary = "pictures, as pixels or in the latent space of an image codec"
     Options = ImageOptions
     reads = IMAGE_ENDINGS
+    reading = READING
     writes = ".png"
     column = "image"
     fit_options = {"codec": {"name": "pca"}}

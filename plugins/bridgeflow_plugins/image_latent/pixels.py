@@ -31,6 +31,10 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 Resize: TypeAlias = Literal["crop", "stretch"]
 """How a picture is brought to another aspect ratio."""
 
+READING = 1
+"""Version of what `open_image` makes of a file, raised with every change of its pixels: latents that were cached before
+are made anew then. 1: colour profiles are converted to sRGB."""
+
 MAX_PIXELS = 200_000_000
 """Pictures with more pixels are refused before they are decoded."""
 
