@@ -24,6 +24,8 @@ from bridgeflow_plugins.crossflow.layout import PUBLISHED
 from bridgeflow_plugins.crossflow.recipe import recipe_tree
 from bridgeflow_plugins.text import TextOptions
 
+pytestmark = pytest.mark.slow
+
 PROCESSES = 8
 DOCS = Path(__file__).parents[1] / "docs" / "recipes.md"
 

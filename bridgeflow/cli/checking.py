@@ -16,21 +16,25 @@ if TYPE_CHECKING:
     from bridgeflow.registry import Plugin
     from bridgeflow.testing import Outcome
 
-KINDS = ("modality", "task")
+PARTS = ("path", "coupling", "objective", "guidance", "solver", "source_encoder", "optimizer")
+"""Kinds that are parts of the method."""
+KINDS = ("modality", "task", *PARTS)
 
 
 @click.command(
-    epilog="Examples:\n\n\b\n  bridgeflow plugins check edges\n  bridgeflow plugins check text codec.name=autoencoder"
+    epilog="Examples:\n\n\b\n  bridgeflow plugins check edges\n  bridgeflow plugins check text codec.name=autoencoder\n"
+    "  bridgeflow plugins check heun --kind solver"
 )
 @click.argument("name")
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--kind", type=click.Choice(KINDS), help="Kind, where a modality and a task share the name.")
+@click.option("--kind", type=click.Choice(KINDS), help="Kind, where several plugins share the name.")
 @click.option("--traceback", is_flag=True, help="Show where an error behind a fault came from.")
 @json_option
 def check(name: str, options: tuple[str, ...], kind: str | None, traceback: bool, as_json: bool) -> int:
-    """Try out what the engine takes for granted of a modality or a task.
+    """Try out what the engine takes for granted of a modality, a task or a part of the method.
 
-    Every check is named; a plugin waives one in its `waived`, with a reason. KEY=VALUE sets options of a modality.
+    Every check is named; a modality or task waives one in its `waived`, with a reason. KEY=VALUE sets options, but of a
+    task, which is checked with its default recipe.
     The exit code is 1 where a check failed.
     """
     found = _matching(name, kind, options)
@@ -66,12 +70,14 @@ def _matching(name: str, kind: str | None, options: Sequence[str]) -> list[Plugi
     if not known & set(kinds):
         others = sorted(known - set(KINDS))
         if others and kind is None:
-            raise UsageError(f"{name!r} is a {others[0]}, which has no checks: name a modality or a task.")
+            raise UsageError(
+                f"{name!r} is a {others[0]}, which has no checks: name a modality, a task or a part of the method."
+            )
         names = {plugin.name for own in kinds for plugin in registry.installed(own)}
-        raise registry.unknown(kind or "modality or task", name, names)
+        raise registry.unknown(kind or " or ".join(KINDS[:2]), name, names)
     found = [registry.find(own, name) for own in kinds if own in known]
     if options:
-        found = [plugin for plugin in found if plugin.kind == "modality"]
+        found = [plugin for plugin in found if plugin.kind != "task"]
         if not found:
             raise UsageError(f"{name!r} is a task, which is checked with its default recipe: leave {options[0]!r} out.")
     return found
@@ -92,6 +98,7 @@ def _check_survived(plugins: Sequence[Plugin]) -> None:
 def _examined(plugin: Plugin, options: Sequence[str]) -> Iterator[Outcome]:
     from bridgeflow.config import layers
     from bridgeflow.testing.modality import examine_modality
+    from bridgeflow.testing.parts import PartSubject, examine_part
     from bridgeflow.testing.subject import ModalitySubject
     from bridgeflow.testing.task import examine_task
     from bridgeflow.testing.task_subject import TaskSubject
@@ -102,6 +109,8 @@ def _examined(plugin: Plugin, options: Sequence[str]) -> Iterator[Outcome]:
     tree: layers.Tree = {}
     for assignment in options:
         tree = layers.override(tree, assignment)
+    if plugin.kind in PARTS:
+        return examine_part(PartSubject(plugin.kind, qualified, tree))
     return examine_modality(ModalitySubject(qualified, tree))
 
 

@@ -21,6 +21,10 @@ def expand(t: Tensor, like: Tensor) -> Tensor:
     return t.reshape(t.shape[0], *([1] * (like.ndim - 1)))
 
 
+def _capped(weight: Tensor, left: Tensor) -> Tensor:
+    return (weight / left.square().clamp_min(torch.finfo(left.dtype).tiny)).clamp_max(LARGEST_WEIGHT)
+
+
 class FlowPath(ABC):
     """How a state z_t lies between a source z0 (t = 0) and a target z1 (t = 1), and where it moves.
 
@@ -36,17 +40,20 @@ class FlowPath(ABC):
         """What the network learns at z_t: its mean over all pairs that pass there is the velocity of the flow, or the
         drift of its stochastic equation."""
 
-    @abstractmethod
+    # What follows holds where the velocity at z_t points at z1, as (z1 - z_t) / (1 - t); other paths replace it.
+
     def target(self, z_t: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
         """The z1 that a velocity at (z_t, t) points to."""
+        return z_t + (1 - expand(t, z_t)) * velocity
 
-    @abstractmethod
     def velocity_towards(self, z_t: Tensor, z1: Tensor, t: Tensor) -> Tensor:
         """The velocity that leads from (z_t, t) to z1, the inverse of `target`; for t < 1."""
+        return (z1 - z_t) / (1 - expand(t, z_t))
 
-    @abstractmethod
     def target_weight(self, t: Tensor, weight: Tensor) -> Tensor:
-        """What the squared error of a predicted z1 counts, (B,), where that of the velocity counts `weight` (B,)."""
+        """What the squared error of a predicted z1 counts, (B,), where that of the velocity counts `weight` (B,): by
+        `velocity_towards` weight / (1 - t)^2, held at LARGEST_WEIGHT near the end, where it would have no bound."""
+        return _capped(weight, 1 - t)
 
     def diffusion(self, t: float) -> float:
         """g(t) of the stochastic equation dz = v dt + g(t) dW that has the path's marginals; 0 where it has none."""
@@ -91,8 +98,7 @@ class StraightPath(FlowPath):
     def target_weight(self, t: Tensor, weight: Tensor) -> Tensor:
         """An error e of z1 is an error e / (1 - (1 - sigma_min) t) of the velocity (`velocity_towards`), so this is
         weight / (1 - (1 - sigma_min) t)^2, held at LARGEST_WEIGHT near the end, where it would have no bound."""
-        left = 1 - (1 - self.sigma_min) * t
-        return (weight / left.square().clamp_min(torch.finfo(t.dtype).tiny)).clamp_max(LARGEST_WEIGHT)
+        return _capped(weight, 1 - (1 - self.sigma_min) * t)
 
 
 class StraightPathSettings(PathSettings):

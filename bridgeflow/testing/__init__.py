@@ -1,4 +1,5 @@
-"""Conformance checks for plugin authors: what the engine takes for granted of a modality or a task, tried out.
+"""Conformance checks for plugin authors: what the engine takes for granted of a modality, a task or a part of the
+method, tried out.
 
 Without pytest::
 
@@ -19,26 +20,30 @@ from typing import TYPE_CHECKING, Any
 
 from bridgeflow.testing.modality import check_modality, modality_checks
 from bridgeflow.testing.outcome import Check, Outcome
+from bridgeflow.testing.parts import check_part, part_checks
 from bridgeflow.testing.task import check_task, task_checks
 
 if TYPE_CHECKING:
-    from bridgeflow.testing.conformance import ModalityConformance, TaskConformance
+    from bridgeflow.testing.conformance import ModalityConformance, PartConformance, TaskConformance
 
 __all__ = [
     "Check",
     "ModalityConformance",
     "Outcome",
+    "PartConformance",
     "TaskConformance",
     "check_modality",
+    "check_part",
     "check_task",
     "modality_checks",
+    "part_checks",
     "task_checks",
 ]
 
 
 def __getattr__(name: str) -> Any:
     # The classes to inherit need pytest, which nobody has to have installed for the checks themselves.
-    if name in ("ModalityConformance", "TaskConformance"):
+    if name in ("ModalityConformance", "TaskConformance", "PartConformance"):
         from bridgeflow.testing import conformance
 
         return getattr(conformance, name)

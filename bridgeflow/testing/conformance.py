@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 import pytest
 
 from bridgeflow.modality import Modality
+from bridgeflow.settings import Settings
 from bridgeflow.task import Task
 from bridgeflow.testing import modality as of_modality
 from bridgeflow.testing import task as of_task
 from bridgeflow.testing.outcome import Check, Outcome, examine
+from bridgeflow.testing.parts import check_part
 from bridgeflow.testing.subject import ModalitySubject
 from bridgeflow.testing.task_subject import TaskSubject
 
@@ -73,3 +75,18 @@ class TaskConformance:
         if cls._subject is None:
             cls._subject = TaskSubject(cls.task)
         _conclude(examine(*check, cls._subject))
+
+
+class PartConformance:
+    """Inherit as `class TestAB3(PartConformance)`; set `kind`, and `part` to a registered name or a settings class."""
+
+    kind: ClassVar[str]
+    part: ClassVar[str | type[Settings]]
+    options: ClassVar[Mapping[str, Any]] = {}
+    """Laid over the defaults of the settings."""
+
+    def test_conformance(self) -> None:
+        """All checks of the kind."""
+        failed = [own for own in check_part(self.kind, self.part, self.options) if own.status == "failed"]
+        if failed:
+            pytest.fail("\n".join(f"{own.check.name}: {own.message}" for own in failed), pytrace=False)

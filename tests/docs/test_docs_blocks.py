@@ -26,6 +26,8 @@ from bridgeflow.config import recipe as recipes
 from bridgeflow.data.folder import Folder
 from bridgeflow.study.settings import read_study
 
+pytestmark = pytest.mark.slow
+
 FENCE = re.compile(r"(?:<!-- not run:(.*?)-->\n)?^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 TOLD = re.compile(
     r"^ *(?:\$ )?(?:bridgeflow (?:train|run|eval|tune-sampler|fit|cache|data|import|plugins|recipes)|pip|make|git) ",

@@ -32,7 +32,7 @@ EXAMPLES = [
     tomllib.loads(file.read_text(encoding="utf-8"))["project"]["entry-points"]
     for file in (ROOT / "docs" / "examples").glob("*/pyproject.toml")
 ]
-TASKS = {*bridgeflow.tasks, "colorize", *(name for points in EXAMPLES for name in points["bridgeflow.tasks"])}
+TASKS = {*bridgeflow.tasks, "colorize", *(name for points in EXAMPLES for name in points.get("bridgeflow.tasks", {}))}
 """Those that are installed, and those that the tutorials and examples make."""
 
 

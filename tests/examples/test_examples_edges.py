@@ -17,6 +17,8 @@ from PIL import Image
 
 from bridgeflow.errors import BridgeflowError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def site(install_example: Callable[[str], Path]) -> Path:

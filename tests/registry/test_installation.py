@@ -86,7 +86,7 @@ def required(project: Path) -> set[str]:
 def test_distributions_that_are_made_and_shown_require_this_one(tmp_path: Path) -> None:
     made = [scaffold(f"new_{kind}", kind, tmp_path).folder for kind in KINDS]
     shown = [file.parent for file in (ROOT / "docs" / "examples").glob("*/pyproject.toml")]
-    assert len(shown) == 2
+    assert len(shown) == 5
     for folder in (*made, *shown):
         names = required(folder / "pyproject.toml")
         assert OWN_DISTRIBUTION in names, folder

@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.distributed
+
 STEPS = 20
 RECIPE = (
     "data.size=64",
