@@ -87,10 +87,12 @@ def _check_survived(plugins: Sequence[Plugin]) -> None:
     """Raises BridgeflowError for a plugin that ends the process that imports it: nothing could be told from here."""
     from bridgeflow.errors import BridgeflowError
     from bridgeflow.registry import probe
+    from bridgeflow.testing.fresh import end_of_import
 
-    for verdict in probe.loaded([plugin for plugin in plugins if not probe.is_own(plugin)]).values():
-        if verdict.ends_process:
-            raise BridgeflowError(verdict.cause)
+    for plugin in plugins:
+        end = "" if probe.is_own(plugin) else end_of_import(plugin)
+        if end:
+            raise BridgeflowError(probe.ended(plugin, end))
 
 
 def _examined(plugin: Plugin, options: Sequence[str]) -> Iterator[Outcome]:

@@ -39,8 +39,6 @@ class Verdict:
 
     status: Status
     cause: str = ""
-    ends_process: bool = False
-    """Whether it was importing it that ended the process, or took too long."""
     notes: tuple[str, ...] = ()
     """A sentence for whatever else importing it does that its author should mend, though it works."""
 
@@ -82,10 +80,15 @@ def loaded(plugins: Sequence[Plugin], seconds: float = SECONDS) -> dict[Plugin, 
         verdicts.update(zip(left, answers, strict=False))
         left = left[len(answers) :]
         if left:
-            mend = f"{installation.reinstall_command(left[0].distribution)}, or leave it out with BRIDGEFLOW_PLUGINS"
-            verdicts[left[0]] = Verdict("broken", f"{left[0].title} cannot be loaded ({end}): {mend}.", True)
+            verdicts[left[0]] = Verdict("broken", ended(left[0], end))
             left = left[1:]
     return verdicts
+
+
+def ended(plugin: Plugin, end: str) -> str:
+    """The sentence for a plugin that ends the process which imports it, or takes too long: `end` says which."""
+    mend = f"{installation.reinstall_command(plugin.distribution)}, or leave it out with BRIDGEFLOW_PLUGINS"
+    return f"{plugin.title} cannot be loaded ({end}): {mend}."
 
 
 def verdicts(plugins: Sequence[Plugin], load: bool | None = None) -> dict[Plugin, Verdict]:

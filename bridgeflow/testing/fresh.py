@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from bridgeflow.modality import Latent, Modality
 from bridgeflow.registry import Plugin, PluginError
-from bridgeflow.registry.probe import watched
+from bridgeflow.registry.probe import SECONDS, watched
 from bridgeflow.settings import Settings
 from bridgeflow.testing.outcome import described
 
@@ -51,8 +52,20 @@ def importable(kind: type[Any]) -> bool:
 def imported_elsewhere(plugin: Plugin) -> tuple[str, ...]:
     """Sentences on what importing a plugin does besides, in another process; see `probe.watched`."""
     with tempfile.TemporaryDirectory() as folder:
-        said = _asked({"plugin": asdict(plugin)}, Path(folder))
+        said, _ = _asked({"plugin": asdict(plugin)}, Path(folder))
         return () if said is None else tuple(said["notes"])
+
+
+def end_of_import(plugin: Plugin, seconds: float = SECONDS) -> str:
+    """How importing a plugin ends the process that does it, or that it takes longer than some seconds; empty where it
+    does neither, though it may fail."""
+    with tempfile.TemporaryDirectory() as folder:
+        said, code = _asked({"plugin": asdict(plugin), "seconds": seconds}, Path(folder))
+    if said is not None:
+        return ""
+    if hasattr(signal, "SIGALRM") and code == -signal.SIGALRM:
+        return f"importing it takes longer than {seconds:.0f} seconds"
+    return f"importing it ended the process with code {code}"
 
 
 def restored_elsewhere(
@@ -70,24 +83,25 @@ def restored_elsewhere(
     with tempfile.TemporaryDirectory() as folder:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, Path(folder, STATE))
         Path(folder, ITEMS).write_bytes(items)
-        said = _asked(request, Path(folder))
+        said, _ = _asked(request, Path(folder))
         if said is None:
             return Elsewhere(failed="__init__", error="it ended the process")
         latent = Latent(**load_file(Path(folder, LATENT))) if not said["failed"] else None
         return Elsewhere(latent=latent, **said)
 
 
-def _asked(request: Mapping[str, Any], folder: Path) -> Any:
-    """The answer to a request, which finds its files in a folder; None where the other process ended before it."""
+def _asked(request: Mapping[str, Any], folder: Path) -> tuple[Any, int]:
+    """The answer to a request, which finds its files in a folder, and the exit code of the process that gave it; None
+    for an answer where that process ended before it."""
     here = {
         "environ": dict(os.environ),
         "path": [entry or os.getcwd() for entry in sys.path],
         "working": os.getcwd(),
     }
     (folder / REQUEST).write_text(json.dumps({**request, **here}), encoding="utf-8")
-    _Server.ask(str(folder))
+    code = _Server.ask(str(folder))
     answer = folder / ANSWER
-    return json.loads(answer.read_text(encoding="utf-8")) if answer.is_file() else None
+    return (json.loads(answer.read_text(encoding="utf-8")) if answer.is_file() else None), code
 
 
 class _Server:
@@ -97,17 +111,21 @@ class _Server:
     process: subprocess.Popen[str] | None = None
 
     @classmethod
-    def ask(cls, folder: str) -> None:
-        """Answers the request that lies in a folder."""
+    def ask(cls, folder: str) -> int:
+        """Answers the request that lies in a folder; gives the exit code of the process that did."""
         if cls.process is None or cls.process.poll() is not None:
             cls.process = cls._start()
         process = cls.process
         # A process that has ended wrote no answer, which is told by its lack.
         with contextlib.suppress(BrokenPipeError):
             print(json.dumps(folder), file=process.stdin, flush=True)
-            if process.stdout is not None and process.stdout.readline():
-                return
+            line = process.stdout.readline() if process.stdout is not None else ""
+            if line:
+                return int(line)
+            # Its end of the pipe is closed, so that it is about to end by itself.
+            process.wait()
         cls.stop()
+        return process.returncode
 
     @classmethod
     def _start(cls) -> subprocess.Popen[str]:
@@ -138,19 +156,18 @@ def serve() -> None:
     """Answers requests, each a line with the folder that holds it, until there are no more."""
     for line in sys.stdin:
         folder = Path(json.loads(line))
-        if hasattr(os, "fork"):
-            child = os.fork()
-            if child == 0:
-                try:
-                    _quietly(folder)
-                finally:
-                    os._exit(0)
-            os.waitpid(child, 0)
-        else:
-            _quietly(folder)
-        print("done", flush=True)
         if not hasattr(os, "fork"):
+            _quietly(folder)
+            print(0, flush=True)
             return
+        child = os.fork()
+        if child == 0:
+            try:
+                _quietly(folder)
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
 
 
 def _quietly(folder: Path) -> None:
@@ -170,6 +187,9 @@ def _answer(folder: Path) -> None:
     os.environ.update(request["environ"])
     os.chdir(request["working"])
     sys.path[:] = request["path"]
+    if "seconds" in request and hasattr(signal, "SIGALRM"):
+        # Ends this process, whatever it is held up by.
+        signal.setitimer(signal.ITIMER_REAL, request["seconds"])
     said = _import(Plugin(**request["plugin"])) if "plugin" in request else _restore(folder, request)
     (folder / ANSWER).write_text(json.dumps(said), encoding="utf-8")
 
@@ -177,7 +197,7 @@ def _answer(folder: Path) -> None:
 def _import(plugin: Plugin) -> dict[str, Any]:
     try:
         return {"notes": watched(plugin)}
-    except PluginError:
+    except (PluginError, KeyboardInterrupt):
         # Told by the check of the contract.
         return {"notes": ()}
 

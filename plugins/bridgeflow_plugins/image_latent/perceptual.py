@@ -105,17 +105,35 @@ def _inception(place: str) -> Any:
     """A metric of torchmetrics with the Inception of a file in it; to be reset before it is used."""
     if util.find_spec("torch_fidelity") is None:
         raise BridgeflowError("FID needs torch-fidelity: pip install 'bridgeflow-torch[fid]'.")
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     # torch-fidelity would unpickle whatever the file says; what loads here holds tensors alone.
     _state_of(place)
     try:
-        return FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=place)
+        network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=place)
     except (RuntimeError, KeyError) as error:
         raise BridgeflowError(
             f"{place!r} holds no Inception network as torch-fidelity has it: give its file "
             "weights-inception-2015-12-05-6726825d.pth."
         ) from error
+    # The network itself and not torchmetrics' copy, which makes pictures larger in a way that published FIDs do not.
+    return FrechetInceptionDistance(feature=_Features(network))
+
+
+class _Features(nn.Module):
+    """The features of pictures, uint8 (B, 3, H, W), as torchmetrics asks a network for them."""
+
+    num_features = 2048
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(B, 2048)"""
+        features: Tensor = self.network(pictures)[0]
+        return features
 
 
 def _of_one_size(pictures: Sequence[Pixels]) -> Iterator[list[Pixels]]:

@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bridgeflow.errors import BridgeflowError
+from bridgeflow_plugins.text.meteor import Meteor
 
 SECONDS = 600
-"""How long Java may take."""
+"""How long the tokenizer may take."""
 PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
 )
@@ -67,20 +68,14 @@ class CaptionScorer:
         """METEOR of all examples, in [0, 1]; nothing without Java."""
         if not self.standard:
             return {}
-        lines = [
-            " ||| ".join(["SCORE", *references, result.replace("|||", "")])
-            for result, references in zip(self.results, self.references, strict=True)
-        ]
-        counts = self._meteor_run(lines)
-        if counts is None or len(counts) != len(lines):
-            return {}
-        # The score of a corpus follows from the counts of its examples, and comes after the scores of each.
-        told = self._meteor_run([" ||| ".join(["EVAL", *counts])])
+        assert self._java is not None
         try:
-            return {"meteor": float((told or [])[-1])}
-        except (IndexError, ValueError):
+            return {"meteor": Meteor.asked(self._java, self._folder / "meteor", self.results, self.references)}
+        except (OSError, subprocess.SubprocessError) as error:
+            self._note_failure(error)
+        except ValueError:
             self.notes.append("METEOR gave no number, so it is left out.")
-            return {}
+        return {}
 
     # -- words -----------------------------------------------------------------------------------------------
 
@@ -115,12 +110,9 @@ class CaptionScorer:
                 check=True,
             )
         except (OSError, subprocess.SubprocessError) as error:
-            self.notes.append(f"Java failed ({type(error).__name__}), so what needs it is left out.")
+            self._note_failure(error)
             return None
         return done.stdout.decode("utf-8", "replace").split("\n")[:-1]
 
-    # -- METEOR ----------------------------------------------------------------------------------------------
-
-    def _meteor_run(self, lines: Sequence[str]) -> list[str] | None:
-        jar = next((self._folder / "meteor").glob("meteor-*.jar"))
-        return self._run(["-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"], lines)
+    def _note_failure(self, error: Exception) -> None:
+        self.notes.append(f"Java failed ({type(error).__name__}), so what needs it is left out.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -172,6 +173,15 @@ def big_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
+def bomb() -> bytes:
+    """A few kilobytes that unpack to 1.7 gigabytes: its directory lists one array of 16 megabytes a hundred times."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("depth.npy", npy(np.zeros((4000, 4000), np.uint8)))
+        archive.filelist *= 107
+    return stream.getvalue()
+
+
 NOISE = np.random.default_rng(0).uniform(1, 9, (40, 50)).astype(np.float32)
 HOSTILE = {
     "empty.npy": (b"", "is empty"),
@@ -192,7 +202,7 @@ HOSTILE = {
     "bytes.npy": (npy(np.ones((2, 2), np.uint8)), "values of type uint8"),
     "two.npz": (npz(depth=NOISE, normal=NOISE), r"should hold one array but holds 2 \(depth, normal\)"),
     "cut.npz": (npz(depth=NOISE)[:800], "damaged or incomplete"),
-    "bomb.npz": (npz(depth=np.zeros((1700, 1_000_000), np.uint8)), "unpacks to more than"),
+    "bomb.npz": (bomb(), "unpacks to more than"),
     "colour.pfm": (b"PF\n1 1\n-1.0\n" + bytes(12), r"has shape \(1, 1, 3\)"),
     "cut.pfm": (b"Pf\n10 10\n-1.0\n" + bytes(399), "damaged or incomplete"),
     "claims.pfm": (b"Pf\n999999999 999999999\n-1.0\n" + bytes(99), "damaged or incomplete"),

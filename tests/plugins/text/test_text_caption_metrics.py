@@ -119,12 +119,17 @@ def test_figures_are_those_of_their_formulas(scorer: CaptionScorer, rows: list[i
 
 @pytest.mark.skipif(shutil.which("java") is None, reason="Java is not installed, which METEOR needs")
 def test_meteor_is_that_of_pycocoevalcap() -> None:
-    from pycocoevalcap.meteor.meteor import Meteor
+    from pycocoevalcap.meteor.meteor import Meteor as Published
 
-    texts, own = dict(enumerate(REFERENCES)), {number: [text] for number, text in enumerate(RESULTS)}
-    expected, each = Meteor().compute_score(texts, own)
-    assert 0.2 < min(each) < expected < max(each) < 1
-    assert CaptionScorer(RESULTS, REFERENCES).once() == {"meteor": pytest.approx(expected, abs=1e-9)}
+    published = Published()
+    # Both are asked twice, so that anything kept of one corpus would show in the next.
+    for rows in ([3, 4], [0, 1, 2, 3, 4]):
+        texts = {number: REFERENCES[i] for number, i in enumerate(rows)}
+        expected, each = published.compute_score(texts, {number: [RESULTS[i]] for number, i in enumerate(rows)})
+        assert 0.1 < min(each) < expected < max(each) < 1
+        own = CaptionScorer([RESULTS[i] for i in rows], [REFERENCES[i] for i in rows])
+        assert own.once() == {"meteor": pytest.approx(expected, abs=1e-9)}
+        assert own.notes == []
 
 
 def test_without_java_there_is_no_meteor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 import shutil
+import signal
+import sys
+from pathlib import Path
 
 import pytest
 
+from bridgeflow_plugins.text import meteor
 from bridgeflow_plugins.text.captioning import CaptionScorer
+from bridgeflow_plugins.text.meteor import Meteor
 
 RESULTS = ["a small red cube", "a large blue sphere behind a cone", "a dog"]
 REFERENCES = [
@@ -69,3 +74,52 @@ def test_java_that_fails_leaves_plain_words(monkeypatch: pytest.MonkeyPatch) -> 
     assert not own.standard
     assert own.notes == ["Java failed (CalledProcessError), so what needs it is left out."]
     assert "bleu1_plain" in own.figures([0])
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="Java is not installed, which METEOR needs")
+def test_one_program_answers_several_scorers_and_ends_when_it_is_asked_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = CaptionScorer(["a plate of food"], [["food on a plate", "dinner"]])
+    first = scorer.once()
+    assert Meteor._running is not None
+    process = Meteor._running.process
+    # So many that the counts of them are more than a pipe holds.
+    scorer.results, scorer.references = 1000 * scorer.results, 1000 * scorer.references
+    assert scorer.once() == {"meteor": pytest.approx(first["meteor"], abs=1e-9)}
+    assert Meteor._running.process is process
+    assert process.poll() is None
+    monkeypatch.setattr(meteor, "IDLE", 0.05)
+    scorer.once()
+    assert process.wait(timeout=30) == -signal.SIGKILL
+    assert Meteor._running is None
+
+
+def program(folder: Path, text: str) -> str:
+    """An interpreter of Java that cuts words and, asked for METEOR, does what a text in Python says."""
+    file = folder / "java"
+    tokens = "import sys\nif '-jar' not in sys.argv:\n    sys.stdout.write(sys.stdin.read())\n    sys.exit()\n"
+    file.write_text(f"#!{sys.executable}\n{tokens}{text}", encoding="utf-8")
+    file.chmod(0o755)
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("sys.exit(3)", "Java failed (CalledProcessError), so what needs it is left out."),
+        ("sys.stdin.readline(); print('1 2'); sys.exit(0)", "Java failed (CalledProcessError), so what needs it is"),
+        ("sys.stdin.readline(); import time; time.sleep(60)", "Java failed (TimeoutExpired), so what needs it is left"),
+        ("for line in sys.stdin: print('none\\n' * 6, flush=True)", "METEOR gave no number, so it is left out."),
+    ],
+    ids=["fails", "ends early", "hangs", "no number"],
+)
+def test_a_program_that_fails_is_told_of_and_none_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, note: str
+) -> None:
+    java = program(tmp_path, text)
+    monkeypatch.setattr(shutil, "which", lambda name: java)
+    monkeypatch.setattr(meteor, "SECONDS", 1.0 if "sleep" in text else 60.0)
+    own = CaptionScorer(RESULTS, REFERENCES)
+    assert own.standard
+    assert own.once() == {}
+    assert [told[: len(note)] for told in own.notes] == [note]
+    assert Meteor._running is None
