@@ -36,7 +36,7 @@ def save_codec(modality: Modality, folder: Path, about: Mapping[str, Any], narro
     narrowed = [name for name, own in state.items() if own.dtype == torch.float32 != narrow and own.ndim > 1]
     for name in narrowed:
         state[name] = state[name].to(narrow)
-        if not state[name].isfinite().all():
+        if not is_finite(state[name]):
             raise BridgeflowError(f"the codec's {name!r} is too large for {narrow}: choose --precision bf16 or fp32.")
     path = folder / "state.safetensors"
     part = durable.part_of(path)
@@ -55,8 +55,13 @@ def save_codec(modality: Modality, folder: Path, about: Mapping[str, Any], narro
     durable.write_whole(folder / "codec.json", json.dumps(facts, indent=1, ensure_ascii=False))
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether every number of a tensor is finite."""
+    return bool(tensor.isfinite().all())
+
+
 def _first_not_finite(state: Mapping[str, Tensor]) -> str | None:
-    return next((name for name, own in state.items() if not bool(own.isfinite().all())), None)
+    return next((name for name, own in state.items() if not is_finite(own)), None)
 
 
 def restore_codec(modality: Modality, folder: Path) -> None:
