@@ -18,7 +18,7 @@ from bridgeflow.cli.main import invoke
 from bridgeflow.config import recipe as recipes
 from bridgeflow.runtime.console import Progress
 from bridgeflow.training import dry_run
-from bridgeflow.training.loop import OPTIONAL
+from bridgeflow.training.initial import OPTIONAL
 from bridgeflow.training.start import train
 from bridgeflow_plugins.crossflow.layout import PUBLISHED
 from bridgeflow_plugins.crossflow.recipe import recipe_tree

@@ -23,7 +23,8 @@ from bridgeflow.runtime.console import Progress
 from bridgeflow.runtime.precision import warn_of_slow_bf16
 from bridgeflow.training.accelerator import make_accelerator
 from bridgeflow.training.estimate import gigabytes, global_batch
-from bridgeflow.training.loop import Trainer, check_weights
+from bridgeflow.training.initial import check_weights
+from bridgeflow.training.loop import Trainer
 from bridgeflow.training.memory import expected_memory, fits, free_memory, savings
 from bridgeflow.training.start import computed_sections, take_codecs
 

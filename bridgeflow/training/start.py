@@ -36,7 +36,8 @@ from bridgeflow.runtime.randomness import seed_of
 from bridgeflow.settings import Settings
 from bridgeflow.training.accelerator import make_accelerator
 from bridgeflow.training.figures import Sampler, score, shown_examples
-from bridgeflow.training.loop import Outcome, Trainer, check_weights
+from bridgeflow.training.initial import check_weights
+from bridgeflow.training.loop import Outcome, Trainer
 from bridgeflow.training.memory import check_memory
 
 
