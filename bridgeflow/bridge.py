@@ -173,15 +173,7 @@ class Bridge(nn.Module):
             mask = self.coupling.couple(mask, null)
         first = collective.rank() * batch if len(null) != batch else 0
         null = null[first : first + batch].to(device)
-        t = settings.time.sample(batch, randomness).to(device)
-        z_t = settings.path.interpolate(z0, coupled, t)
-        given = self._given(encoded, z_t, t, null)
-        weight = settings.time.loss_weight(t)
-        if settings.prediction == "target":
-            truth, weight = coupled, settings.path.target_weight(t, weight)
-        else:
-            truth = settings.path.velocity(z0, coupled)
-        flow = (weight * staged_flow_loss(given, truth, self.network.stage_weights, mask)).mean()
+        flow = self.flow_loss(encoded, coupled, null, mask, settings.time, randomness)
 
         terms = {"flow": flow}
         total = flow
@@ -192,6 +184,28 @@ class Bridge(nn.Module):
             terms["kl"] = kl_loss(encoded.mu, encoded.logvar, settings.kl.form, settings.kl.reduction).mean()
             total = total + settings.kl.weight * terms["kl"]
         return Losses(total, {name: term.detach() for name, term in terms.items()}, source_health(encoded))
+
+    def flow_loss(
+        self,
+        encoded: Encoded,
+        z1: Tensor,
+        null: Tensor,
+        mask: Tensor | None,
+        time: TimeSchedule,
+        randomness: Randomness,
+    ) -> Tensor:
+        """The loss of the flow alone at times that `time` draws, a mean over the target's real values and the batch.
+        z1: target latents (B, *shape). null: bool (B,), on the device."""
+        settings = self.settings
+        t = time.sample(len(z1), randomness).to(z1.device)
+        z_t = settings.path.interpolate(encoded.z0, z1, t)
+        given = self._given(encoded, z_t, t, null)
+        weight = time.loss_weight(t)
+        if settings.prediction == "target":
+            truth, weight = z1, settings.path.target_weight(t, weight)
+        else:
+            truth = settings.path.velocity(encoded.z0, z1)
+        return (weight * staged_flow_loss(given, truth, self.network.stage_weights, mask)).mean()
 
     def _encoding_loss(
         self, tower: TokenEncoder | TimmTower, source: Latent, z0: Tensor, z1: Tensor, target: Latent

@@ -29,6 +29,7 @@ GROUPS = {
     "dataset": "bridgeflow.datasets",
     "network": "bridgeflow.networks",
     "importer": "bridgeflow.importers",
+    "tracker": "bridgeflow.trackers",
 }
 _KINDS = {group: kind for kind, group in GROUPS.items()}
 

@@ -37,6 +37,7 @@ BASES = {
     "dataset": "bridgeflow.data.rows:DataSettings",
     "network": "bridgeflow.nn.velocity:NetworkSettings",
     "importer": "bridgeflow.checkpoints.importer:Importer",
+    "tracker": "bridgeflow.tracker:TrackerSettings",
 }
 """What a plugin of each kind is a subclass of."""
 API_VERSION = 1

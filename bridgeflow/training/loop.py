@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from bridgeflow.assembly import Assembly
-from bridgeflow.bridge import Bridge, Losses, collapse_warning
+from bridgeflow.bridge import Bridge, Losses
 from bridgeflow.checkpoints import checkpoint as checkpoints
 from bridgeflow.checkpoints.checkpoint import Checkpoint
 from bridgeflow.config.recipe import Recipe
@@ -26,19 +26,21 @@ from bridgeflow.errors import BridgeflowError
 from bridgeflow.flow.coupling import draw_null_rows
 from bridgeflow.modality import Latent
 from bridgeflow.runtime import collective
-from bridgeflow.runtime.console import Progress, duration
+from bridgeflow.runtime.console import Progress
 from bridgeflow.runtime.randomness import generator, seed_of
 from bridgeflow.training import optimizers, sharding
 from bridgeflow.training.average import WeightAverage
 from bridgeflow.training.initial import restore, start_from
 from bridgeflow.training.interruption import Interruption
-from bridgeflow.training.journal import Journal
-from bridgeflow.training.metrics import Window, mean_losses
+from bridgeflow.training.metrics import GRADIENT_NORM, mean_losses
 from bridgeflow.training.modalities import FirstBatch, freeze
 from bridgeflow.training.results import Results
 from bridgeflow.training.saving import Saver
 from bridgeflow.training.soundness import Soundness, check_start
 from bridgeflow.training.step_options import apply_options
+from bridgeflow.training.telling import Teller
+from bridgeflow.training.trackers import Trackers
+from bridgeflow.training.validation import Validation
 
 
 @dataclass
@@ -69,6 +71,8 @@ class Trainer:
         resume: Checkpoint | None = None,
         on_sample: Any = None,
         initial: Checkpoint | None = None,
+        validation: Validation | None = None,
+        trackers: Trackers | None = None,
     ) -> None:
         self.assembly = assembly
         self.recipe: Recipe = assembly.recipe
@@ -78,19 +82,17 @@ class Trainer:
         self.accelerator = accelerator
         self.device = accelerator.device
         self.console = console
-        self.on_sample = on_sample
         self.step = 0
         self.position = 0
         self.unreadable: list[str] = []
-        self.health: dict[str, float] = {}
-        self._scales: dict[str, float] | None = None
-        self._warned = False
+        self._looked = False
         self._reached = False
         self._stepped = False
         self._interruptions: Tensor | None = None
         self.soundness = Soundness(self.recipe, folder, self.device)
         self._build(initial, resume)
         self._prepare(resume)
+        self.teller = Teller(self.recipe, folder, self.results, accelerator, console, on_sample, validation, trackers)
 
     def _build(self, initial: Checkpoint | None, resume: Checkpoint | None) -> None:
         """The bridge and its average, with the weights that the run begins with."""
@@ -138,38 +140,44 @@ class Trainer:
 
     def run(self) -> Outcome:
         """Trains up to the recipe's number of steps or a signal, and saves."""
-        settings = self.settings
-        started, first = time.monotonic(), self.step
-        journal = Journal(self.folder, self.step, self.console.warn) if self.accelerator.is_main_process else None
-        data = self._batches()
-        window = Window()
-        with Interruption() as interruption:
-            while self.step < settings.steps and self._interrupted(interruption) is None:
-                begun = time.monotonic()
-                losses, waited = self._train_step(data)
-                window.add(losses, time.monotonic() - begun, waited)
-                self.step += 1
-                last = self.step == settings.steps
-                if self.step % settings.log_every == 0 or last:
-                    self._log(journal, window, started, first)
-                    window = Window()
-                if self.step % settings.checkpoint_every == 0 and not last:
-                    self.save(last=False)
-                if settings.sample_every and self.step % settings.sample_every == 0 and not last:
-                    self._sample(journal)
+        started, teller = time.monotonic(), self.teller
+        with closing(teller), Interruption() as interruption:
+            teller.begin(self.step)
+            self._train(interruption)
             received = self._interrupted(interruption)
-            stopped_by = received if self.step < settings.steps else None
+            stopped_by = received if self.step < self.settings.steps else None
             saved = self.save()
             if received is not None and stopped_by is None:
                 self.console.say(f"{received} came when all steps were done: the run ends as a whole one does.")
             if stopped_by is None:
-                self._sample(journal)
-        self.console.clear()
-        if journal is not None:
-            journal.curve()
-            journal.close()
+                teller.sample(self.step)
+            teller.end()
         unreadable = [sentence for own in collective.told(self.unreadable) for sentence in own]
         return Outcome(self.step, time.monotonic() - started, saved, received, stopped_by, unreadable)
+
+    def _train(self, interruption: Interruption) -> None:
+        """Steps up to the last or a signal, with what is told, saved and shown between them."""
+        settings = self.settings
+        data = self._batches()
+        while self.step < settings.steps and self._interrupted(interruption) is None:
+            begun = time.monotonic()
+            losses, waited = self._train_step(data)
+            self.teller.count(losses, time.monotonic() - begun, waited)
+            self.step += 1
+            shown = self._due(settings.sample_every)
+            if shown or self._due(settings.log_every):
+                self.soundness.settle()
+                self.teller.tell(self.step, self.optimizer.param_groups[0]["lr"], measured=shown)
+            # The end is saved and shown alike whether it is the last step's or a signal's.
+            if self.step < settings.steps:
+                if self._due(settings.checkpoint_every):
+                    self.save(last=False)
+                if shown:
+                    self.teller.sample(self.step)
+
+    def _due(self, every: int) -> bool:
+        """Whether something that is done every so many steps, and at the end, is to be done now; 0 leaves the end."""
+        return self.step == self.settings.steps or (every > 0 and self.step % every == 0)
 
     def _interrupted(self, interruption: Interruption) -> str | None:
         """The signal that any process received, so that all of them stop at the same step. Among several it counts a
@@ -220,7 +228,7 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.bridge)
         losses = mean_losses(parts)
-        return Losses(losses.total, losses.terms | {"gradient_norm": norm}, losses.health), waited
+        return Losses(losses.total, losses.terms | {GRADIENT_NORM: norm}, losses.health), waited
 
     def _pass(self, batch: Batch, last: bool) -> Losses:
         """The losses of a batch, whose gradients are added up; of a step's `last` batch over the processes, too."""
@@ -228,8 +236,9 @@ class Trainer:
         with self._first("encoding the first batch"):
             source = latent(self.assembly.source, batch.source, self.device)
             target = latent(self.assembly.target, batch.target, self.device, self.bridge.sees_observed)
-        if self._scales is None:
-            self._scales = self._look_at(FirstBatch(self.assembly, batch, source, target))
+        if not self._looked:
+            self._looked = True
+            self._look_at(FirstBatch(self.assembly, batch, source, target))
         sharding.synchronise(self.model, last)
         doing = self._first("compiling the network" if self.settings.compile else "taking the first step")
         with doing, nullcontext() if last else self.accelerator.no_sync(self.model):
@@ -237,12 +246,12 @@ class Trainer:
         self._stepped = True
         return Losses(losses.total.detach(), losses.terms, losses.health)
 
-    def _look_at(self, first: FirstBatch) -> dict[str, float]:
+    def _look_at(self, first: FirstBatch) -> None:
         """Tells what of the first batch no flow is made for: it trains all the same, at a loss that says little."""
         for sentence in first.warnings():
             if self.accelerator.is_main_process:
                 self.console.warn(sentence)
-        return first.figures
+        self.teller.once |= first.figures
 
     def _first(self, what: str) -> AbstractContextManager[None]:
         """Says what is done where it takes long, until one batch has gone the whole way."""
@@ -287,33 +296,6 @@ class Trainer:
                 elif len(self.unreadable) == 6:
                     self.console.warn("more rows are passed over; their number is told at the end.")
 
-    def _log(self, journal: Journal | None, window: Window, started: float, first: int) -> None:
-        self.soundness.settle()
-        settings = self.settings
-        per_step = settings.batch_size * settings.accumulation * self.accelerator.num_processes
-        figures = window.figures(per_step)
-        self.health = {name: figures[name] for name in window.health}
-        figures["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        if journal is not None:
-            journal.write(self.step, figures | (self._scales or {}))
-            self._scales = {}
-        self._warn_of_collapse()
-        pace = (time.monotonic() - started) / (self.step - first)
-        left = duration(pace * (settings.steps - self.step))
-        wait = f"  data wait {figures['data_wait']:.0%}"
-        self.console.status(
-            f"{self.step:>6,}/{settings.steps:,}  loss {figures['loss']:.4f}  z0 std {figures['z0_std']:.2f}  "
-            f"{figures['pairs_per_second']:,.0f} pairs/s{wait}  {left} left"
-        )
-
-    def _warn_of_collapse(self) -> None:
-        if self._warned or self.step < max(100, 2 * self.settings.schedule.warmup):
-            return
-        warning = collapse_warning(self.health, self.bridge.source_encoder.learned)
-        if warning:
-            self._warned = True
-            self.console.warn(f"step {self.step}: {warning}")
-
     # -- what is kept ------------------------------------------------------------------------------------
 
     def result_bridge(self) -> Bridge:
@@ -322,18 +304,12 @@ class Trainer:
 
     def save(self, last: bool = True) -> Path:
         """Writes a checkpoint of the present step, see `Saver`."""
-        facts = {
+        facts: dict[str, Any] = {
             "average_updates": self.average.updates if self.average else 0,
-            "health": self.health,
+            "health": self.teller.health,
             "pairs_seen": self.position,
         }
+        measured = self.teller.val_loss(self.step)
+        if measured is not None:
+            facts["val_loss"] = measured
         return self.saver.save(self.step, facts, last)
-
-    def _sample(self, journal: Journal | None) -> None:
-        bridge = self.result_bridge()
-        if journal is None or self.on_sample is None:
-            return
-        image = self.on_sample(bridge, self.step)
-        if image is not None:
-            journal.picture(self.step, "samples", image)
-            self.console.say(f"step {self.step:,}: samples in {self.folder / 'samples' / f'{self.step:06d}.png'}")

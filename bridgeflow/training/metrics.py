@@ -2,11 +2,53 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from bridgeflow.bridge import Losses
 from bridgeflow.runtime import collective
+
+GRADIENT_NORM = "grad_norm"
+TERMS = ("loss", "flow", "encoding", "kl")
+"""What of the losses is told, as train/loss, train/flow, ..."""
+HEALTH = ("z0_std", "sigma", "mu_batch_std")
+"""What of the source is told, as source/z0_std, ..."""
+_FORMER = {
+    **{name: f"train/{name}" for name in TERMS},
+    **{name: f"source/{name}" for name in HEALTH},
+    "gradient_norm": GRADIENT_NORM,
+    "learning_rate": "lr",
+}
+"""What figures were called in runs of before."""
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The lines of a run's metrics.jsonl, with the names that figures have now; not those that were cut short."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if step_of(line) < NO_STEP:
+            rows.append({_FORMER.get(name, name): value for name, value in json.loads(line).items()})
+    return rows
+
+
+NO_STEP = 1 << 62
+"""The step of half a line: later than any."""
+
+
+def step_of(line: str) -> int:
+    """The step that a line of metrics.jsonl is of."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return NO_STEP
+
+
+def of_term(name: str) -> str:
+    """What the figure of a term of the losses is called."""
+    return name if name == GRADIENT_NORM else f"train/{name}"
 
 
 class Window:
@@ -31,7 +73,8 @@ class Window:
     def figures(self, pairs: int) -> dict[str, float]:
         """The figures by name, means over the processes, which all ask for them together. pairs: of a step, of all
         processes."""
-        means = {name: total / self.steps for name, total in self.totals.items()} | self.health
+        means = {of_term(name): total / self.steps for name, total in self.totals.items()}
+        means |= {f"source/{name}": value for name, value in self.health.items()}
         told = collective.mean(torch.stack([value.float() for value in means.values()])).tolist()
         figures: dict[str, float] = dict(zip(means, told, strict=True))
         figures["pairs_per_second"] = self.steps * pairs / self.seconds

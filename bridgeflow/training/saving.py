@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from bridgeflow.bridge import Bridge
+from bridgeflow.checkpoints import best
 from bridgeflow.checkpoints import checkpoint as checkpoints
 from bridgeflow.checkpoints.tensor_file import NotFinite
 from bridgeflow.runtime import collective
@@ -75,6 +76,7 @@ class Saver:
         }
         try:
             checkpoints.save_checkpoint(self.folder, step, assembly, model, averaged, optimizer, whole, training.keep)
+            self._keep_best(self.folder / f"{step:06d}")
         except checkpoints.NotSaved as error:
             if last:
                 raise
@@ -82,3 +84,14 @@ class Saver:
         except NotFinite as error:
             return error.tensor
         return None
+
+    def _keep_best(self, path: Path) -> None:
+        if not best.is_chosen(self.results.assembly.recipe.training):
+            return
+        try:
+            best.keep_best(path)
+        except OSError as error:
+            self.console.warn(
+                f"the best checkpoint so far, {str(path)!r}, cannot be kept as {best.BEST!r} "
+                f"({error.strerror or error}); training goes on."
+            )
