@@ -16,21 +16,24 @@ if TYPE_CHECKING:
     from bridgeflow.registry import Plugin
     from bridgeflow.testing import Outcome
 
-KINDS = ("modality", "task")
+KINDS = ("modality", "task", "tracker")
+WITH_OPTIONS = ("modality", "tracker")
 
 
 @click.command(
-    epilog="Examples:\n\n\b\n  bridgeflow plugins check edges\n  bridgeflow plugins check text codec.name=autoencoder"
+    epilog="Examples:\n\n\b\n  bridgeflow plugins check edges\n  bridgeflow plugins check text codec.name=autoencoder\n"
+    "  bridgeflow plugins check tensorboard"
 )
 @click.argument("name")
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--kind", type=click.Choice(KINDS), help="Kind, where a modality and a task share the name.")
+@click.option("--kind", type=click.Choice(KINDS), help="Kind, where plugins of several kinds share the name.")
 @click.option("--traceback", is_flag=True, help="Show where an error behind a fault came from.")
 @json_option
 def check(name: str, options: tuple[str, ...], kind: str | None, traceback: bool, as_json: bool) -> int:
-    """Try out what the engine takes for granted of a modality or a task.
+    """Try out what the engine takes for granted of a modality, a task or a tracker.
 
-    Every check is named; a plugin waives one in its `waived`, with a reason. KEY=VALUE sets options of a modality.
+    Every check is named; a plugin waives one in its `waived`, with a reason. KEY=VALUE sets options of a modality or a
+    tracker.
     The exit code is 1 where a check failed.
     """
     found = _matching(name, kind, options)
@@ -66,12 +69,12 @@ def _matching(name: str, kind: str | None, options: Sequence[str]) -> list[Plugi
     if not known & set(kinds):
         others = sorted(known - set(KINDS))
         if others and kind is None:
-            raise UsageError(f"{name!r} is a {others[0]}, which has no checks: name a modality or a task.")
+            raise UsageError(f"{name!r} is a {others[0]}, which has no checks: name a modality, a task or a tracker.")
         names = {plugin.name for own in kinds for plugin in registry.installed(own)}
-        raise registry.unknown(kind or "modality or task", name, names)
+        raise registry.unknown(kind or "modality, task or tracker", name, names)
     found = [registry.find(own, name) for own in kinds if own in known]
     if options:
-        found = [plugin for plugin in found if plugin.kind == "modality"]
+        found = [plugin for plugin in found if plugin.kind in WITH_OPTIONS]
         if not found:
             raise UsageError(f"{name!r} is a task, which is checked with its default recipe: leave {options[0]!r} out.")
     return found
@@ -93,6 +96,8 @@ def _examined(plugin: Plugin, options: Sequence[str]) -> Iterator[Outcome]:
     from bridgeflow.testing.subject import ModalitySubject
     from bridgeflow.testing.task import examine_task
     from bridgeflow.testing.task_subject import TaskSubject
+    from bridgeflow.testing.tracker import examine_tracker
+    from bridgeflow.testing.tracker_subject import TrackerSubject
 
     qualified = f"{plugin.distribution}:{plugin.name}"
     if plugin.kind == "task":
@@ -100,6 +105,8 @@ def _examined(plugin: Plugin, options: Sequence[str]) -> Iterator[Outcome]:
     tree: layers.Tree = {}
     for assignment in options:
         tree = layers.override(tree, assignment)
+    if plugin.kind == "tracker":
+        return examine_tracker(TrackerSubject(qualified, tree))
     return examine_modality(ModalitySubject(qualified, tree))
 
 

@@ -1,4 +1,4 @@
-"""Conformance checks for plugin authors: what the engine takes for granted of a modality or a task, tried out.
+"""Conformance checks for plugin authors: what the engine takes for granted of a modality, a task or a tracker.
 
 Without pytest::
 
@@ -20,25 +20,29 @@ from typing import TYPE_CHECKING, Any
 from bridgeflow.testing.modality import check_modality, modality_checks
 from bridgeflow.testing.outcome import Check, Outcome
 from bridgeflow.testing.task import check_task, task_checks
+from bridgeflow.testing.tracker import check_tracker, tracker_checks
 
 if TYPE_CHECKING:
-    from bridgeflow.testing.conformance import ModalityConformance, TaskConformance
+    from bridgeflow.testing.conformance import ModalityConformance, TaskConformance, TrackerConformance
 
 __all__ = [
     "Check",
     "ModalityConformance",
     "Outcome",
     "TaskConformance",
+    "TrackerConformance",
     "check_modality",
     "check_task",
+    "check_tracker",
     "modality_checks",
     "task_checks",
+    "tracker_checks",
 ]
 
 
 def __getattr__(name: str) -> Any:
     # The classes to inherit need pytest, which nobody has to have installed for the checks themselves.
-    if name in ("ModalityConformance", "TaskConformance"):
+    if name in ("ModalityConformance", "TaskConformance", "TrackerConformance"):
         from bridgeflow.testing import conformance
 
         return getattr(conformance, name)
