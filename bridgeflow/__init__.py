@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bridgeflow.api import Run, load, train
     from bridgeflow.errors import BridgeflowError, UsageError
     from bridgeflow.inference.pipeline import Pipeline
-    from bridgeflow.offered import datasets, modalities, networks, recipes, tasks
+    from bridgeflow.offered import datasets, modalities, networks, recipes, tasks, trackers
 
 __version__ = "0.1.0"
 
@@ -27,6 +27,7 @@ _HOMES = {
     "networks": "offered",
     "recipes": "offered",
     "tasks": "offered",
+    "trackers": "offered",
     "train": "api",
     "BridgeflowError": "errors",
     "UsageError": "errors",
@@ -45,6 +46,7 @@ __all__ = [
     "networks",
     "recipes",
     "tasks",
+    "trackers",
     "train",
 ]
 

@@ -144,24 +144,8 @@ class Bridge(nn.Module):
         coupled = rearranged(z1)
         mask = None if target.mask is None else rearranged(target.mask)
         first = collective.rank() * batch if len(null) != batch else 0
-        rows = null[first : first + batch].to(device)
-
-        def predict(z: Tensor, t: Tensor, r: Tensor | None = None) -> list[Tensor]:
-            return self._given(encoded, z, t, rows, r)
-
-        flow = self.objective.loss(
-            FlowBatch(
-                z0,
-                coupled,
-                mask,
-                predict,
-                settings.prediction,
-                self.path,
-                settings.time,
-                self.network.stage_weights,
-                randomness,
-            )
-        )
+        null = null[first : first + batch].to(device)
+        flow = self.flow_loss(encoded, coupled, null, mask, settings.time, randomness)
 
         terms = {"flow": flow}
         total = flow
@@ -172,6 +156,25 @@ class Bridge(nn.Module):
             terms["kl"] = kl_loss(encoded.mu, encoded.logvar, settings.kl.form, settings.kl.reduction).mean()
             total = total + settings.kl.weight * terms["kl"]
         return Losses(total, {name: term.detach() for name, term in terms.items()}, source_health(encoded))
+
+    def flow_loss(
+        self,
+        encoded: Encoded,
+        z1: Tensor,
+        null: Tensor,
+        mask: Tensor | None,
+        time: TimeSchedule,
+        randomness: Randomness,
+    ) -> Tensor:
+        """The loss of the flow alone at times that `time` draws, a mean over the target's real values and the batch.
+        z1: target latents (B, *shape). null: bool (B,), on the device."""
+
+        def predict(z: Tensor, t: Tensor, r: Tensor | None = None) -> list[Tensor]:
+            return self._given(encoded, z, t, null, r)
+
+        prediction, weights = self.settings.prediction, self.network.stage_weights
+        batch = FlowBatch(encoded.z0, z1, mask, predict, prediction, self.path, time, weights, randomness)
+        return self.objective.loss(batch)
 
     def _given(self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor, r: Tensor | None = None) -> list[Tensor]:
         """What the network predicts at each of its resolutions, the last at the latent's own."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bridgeflow.modality import Modality
     from bridgeflow.nn.velocity import NetworkSettings
     from bridgeflow.task import Task
+    from bridgeflow.tracker import TrackerSettings
 
 Offered = TypeVar("Offered", covariant=True)
 
@@ -109,5 +110,7 @@ networks: Plugins[type[NetworkSettings]] = Plugins("networks", "network")
 """Settings of the installed networks, each a subclass of `bridgeflow.nn.velocity.NetworkSettings`."""
 datasets: Plugins[type[DataSettings]] = Plugins("datasets", "dataset")
 """Settings of the installed data sets, each a subclass of `bridgeflow.data.rows.DataSettings`."""
+trackers: Plugins[type[TrackerSettings]] = Plugins("trackers", "tracker")
+"""Settings of the installed trackers, each a subclass of `bridgeflow.tracker.TrackerSettings`."""
 recipes = Recipes()
 """The installed recipes, each a tree of keys."""

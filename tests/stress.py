@@ -94,7 +94,7 @@ def training(task: str, steps: int, every: int, workers: int = 0) -> Subject:
     def result(folder: Path) -> dict[str, str]:
         whole = digests(folder / "checkpoints" / f"{steps:06d}", "**/*.safetensors")
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        return {**whole, "losses": str([(line["step"], line["loss"]) for line in lines])}
+        return {**whole, "losses": str([(line["step"], line["train/loss"]) for line in lines])}
 
     return Subject(f"train {task}", start, again, newest_step, result)
 

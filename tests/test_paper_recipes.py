@@ -18,7 +18,7 @@ from bridgeflow.cli.main import invoke
 from bridgeflow.config import recipe as recipes
 from bridgeflow.runtime.console import Progress
 from bridgeflow.training import dry_run
-from bridgeflow.training.loop import OPTIONAL
+from bridgeflow.training.initial import OPTIONAL
 from bridgeflow.training.start import train
 from bridgeflow_plugins.crossflow.layout import PUBLISHED
 from bridgeflow_plugins.crossflow.recipe import recipe_tree
@@ -235,7 +235,7 @@ def test_a_small_copy_trains_samples_and_is_scored(
     assert run.outcome.step == 2
     assert run.outcome.unreadable == []
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    assert all(np.isfinite(lines[-1][term]) for term in terms_of(name))
+    assert all(np.isfinite(lines[-1][f"train/{term}"]) for term in terms_of(name))
     assert (run.folder / "samples" / "000002.png").is_file()
     metric = {"caption": "token_f1", "depth": "abs_rel", "superres": "psnr"}.get(name.partition("/")[0])
     if metric is None:

@@ -91,14 +91,14 @@ class Checkpoint:
         return [*self.passed_over, *requirements.differences(self.plugins)]
 
     def recipe(self, with_data: bool = True) -> Recipe:
-        """The resolved recipe it was trained with; without its data where they are not needed. Names mean the
-        distributions that it notes. Raises BridgeflowError as `check_plugins`."""
+        """The resolved recipe it was trained with; without its data where they are not needed, and without its
+        trackers. Names mean the distributions that it notes. Raises BridgeflowError as `check_plugins`."""
         self.check_plugins(with_data)
         text = (self.folder / "recipe.yaml").read_text(encoding="utf-8")
         homes = {(str(note["kind"]), str(note["name"])): str(note["distribution"]) for note in self.plugins}
         tree = layers.parse(text, str(self.folder / "recipe.yaml"))
         tree = naming.qualified(tree, lambda kind, name: homes.get((kind, name)))
-        return recipes.resolve(tree, str(self.meta["recipe"]), homes, with_data)
+        return recipes.resolve(tree, str(self.meta["recipe"]), homes, with_data, with_trackers=False)
 
     def sampling(self) -> SamplingSettings:
         """The defaults of sampling: those of its recipe, or what they were set to since. Raises BridgeflowError where
@@ -357,7 +357,7 @@ def _write(final: Path, step: int, recipe: Recipe, fill: Callable[[Path], None],
         meta["seal"] = _seal(meta)
         (part / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
         if final.is_dir() and any(final.iterdir()):
-            _put_aside(final)
+            put_aside(final)
         durable.settle(part, final)
     except (OSError, SafetensorError) as error:
         raise NotSaved(final, reason_of(error)) from error
@@ -424,10 +424,11 @@ def plugins_of(recipe: Recipe) -> list[dict[str, str]]:
 
 def set_aside(folder: Path, after: int) -> list[Path]:
     """Renames the checkpoints of later steps than `after`, so that a run that goes on from there writes its own."""
-    return [_put_aside(path) for path in numbered(folder) if int(path.name) > after]
+    return [put_aside(path) for path in numbered(folder) if int(path.name) > after]
 
 
-def _put_aside(path: Path) -> Path:
+def put_aside(path: Path) -> Path:
+    """Renames a checkpoint to a name that is none of a run's; the new path."""
     number = 1
     while (aside := path.with_name(f"{path.name}-aside-{number:02d}")).exists():
         number += 1

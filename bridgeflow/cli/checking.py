@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 PARTS = ("path", "coupling", "objective", "guidance", "solver", "source_encoder", "encoding_loss", "optimizer")
 """Kinds that are parts of the method."""
-KINDS = ("modality", "task", *PARTS)
+KINDS = ("modality", "task", "tracker", *PARTS)
 
 
 @click.command(
     epilog="Examples:\n\n\b\n  bridgeflow plugins check edges\n  bridgeflow plugins check text codec.name=autoencoder\n"
-    "  bridgeflow plugins check heun --kind solver"
+    "  bridgeflow plugins check heun --kind solver\n  bridgeflow plugins check tensorboard"
 )
 @click.argument("name")
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
@@ -31,10 +31,10 @@ KINDS = ("modality", "task", *PARTS)
 @click.option("--traceback", is_flag=True, help="Show where an error behind a fault came from.")
 @json_option
 def check(name: str, options: tuple[str, ...], kind: str | None, traceback: bool, as_json: bool) -> int:
-    """Try out what the engine takes for granted of a modality, a task or a part of the method.
+    """Try out what the engine takes for granted of a modality, a task, a tracker or a part of the method.
 
-    Every check is named; a modality or task waives one in its `waived`, with a reason. KEY=VALUE sets options, but of a
-    task, which is checked with its default recipe.
+    Every check is named; a modality, task or tracker waives one in its `waived`, with a reason. KEY=VALUE sets options,
+    but of a task, which is checked with its default recipe.
     The exit code is 1 where a check failed.
     """
     found = _matching(name, kind, options)
@@ -71,10 +71,11 @@ def _matching(name: str, kind: str | None, options: Sequence[str]) -> list[Plugi
         others = sorted(known - set(KINDS))
         if others and kind is None:
             raise UsageError(
-                f"{name!r} is a {others[0]}, which has no checks: name a modality, a task or a part of the method."
+                f"{name!r} is a {others[0]}, which has no checks: name a modality, a task, a tracker or a part of the "
+                "method."
             )
         names = {plugin.name for own in kinds for plugin in registry.installed(own)}
-        raise registry.unknown(kind or " or ".join(KINDS[:2]), name, names)
+        raise registry.unknown(kind or "modality, task or tracker", name, names)
     found = [registry.find(own, name) for own in kinds if own in known]
     if options:
         found = [plugin for plugin in found if plugin.kind != "task"]
@@ -102,6 +103,8 @@ def _examined(plugin: Plugin, options: Sequence[str]) -> Iterator[Outcome]:
     from bridgeflow.testing.subject import ModalitySubject
     from bridgeflow.testing.task import examine_task
     from bridgeflow.testing.task_subject import TaskSubject
+    from bridgeflow.testing.tracker import examine_tracker
+    from bridgeflow.testing.tracker_subject import TrackerSubject
 
     qualified = f"{plugin.distribution}:{plugin.name}"
     if plugin.kind == "task":
@@ -111,6 +114,8 @@ def _examined(plugin: Plugin, options: Sequence[str]) -> Iterator[Outcome]:
         tree = layers.override(tree, assignment)
     if plugin.kind in PARTS:
         return examine_part(PartSubject(plugin.kind, qualified, tree))
+    if plugin.kind == "tracker":
+        return examine_tracker(TrackerSubject(qualified, tree))
     return examine_modality(ModalitySubject(qualified, tree))
 
 

@@ -132,7 +132,7 @@ def _check_kind(kind: str | None) -> None:
     epilog="Status: ok; broken; other contract (written for another version of bridgeflow's contract); twice (two "
     "distributions offer the name); not loaded; not installed yet (added to an editable installation since).",
 )
-@click.option("--kind", metavar="KIND", help="modality, task, recipe, dataset, network or importer.")
+@click.option("--kind", metavar="KIND", help="modality, task, recipe, dataset, network, importer or tracker.")
 @click.option(
     "--load/--no-load",
     default=None,

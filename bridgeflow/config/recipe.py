@@ -14,6 +14,7 @@ from bridgeflow.bridge import BridgeSettings
 from bridgeflow.config import layers
 from bridgeflow.config.layers import Tree
 from bridgeflow.config.optimizers import AdamWSettings, OptimizerSettings
+from bridgeflow.config.trackers import NamedTracker, chosen, written_out
 from bridgeflow.config.validation import validated
 from bridgeflow.data.rows import DataSettings, Rows, Split, Stream
 from bridgeflow.errors import BridgeflowError, UsageError
@@ -69,8 +70,13 @@ class TrainingSettings(Settings):
     """Steps between sample pictures of held-out examples; 0 makes none but the last."""
     samples: int = Field(default=8, ge=1)
     """Held-out examples in a sample picture."""
+    validation: int = Field(default=64, ge=0)
+    """Held-out pairs on which the weight average's flow loss is measured wherever samples are drawn, as val/loss; 0
+    measures none. The checkpoint where it was lowest is kept as checkpoints/best."""
     evaluate: int = Field(default=256, ge=0)
     """Held-out examples that are scored at the end; 0 scores none."""
+    trackers: tuple[str | dict[str, Any], ...] = ("tensorboard",)
+    """Where figures and pictures go besides the run's folder: names of trackers, or {name: ...} with their settings."""
     workers: int = Field(default=0, ge=0)
     """Processes that read rows ahead; 0 reads in the training process."""
     gradient_checkpointing: bool = False
@@ -142,6 +148,8 @@ class Recipe:
     network: NetworkSettings
     homes: Homes
     """The distribution that is meant by each name of a plugin."""
+    trackers: tuple[NamedTracker, ...] | None = None
+    """What `training.trackers` names, typed; None where it was not asked for, as results need no tracker."""
 
     @property
     def task_name(self) -> str:
@@ -202,7 +210,9 @@ class Recipe:
 
     def changed(self, **sections: Any) -> Recipe:
         """The same recipe with keys laid over it and checked again."""
-        return resolve(layers.merge(self.tree(), sections), self.name, self.homes)
+        return resolve(
+            layers.merge(self.tree(), sections), self.name, self.homes, with_trackers=self.trackers is not None
+        )
 
 
 class UnreadData(DataSettings):
@@ -264,11 +274,18 @@ def load(
     return resolve(tree, name)
 
 
-def resolve(tree: Mapping[str, Any], name: str, homes: Homes | None = None, with_data: bool = True) -> Recipe:
+def resolve(
+    tree: Mapping[str, Any],
+    name: str,
+    homes: Homes | None = None,
+    with_data: bool = True,
+    with_trackers: bool = True,
+) -> Recipe:
     """A checked recipe from a tree of keys.
 
     homes: the distribution that is meant by names that several offer; a task's modalities are else those of its own.
-    with_data: False leaves the section `data` as it is, see `UnreadData`. Raises UsageError with every mistake at once.
+    with_data: False leaves the section `data` as it is, see `UnreadData`; with_trackers does so with
+    `training.trackers`. Raises UsageError with every mistake at once.
     """
     mistakes: list[str] = []
     tree = layers.current(tree)
@@ -303,6 +320,7 @@ def resolve(tree: Mapping[str, Any], name: str, homes: Homes | None = None, with
         settings = _plugin(kind, given.get("name"), mistakes, known)
         if settings is not None:
             sections[section] = validated(settings, own, section, mistakes)
+    trackers = chosen(keys.training.trackers, mistakes) if keys is not None and with_trackers else None
     if mistakes or keys is None or task is None:
         each = list(dict.fromkeys(mistakes))
         if len(each) == 1:
@@ -310,7 +328,7 @@ def resolve(tree: Mapping[str, Any], name: str, homes: Homes | None = None, with
         raise UsageError(f"recipe {name!r} has {len(each)} mistakes:" + "".join(f"\n  {mistake}" for mistake in each))
     return Recipe(
         name,
-        keys,
+        keys if trackers is None else written_out(keys, trackers),
         task,
         sections["options"],
         sections["source_class"],
@@ -320,6 +338,7 @@ def resolve(tree: Mapping[str, Any], name: str, homes: Homes | None = None, with
         sections["data"],
         sections["network"],
         known,
+        trackers,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from bridgeflow import registry
 from bridgeflow.registry import Plugin
 
-CHECKED = ("modality", "task")
+CHECKED = ("modality", "task", "tracker")
 """Kinds of plugins that `bridgeflow plugins check` knows."""
 
 
@@ -40,7 +40,7 @@ def sentence_on(error: BaseException) -> str | None:
 
 
 def _concerned(frames: Sequence[FrameType], plugins: Sequence[Plugin]) -> Plugin | None:
-    """The modality or task whose method was at work in the innermost frame that was one's; None where none was."""
+    """The plugin that has checks and whose method was at work in the innermost frame that was one's, or None."""
     for frame in reversed(frames):
         own = frame.f_locals.get("self", frame.f_locals.get("cls"))
         plugin = registry.plugin_of(own if isinstance(own, type) else type(own), plugins)

@@ -37,6 +37,7 @@ GROUPS = {
     "solver": "bridgeflow.solvers",
     "optimizer": "bridgeflow.optimizers",
     "encoding_loss": "bridgeflow.encoding_losses",
+    "tracker": "bridgeflow.trackers",
 }
 _KINDS = {group: kind for kind, group in GROUPS.items()}
 
@@ -163,12 +164,12 @@ def clash(plugins: list[Plugin]) -> str:
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is not installed: the nearest one that is, or the editable installation that would
-    have it were it installed again. `kind` may be 'plugin', which means any, or several: 'modality or task'."""
+    have it were it installed again. `kind` may be 'plugin', for any, or several: 'modality, task or tracker'."""
     wanted, _, plain = name.rpartition(":")
     for plugin, folder in declared():
         if (
             plugin.name == plain
-            and (kind == "plugin" or plugin.kind in kind.split(" or "))
+            and (kind == "plugin" or plugin.kind in kind.replace(", ", " or ").split(" or "))
             and (not wanted or is_from(plugin, wanted))
         ):
             return UsageError(f"no {kind} {name!r}: {not_yet(plugin, folder)}.")

@@ -45,6 +45,7 @@ BASES = {
     "solver": "bridgeflow.flow.solver:SolverSettings",
     "encoding_loss": "bridgeflow.nn.encoding_loss:EncodingLossSettings",
     "optimizer": "bridgeflow.config.optimizers:OptimizerSettings",
+    "tracker": "bridgeflow.tracker:TrackerSettings",
 }
 """What a plugin of each kind is a subclass of."""
 API_VERSION = 1

@@ -11,10 +11,11 @@ import re
 import shutil
 import tempfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 OWN = re.compile(
-    r"\.(\d{6}(-aside-\d+)?|train|held_out|codecs|source|target|[\w-]+\.(json|jsonl|yaml|safetensors|md|png))"
+    r"\.((\d{6}|best)(-aside-\d+)?|train|held_out|codecs|source|target|[\w-]+\.(json|jsonl|yaml|safetensors|md|png))"
     r"(\.safetensors|\.json)?\.(part|gone)-\d+"
 )
 """Temporary names of what bridgeflow writes; a folder may hold somebody else's."""
@@ -42,6 +43,20 @@ def settle(part: Path, path: Path) -> None:
         sync(written)
     part.replace(path)
     sync(path.parent)
+
+
+def replace_folder(part: Path, folder: Path) -> None:
+    """`settle` for a folder that takes the place of another one, if there is one: at no time is there half of either.
+    A process that is killed between the going of the one and the coming of the other leaves none."""
+    gone = folder.with_name(f".{folder.name}.gone-{os.getpid()}")
+    shutil.rmtree(gone, ignore_errors=True)
+    for written in [*part.rglob("*"), part]:
+        sync(written)
+    with suppress(FileNotFoundError):
+        folder.rename(gone)
+    part.replace(folder)
+    sync(folder.parent)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -98,11 +98,17 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
+_NO_TRAINING = (
+    "checkpoint_every", "sample_every", "samples", "log_every", "keep", "evaluate", "workers", "trackers", "validation",
+)  # fmt: skip
+"""Keys of `training` that change no weight."""
+
+
 def training_fingerprint(recipe: Recipe, weak_step: int | None = None) -> str:
     """Changes where the training would: runs that have the same are trained once. How often a run is saved and shown
     does not count."""
     tree: dict[str, Any] = json.loads(json.dumps(recipe.tree(), default=str))
-    for key in ("checkpoint_every", "sample_every", "samples", "log_every", "keep", "evaluate", "workers"):
+    for key in _NO_TRAINING:
         tree.get("training", {}).pop(key, None)
     tree.pop("sampling", None)
     return _hashed([tree, weak_step])

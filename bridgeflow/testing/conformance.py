@@ -12,10 +12,13 @@ from bridgeflow.settings import Settings
 from bridgeflow.task import Task
 from bridgeflow.testing import modality as of_modality
 from bridgeflow.testing import task as of_task
+from bridgeflow.testing import tracker as of_tracker
 from bridgeflow.testing.outcome import Check, Outcome, examine
 from bridgeflow.testing.parts import check_part
 from bridgeflow.testing.subject import ModalitySubject
 from bridgeflow.testing.task_subject import TaskSubject
+from bridgeflow.testing.tracker_subject import TrackerSubject
+from bridgeflow.tracker import TrackerSettings
 
 
 def _name(entry: tuple[Check, Any]) -> str:
@@ -90,3 +93,29 @@ class PartConformance:
         failed = [own for own in check_part(self.kind, self.part, self.options) if own.status == "failed"]
         if failed:
             pytest.fail("\n".join(f"{own.check.name}: {own.message}" for own in failed), pytrace=False)
+
+
+class TrackerConformance:
+    """Inherit as `class TestBoard(TrackerConformance)` and set `tracker`, a registered name or the class of its
+    settings.
+
+    A waived check is skipped with its reason.
+    """
+
+    tracker: ClassVar[str | type[TrackerSettings]]
+    options: ClassVar[Mapping[str, Any]] = {}
+    """Laid over the defaults of the settings."""
+    _subject: ClassVar[TrackerSubject | None] = None
+
+    @classmethod
+    def teardown_class(cls) -> None:
+        """Lets go of what the checks shared."""
+        cls._subject = None
+
+    @pytest.mark.parametrize("check", of_tracker.TABLE, ids=_name)
+    def test_conformance(self, check: tuple[Check, Any]) -> None:
+        """One of the checks."""
+        cls = type(self)
+        if cls._subject is None:
+            cls._subject = TrackerSubject(cls.tracker, cls.options)
+        _conclude(examine(*check, cls._subject))

@@ -15,6 +15,7 @@ from bridgeflow.runtime.stdout import redirected
 from bridgeflow.testing.outcome import Fault
 from bridgeflow.testing.subject import ModalitySubject, copied
 from bridgeflow.testing.task_subject import TaskSubject
+from bridgeflow.testing.tracker_subject import TrackerSubject, Trial
 
 
 @contextmanager
@@ -71,4 +72,18 @@ def check_task(subject: TaskSubject) -> str | None:
         task.metrics(*copied((subject.results, truths, sources, rows)))
     with _silent("baseline"):
         task.baseline(copied(truths), copied(sources), iter(copied(truths)))
+    return None
+
+
+def check_tracker(subject: TrackerSubject) -> str | None:
+    """The methods that training calls print nothing, on a run that begins and on one that goes on."""
+    _ = subject.closed
+    folder = subject.folder("run-04")
+    with _silent("build"):
+        subject.settings.build()
+    for first_step in (1, 4):
+        trial = Trial(subject, folder, first_step)
+        for method in ("start", "log", "picture", "close"):
+            with _silent(method):
+                getattr(trial, method)()
     return None

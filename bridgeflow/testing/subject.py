@@ -26,6 +26,7 @@ from bridgeflow.task import Task
 from bridgeflow.testing.comparing import spread, worst_difference
 from bridgeflow.testing.fresh import Elsewhere, importable, restored_elsewhere
 from bridgeflow.testing.outcome import Fault, calling, described, remembered
+from bridgeflow.tracker import TrackerSettings
 
 ROWS = 4
 """Items of the batch that most checks look at."""
@@ -105,7 +106,7 @@ def check_latent(latent: Latent, spec: LatentSpec, of: str = "", rows: int | Non
         raise Fault(f"`encode`{place} gave a `std` below zero: give standard deviations, or None.")
 
 
-Kind = TypeVar("Kind", Modality, Task)
+Kind = TypeVar("Kind", Modality, Task, TrackerSettings)
 
 
 class PluginSubject(Generic[Kind]):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 
 from bridgeflow.assembly import SIDES, Assembly, assemble, latents_known
@@ -23,8 +20,9 @@ from bridgeflow.runtime.console import Progress
 from bridgeflow.runtime.precision import warn_of_slow_bf16
 from bridgeflow.training.accelerator import make_accelerator
 from bridgeflow.training.estimate import gigabytes, global_batch
-from bridgeflow.training.loop import Trainer, check_weights
-from bridgeflow.training.memory import expected_memory, fits, free_memory, savings
+from bridgeflow.training.initial import check_weights
+from bridgeflow.training.loop import Trainer
+from bridgeflow.training.memory import expected_memory, fits, free_memory, peak_memory, savings
 from bridgeflow.training.start import computed_sections, take_codecs
 
 
@@ -131,7 +129,7 @@ def _tried(
         seconds.append(time.perf_counter() - start)
         trainer.step += 1
     per_step = sorted(seconds[1:])[len(seconds[1:]) // 2]
-    bridge = trainer.bridge
+    bridge, peak = trainer.bridge, peak_memory(trainer.device)
     frozen = sum(p.numel() for side in (assembly.source, assembly.target) for p in side.parameters())
     return {
         "fits": True,
@@ -142,19 +140,7 @@ def _tried(
         "source_encoder_parameters": sum(p.numel() for p in bridge.source_encoder.parameters()),
         "frozen_parameters": frozen,
         "data": rows.description,
-        "peak_memory_mb": round(_peak_memory(trainer.device)),
+        "peak_memory_mb": None if peak is None else round(peak / 2**20),
         "seconds_per_step": round(per_step, 4),
         "hours": round(per_step * recipe.training.steps / 3600, 3),
     }
-
-
-def _peak_memory(device: torch.device) -> float:
-    """Megabytes at the peak: of the GPU's memory, or of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    try:
-        import resource
-    except ImportError:
-        return math.nan
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

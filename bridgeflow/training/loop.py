@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,34 +14,33 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from bridgeflow.assembly import Assembly
-from bridgeflow.bridge import Bridge, Losses, collapse_warning
+from bridgeflow.bridge import Bridge, Losses
 from bridgeflow.checkpoints import checkpoint as checkpoints
 from bridgeflow.checkpoints.checkpoint import Checkpoint
-from bridgeflow.checkpoints.tensor_file import NotFinite
 from bridgeflow.config.recipe import Recipe
 from bridgeflow.data.batches import batches
 from bridgeflow.data.encoding import latent
 from bridgeflow.data.pairs import Batch
 from bridgeflow.data.rows import Rows, Stream
-from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.errors import BridgeflowError
 from bridgeflow.flow.coupling import draw_null_rows
 from bridgeflow.modality import Latent
 from bridgeflow.runtime import collective
-from bridgeflow.runtime.console import Progress, duration
+from bridgeflow.runtime.console import Progress
 from bridgeflow.runtime.randomness import generator, seed_of
 from bridgeflow.training import optimizers, sharding
-from bridgeflow.training.average import WeightAverage, has_batch_statistics, measure_statistics
+from bridgeflow.training.average import WeightAverage
+from bridgeflow.training.initial import restore, start_from
 from bridgeflow.training.interruption import Interruption
-from bridgeflow.training.journal import Journal
+from bridgeflow.training.metrics import GRADIENT_NORM, mean_losses
 from bridgeflow.training.modalities import FirstBatch, freeze
+from bridgeflow.training.results import Results
+from bridgeflow.training.saving import Saver
 from bridgeflow.training.soundness import Soundness, check_start
 from bridgeflow.training.step_options import apply_options
-
-OPTIONAL = "encoding_loss."
-"""Names of weights that training alone needs, and that a checkpoint to start from need not have."""
-
-CALIBRATION_BATCHES = 16
-"""Batches from which the average's running statistics are measured."""
+from bridgeflow.training.telling import Teller
+from bridgeflow.training.trackers import Trackers
+from bridgeflow.training.validation import Validation
 
 
 @dataclass
@@ -59,58 +58,6 @@ class Outcome:
     unreadable: list[str] = field(default_factory=list)
 
 
-class _Window:
-    """Means over the steps between two lines of the log."""
-
-    def __init__(self) -> None:
-        self.steps = 0
-        self.seconds = 0.0
-        self.waited = 0.0
-        self.totals: dict[str, Tensor] = {}
-        self.health: dict[str, Tensor] = {}
-
-    def add(self, losses: Losses, seconds: float, waited: float) -> None:
-        """Counts a step, without waiting for the device."""
-        self.steps += 1
-        self.seconds += seconds
-        self.waited += waited
-        for name, value in {"loss": losses.total.detach(), **losses.terms}.items():
-            self.totals[name] = self.totals[name] + value if name in self.totals else value
-        self.health = losses.health
-
-
-def _one_tower(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
-    """Whether both have the same parts of the encoding loss, to the last shape."""
-    shapes = [{k: t.shape or (1,) for k, t in state.items() if k.startswith(OPTIONAL)} for state in (given, own)]
-    return shapes[0] == shapes[1]
-
-
-def check_weights(checkpoint: Checkpoint, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Raises UsageError where the weights of a checkpoint cannot be the start of a bridge with the state `own`."""
-    faults = [
-        *(f"{key!r} is missing" for key in sorted(own) if key not in given and not key.startswith(OPTIONAL)),
-        *(f"{key!r} has no place" for key in sorted(given) if key not in own and not key.startswith(OPTIONAL)),
-        *(
-            f"{key!r} has shape {tuple(given[key].shape)}, not {tuple(own[key].shape)}"
-            for key in own
-            if key in given and given[key].shape != own[key].shape and not key.startswith(OPTIONAL)
-        ),
-    ]
-    if faults:
-        raise UsageError(
-            f"the weights of {str(checkpoint.folder)!r} do not fit this recipe ({', '.join(faults[:3])}; {len(faults)} "
-            "in all): start with the network and sizes of its recipe.yaml."
-        )
-
-
-def mean_losses(parts: list[Losses]) -> Losses:
-    """The mean of several backward passes' losses; the health of the last."""
-    if len(parts) == 1:
-        return parts[0]
-    terms = {name: torch.stack([part.terms[name] for part in parts]).mean() for name in parts[0].terms}
-    return Losses(torch.stack([part.total for part in parts]).mean(), terms, parts[-1].health)
-
-
 class Trainer:
     """Trains one recipe in one folder."""
 
@@ -124,6 +71,8 @@ class Trainer:
         resume: Checkpoint | None = None,
         on_sample: Any = None,
         initial: Checkpoint | None = None,
+        validation: Validation | None = None,
+        trackers: Trackers | None = None,
     ) -> None:
         self.assembly = assembly
         self.recipe: Recipe = assembly.recipe
@@ -133,107 +82,102 @@ class Trainer:
         self.accelerator = accelerator
         self.device = accelerator.device
         self.console = console
-        self.on_sample = on_sample
-        assembly.to(self.device)
-        frozen = freeze(assembly)
-        if frozen is not None:
-            console.say(frozen)
-        torch.manual_seed(seed_of(self.settings.seed, "weights"))
-        self.bridge = assembly.build_bridge().to(self.device)
-        if initial is not None:
-            self._start_from(initial)
-        self.average = WeightAverage(self.bridge, self.settings.ema) if self.settings.ema else None
         self.step = 0
         self.position = 0
         self.unreadable: list[str] = []
-        self.health: dict[str, float] = {}
-        self._scales: dict[str, float] | None = None
-        self._warned = False
+        self._looked = False
         self._reached = False
         self._stepped = False
         self._interruptions: Tensor | None = None
-        self._calibration: list[Latent] | None = None
         self.soundness = Soundness(self.recipe, folder, self.device)
+        self._build(initial, resume)
+        self._prepare(resume)
+        self.teller = Teller(self.recipe, folder, self.results, accelerator, console, on_sample, validation, trackers)
+
+    def _build(self, initial: Checkpoint | None, resume: Checkpoint | None) -> None:
+        """The bridge and its average, with the weights that the run begins with."""
+        self.assembly.to(self.device)
+        frozen = freeze(self.assembly)
+        if frozen is not None:
+            self.console.say(frozen)
+        torch.manual_seed(seed_of(self.settings.seed, "weights"))
+        self.bridge = self.assembly.build_bridge().to(self.device)
+        if initial is not None:
+            start_from(self.bridge, initial, self.recipe, self.console)
+        self.average = WeightAverage(self.bridge, self.settings.ema) if self.settings.ema else None
         if resume is not None:
-            self._restore(resume)
+            restore(self.bridge, self.average, resume)
+            self.step = resume.step
+            self.position = int(resume.meta.get("pairs_seen", 0))
         check_start(self.bridge)
+
+    def _prepare(self, resume: Checkpoint | None) -> None:
+        """What trains the bridge, and what saves it."""
         apply_options(self.bridge, self.settings, self.device)
         self.model, self.optimizer, self.prepared = sharding.prepare(
-            self.bridge, lambda bridge: optimizers.build_optimizer(bridge, self.recipe.keys.optimizer), accelerator
+            self.bridge,
+            lambda bridge: optimizers.build_optimizer(bridge, self.recipe.keys.optimizer),
+            self.accelerator,
         )
-        self.sharded = sharding.is_sharded(self.bridge)
-        if self.sharded and self.average is not None:
+        sharded = sharding.is_sharded(self.bridge)
+        if sharded and self.average is not None:
             sharding.shard_alike(self.average.module, self.bridge)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in self.bridge.named_parameters()}
         if resume is not None:
             optimizers.restore(self.optimizer, self.names, checkpoints.load_optimizer(resume))
-
-    def _start_from(self, checkpoint: Checkpoint) -> None:
-        """Takes another checkpoint's weights; what only the encoding loss needs may be missing on either side."""
-        for sentence in checkpoint.passed_over:
-            self.console.warn(sentence)
-        own = self.bridge.state_dict()
-        given = checkpoint.weights()
-        check_weights(checkpoint, given, own)
-        encodings = checkpoint.recipe().keys.encoding, self.recipe.keys.encoding
-        if not _one_tower(given, own) or len({getattr(own, "logit_scale", None) for own in encodings}) > 1:
-            given = {key: tensor for key, tensor in given.items() if not key.startswith(OPTIONAL)}
-        self.bridge.load_state_dict({key: tensor for key, tensor in given.items() if key in own}, strict=False)
-        parts = sorted({key.partition(".")[0] for key in own if key not in given})
-        told = f"; {' and '.join(parts)} start fresh" if parts else ""
-        self.console.say(f"starting from the weights of {checkpoint.folder}{told}")
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        try:
-            self.bridge.load_state_dict(checkpoint.weights(averaged=False))
-            if self.average is not None:
-                self.average.module.load_state_dict(checkpoint.weights())
-                self.average.updates = int(checkpoint.meta["average_updates"])
-        except RuntimeError as error:
-            raise BridgeflowError(
-                f"the checkpoint {str(checkpoint.folder)!r} does not fit this recipe: go on without changing "
-                "the network, or start a new run."
-            ) from error
-        self.step = checkpoint.step
-        self.position = int(checkpoint.meta.get("pairs_seen", 0))
+        self.results = Results(self.assembly, self.rows, self.bridge, self.average, sharded)
+        self.saver = Saver(
+            self.folder,
+            self.results,
+            lambda: optimizers.tensors_of(self.optimizer, self.names),
+            self.soundness,
+            self.accelerator,
+            self.console,
+        )
 
     # -- the loop ----------------------------------------------------------------------------------------
 
     def run(self) -> Outcome:
         """Trains up to the recipe's number of steps or a signal, and saves."""
-        settings = self.settings
-        started, first = time.monotonic(), self.step
-        journal = Journal(self.folder, self.step, self.console.warn) if self.accelerator.is_main_process else None
-        data = self._batches()
-        window = _Window()
-        with Interruption() as interruption:
-            while self.step < settings.steps and self._interrupted(interruption) is None:
-                begun = time.monotonic()
-                losses, waited = self._train_step(data)
-                window.add(losses, time.monotonic() - begun, waited)
-                self.step += 1
-                last = self.step == settings.steps
-                if self.step % settings.log_every == 0 or last:
-                    self._log(journal, window, started, first)
-                    window = _Window()
-                if self.step % settings.checkpoint_every == 0 and not last:
-                    self.save(last=False)
-                if settings.sample_every and self.step % settings.sample_every == 0 and not last:
-                    self._sample(journal)
+        started, teller = time.monotonic(), self.teller
+        with closing(teller), Interruption() as interruption:
+            teller.begin(self.step)
+            self._train(interruption)
             received = self._interrupted(interruption)
-            stopped_by = received if self.step < settings.steps else None
+            stopped_by = received if self.step < self.settings.steps else None
             saved = self.save()
             if received is not None and stopped_by is None:
                 self.console.say(f"{received} came when all steps were done: the run ends as a whole one does.")
             if stopped_by is None:
-                self._sample(journal)
-        self.console.clear()
-        if journal is not None:
-            journal.curve()
-            journal.close()
+                teller.sample(self.step)
+            teller.end()
         unreadable = [sentence for own in collective.told(self.unreadable) for sentence in own]
         return Outcome(self.step, time.monotonic() - started, saved, received, stopped_by, unreadable)
+
+    def _train(self, interruption: Interruption) -> None:
+        """Steps up to the last or a signal, with what is told, saved and shown between them."""
+        settings = self.settings
+        data = self._batches()
+        while self.step < settings.steps and self._interrupted(interruption) is None:
+            begun = time.monotonic()
+            losses, waited = self._train_step(data)
+            self.teller.count(losses, time.monotonic() - begun, waited)
+            self.step += 1
+            shown = self._due(settings.sample_every)
+            if shown or self._due(settings.log_every):
+                self.soundness.settle()
+                self.teller.tell(self.step, self.optimizer.param_groups[0]["lr"], measured=shown)
+            # The end is saved and shown alike whether it is the last step's or a signal's.
+            if self.step < settings.steps:
+                if self._due(settings.checkpoint_every):
+                    self.save(last=False)
+                if shown:
+                    self.teller.sample(self.step)
+
+    def _due(self, every: int) -> bool:
+        """Whether something that is done every so many steps, and at the end, is to be done now; 0 leaves the end."""
+        return self.step == self.settings.steps or (every > 0 and self.step % every == 0)
 
     def _interrupted(self, interruption: Interruption) -> str | None:
         """The signal that any process received, so that all of them stop at the same step. Among several it counts a
@@ -276,19 +220,7 @@ class Trainer:
             with self._first("reading the first batch"):
                 batch = next(data)
             waited += time.monotonic() - start
-            self._note_unreadable(batch.failures)
-            with self._first("encoding the first batch"):
-                source = latent(self.assembly.source, batch.source, self.device)
-                target = latent(self.assembly.target, batch.target, self.device, self.bridge.needs_target_pixels)
-            if self._scales is None:
-                self._scales = self._look_at(FirstBatch(self.assembly, batch, source, target))
-            last = part == settings.accumulation - 1
-            sharding.synchronise(self.model, last)
-            doing = self._first("compiling the network" if settings.compile else "taking the first step")
-            with doing, nullcontext() if last else self.accelerator.no_sync(self.model):
-                losses = self._backward(source, target)
-            self._stepped = True
-            parts.append(Losses(losses.total.detach(), losses.terms, losses.health))
+            parts.append(self._pass(batch, part == settings.accumulation - 1))
         norm = optimizers.clip_gradient(self.bridge.parameters(), settings.clip)
         self.soundness.note("gradient", self.step, norm)
         self.prepared.step()
@@ -296,14 +228,30 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.bridge)
         losses = mean_losses(parts)
-        return Losses(losses.total, losses.terms | {"gradient_norm": norm}, losses.health), waited
+        return Losses(losses.total, losses.terms | {GRADIENT_NORM: norm}, losses.health), waited
 
-    def _look_at(self, first: FirstBatch) -> dict[str, float]:
+    def _pass(self, batch: Batch, last: bool) -> Losses:
+        """The losses of a batch, whose gradients are added up; of a step's `last` batch over the processes, too."""
+        self._note_unreadable(batch.failures)
+        with self._first("encoding the first batch"):
+            source = latent(self.assembly.source, batch.source, self.device)
+            target = latent(self.assembly.target, batch.target, self.device, self.bridge.needs_target_pixels)
+        if not self._looked:
+            self._looked = True
+            self._look_at(FirstBatch(self.assembly, batch, source, target))
+        sharding.synchronise(self.model, last)
+        doing = self._first("compiling the network" if self.settings.compile else "taking the first step")
+        with doing, nullcontext() if last else self.accelerator.no_sync(self.model):
+            losses = self._backward(source, target)
+        self._stepped = True
+        return Losses(losses.total.detach(), losses.terms, losses.health)
+
+    def _look_at(self, first: FirstBatch) -> None:
         """Tells what of the first batch no flow is made for: it trains all the same, at a loss that says little."""
         for sentence in first.warnings():
             if self.accelerator.is_main_process:
                 self.console.warn(sentence)
-        return first.figures
+        self.teller.once |= first.figures
 
     def _first(self, what: str) -> AbstractContextManager[None]:
         """Says what is done where it takes long, until one batch has gone the whole way."""
@@ -348,112 +296,20 @@ class Trainer:
                 elif len(self.unreadable) == 6:
                     self.console.warn("more rows are passed over; their number is told at the end.")
 
-    def _log(self, journal: Journal | None, window: _Window, started: float, first: int) -> None:
-        self.soundness.settle()
-        settings = self.settings
-        per_step = settings.batch_size * settings.accumulation * self.accelerator.num_processes
-        means = {name: total / window.steps for name, total in window.totals.items()} | window.health
-        figures = dict(
-            zip(means, collective.mean(torch.stack([value.float() for value in means.values()])).tolist(), strict=True)
-        )
-        self.health = {name: figures[name] for name in window.health}
-        figures["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        figures["pairs_per_second"] = window.steps * per_step / window.seconds
-        figures["data_wait"] = window.waited / window.seconds
-        if journal is not None:
-            journal.write(self.step, figures | (self._scales or {}))
-            self._scales = {}
-        self._warn_of_collapse()
-        pace = (time.monotonic() - started) / (self.step - first)
-        left = duration(pace * (settings.steps - self.step))
-        wait = f"  data wait {figures['data_wait']:.0%}"
-        self.console.status(
-            f"{self.step:>6,}/{settings.steps:,}  loss {figures['loss']:.4f}  z0 std {figures['z0_std']:.2f}  "
-            f"{figures['pairs_per_second']:,.0f} pairs/s{wait}  {left} left"
-        )
-
-    def _warn_of_collapse(self) -> None:
-        if self._warned or self.step < max(100, 2 * self.settings.schedule.warmup):
-            return
-        warning = collapse_warning(self.health, self.bridge.source_encoder.learned)
-        if warning:
-            self._warned = True
-            self.console.warn(f"step {self.step}: {warning}")
-
     # -- what is kept ------------------------------------------------------------------------------------
 
     def result_bridge(self) -> Bridge:
-        """The bridge that results are made with: the weight average, its running statistics measured for it. All
-        processes call it together."""
-        if self.average is None:
-            module = self._whole(self.bridge)
-            module.eval()
-            return module
-        assert isinstance(self.average.module, Bridge)
-        module = self._whole(self.average.module)
-        if has_batch_statistics(module):
-            measure_statistics(module, self._calibration_sources())
-        return module
-
-    def _whole(self, bridge: Bridge) -> Bridge:
-        """The bridge itself, or a copy of all its weights where they are sharded."""
-        if not self.sharded:
-            return bridge
-        copy = self.assembly.build_bridge().to(self.device).eval()
-        copy.load_state_dict(sharding.whole_state(bridge.state_dict(), keep=True))
-        return copy
-
-    def _calibration_sources(self) -> list[Latent]:
-        if self._calibration is None:
-            settings = self.settings
-            data = batches(self.rows, self.assembly.task, self.recipe.columns, settings.batch_size, settings.seed)
-            self._calibration = [
-                latent(self.assembly.source, next(data).source, self.device) for _ in range(CALIBRATION_BATCHES)
-            ]
-        return self._calibration
+        """The bridge that results are made with, see `Results`. All processes call it together."""
+        return self.results.at(self.step)
 
     def save(self, last: bool = True) -> Path:
-        """Writes a checkpoint of the present step and removes the oldest. Where it cannot be written, and is not the
-        last, a warning says so and training goes on."""
-        self.soundness.settle()
-        result = self.result_bridge()
-        model = self._whole(self.bridge) if self.average is not None else result
-        optimizer = sharding.whole_state(
-            optimizers.tensors_of(self.optimizer, self.names), keep=self.accelerator.is_main_process
-        )
-        folder = self.folder / "checkpoints"
-        path = folder / f"{self.step:06d}"
-        unsound: str | None = None
-        if self.accelerator.is_main_process:
-            facts = {
-                "steps": self.settings.steps,
-                "average_updates": self.average.updates if self.average else 0,
-                "data": {"description": self.rows.description, "fingerprint": self.rows.fingerprint},
-                "health": self.health,
-                "pairs_seen": self.position,
-                "processes": self.accelerator.num_processes,
-            }
-            averaged = result if self.average is not None else None
-            keep = self.settings.keep
-            try:
-                checkpoints.save_checkpoint(folder, self.step, self.assembly, model, averaged, optimizer, facts, keep)
-            except checkpoints.NotSaved as error:
-                if last:
-                    raise
-                self.console.warn(error.going_on)
-            except NotFinite as error:
-                unsound = error.tensor
-        # All processes wait for the one that writes, and end together where it found the weights unsound.
-        unsound = collective.told(unsound)[0]
-        if unsound is not None:
-            self.soundness.stop(unsound, self.step)
-        return path
-
-    def _sample(self, journal: Journal | None) -> None:
-        bridge = self.result_bridge()
-        if journal is None or self.on_sample is None:
-            return
-        image = self.on_sample(bridge, self.step)
-        if image is not None:
-            journal.picture(self.step, "samples", image)
-            self.console.say(f"step {self.step:,}: samples in {self.folder / 'samples' / f'{self.step:06d}.png'}")
+        """Writes a checkpoint of the present step, see `Saver`."""
+        facts: dict[str, Any] = {
+            "average_updates": self.average.updates if self.average else 0,
+            "health": self.teller.health,
+            "pairs_seen": self.position,
+        }
+        measured = self.teller.val_loss(self.step)
+        if measured is not None:
+            facts["val_loss"] = measured
+        return self.saver.save(self.step, facts, last)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,18 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return max(0, min(int(psutil.virtual_memory().available), *_free_in_groups(), *_free_addresses()))
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes at the peak so far: allocated on a GPU, or held by this process; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 2**10
 
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")

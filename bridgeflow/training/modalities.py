@@ -45,7 +45,7 @@ class FirstBatch:
     def figures(self) -> dict[str, float]:
         """Mean and standard deviation of each side, by name."""
         return {
-            f"{side}_{name}": value
+            f"{side}/{name}": value
             for side, scale in self.scales.items()
             for name, value in (("mean", scale.mean), ("std", scale.std))
         }

@@ -16,6 +16,7 @@ from bridgeflow.assembly import SIDES, Assembly, assemble, latents_known
 from bridgeflow.assembly.codec_files import restore_codec, save_codec
 from bridgeflow.assembly.preparing import open_rows, prepare_codecs, warn_of_losses
 from bridgeflow.bridge import Bridge
+from bridgeflow.checkpoints import best
 from bridgeflow.checkpoints.checkpoint import (
     Checkpoint,
     list_checkpoints,
@@ -24,6 +25,7 @@ from bridgeflow.checkpoints.checkpoint import (
 from bridgeflow.checkpoints.runs import RUNS, check_output, new_folder, not_writable
 from bridgeflow.checkpoints.tensor_file import reason_of
 from bridgeflow.config.recipe import Recipe
+from bridgeflow.config.trackers import trackers_of
 from bridgeflow.data.rows import EncodedRows, Rows, Stream
 from bridgeflow.data.shards import ShardStream
 from bridgeflow.errors import BridgeflowError
@@ -36,8 +38,11 @@ from bridgeflow.runtime.randomness import seed_of
 from bridgeflow.settings import Settings
 from bridgeflow.training.accelerator import make_accelerator
 from bridgeflow.training.figures import Sampler, score, shown_examples
-from bridgeflow.training.loop import Outcome, Trainer, check_weights
+from bridgeflow.training.initial import check_weights
+from bridgeflow.training.loop import Outcome, Trainer
 from bridgeflow.training.memory import check_memory
+from bridgeflow.training.trackers import Trackers
+from bridgeflow.training.validation import Validation, read_held_out
 
 
 @dataclass
@@ -114,13 +119,14 @@ def _train(
     torch.manual_seed(seed_of(recipe.training.seed, "codecs"))
     with console.doing("preparing the device"):
         accelerator = make_accelerator(recipe.training, device)
-    if not accelerator.is_main_process:
-        console = Progress(quiet=True)
-    else:
-        _claim(output, resume, hold)
+    trackers = None
     if accelerator.is_main_process:
+        trackers = Trackers.built(trackers_of(recipe), console.warn)
+        _claim(output, resume, hold)
         fitted = resume is not None or initial is not None or recipe.data_name == "cache"
         warn_of_slow_bf16(accelerator.device, console.warn, **computed_sections(recipe, fitted))
+    else:
+        console = Progress(quiet=True)
     precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
     recipe = recipe.changed(training={"precision": precision})
     with accelerator.main_process_first():
@@ -130,27 +136,14 @@ def _train(
     if without is not None:
         console.warn(f"no samples are drawn and no figures made: {without}")
     if resume is not None:
-        assembly = assemble(recipe, {side: f for side in SIDES if (f := resume.codec(side))})
-        check_memory(assembly, accelerator, console)
-        folder = resume.folder.parents[1]
-        _check_resumed(resume, rows, accelerator.num_processes, console)
-        if isinstance(rows, EncodedRows):
-            rows.check(assembly)
-        if accelerator.is_main_process:
-            for path in set_aside(resume.folder.parent, resume.step):
-                console.say(f"a later checkpoint is kept aside as {path}")
+        assembly, folder = _go_on(recipe, rows, resume, accelerator, console)
     else:
         assembly, folder = _begin(recipe, rows, output, accelerator, console, initial)
         if accelerator.is_main_process and output is None:
             hold(folder)
     if accelerator.is_main_process:
         _keep(folder / "recipe.yaml", recipe.yaml())
-    with console.doing("reading the examples of the sample pictures"):
-        shown = shown_examples(assembly, held_out, rows, console)
-    sampler = Sampler(assembly, shown, folder, console)
-    with console.doing("building the network"):
-        trainer = Trainer(assembly, rows, folder, accelerator, console, resume, sampler, initial)
-    console.say(f"{describe(assembly, trainer.bridge, rows)}   {folder}")
+    trainer = _trainer(assembly, rows, held_out, folder, accelerator, console, resume, initial, trackers)
     outcome = _run(trainer, folder)
     report = None
     count = recipe.training.evaluate
@@ -159,6 +152,56 @@ def _train(
         if accelerator.is_main_process:
             report = score(assembly, bridge, held_out, rows, count, folder, accelerator.device, console)
     return Run(folder, outcome, report)
+
+
+def _trainer(
+    assembly: Assembly,
+    rows: Rows | Stream,
+    held_out: Rows | Stream,
+    folder: Path,
+    accelerator: Accelerator,
+    console: Progress,
+    resume: Checkpoint | None,
+    initial: Checkpoint | None,
+    trackers: Trackers | None,
+) -> Trainer:
+    """What trains, with what it shows and measures of held-out rows."""
+    with console.doing("reading the held-out examples"):
+        sampler = Sampler(assembly, shown_examples(assembly, held_out, rows, console), folder, console)
+        pairs = read_held_out(assembly, held_out) if accelerator.is_main_process else []
+    validation = Validation(assembly, pairs, accelerator.autocast) if pairs else None
+    with console.doing("building the network"):
+        trainer = Trainer(assembly, rows, folder, accelerator, console, resume, sampler, initial, validation, trackers)
+    console.say(f"{describe(assembly, trainer.bridge, rows)}   {folder}")
+    return trainer
+
+
+def _go_on(
+    recipe: Recipe, rows: Rows | Stream, resume: Checkpoint, accelerator: Accelerator, console: Progress
+) -> tuple[Assembly, Path]:
+    """The assembly of a run that goes on, and its folder, in which nothing is of a later step any more."""
+    assembly = assemble(recipe, {side: f for side in SIDES if (f := resume.codec(side))})
+    check_memory(assembly, accelerator, console)
+    _check_resumed(resume, rows, accelerator.num_processes, console)
+    if isinstance(rows, EncodedRows):
+        rows.check(assembly)
+    saved = resume.folder.parent
+    if accelerator.is_main_process:
+        for path in set_aside(saved, resume.step):
+            console.say(f"a later checkpoint is kept aside as {path}")
+        if best.is_chosen(recipe.training):
+            _set_best(saved, resume.step, console)
+    return assembly, saved.parent
+
+
+def _set_best(saved: Path, step: int, console: Progress) -> None:
+    try:
+        aside = best.go_on_from(saved, step)
+    except OSError as error:
+        console.warn(f"the best checkpoint cannot be kept in {str(saved)!r} ({error.strerror or error}).")
+        return
+    if aside is not None:
+        console.say(f"the best checkpoint, which is of a later step, is kept aside as {aside}")
 
 
 def computed_sections(recipe: Recipe, fitted: bool) -> dict[str, Settings]:

@@ -1,7 +1,8 @@
-"""The modalities and tasks that come with bridgeflow pass the checks that they set others, without a waiver."""
+"""The modalities, tasks and trackers of bridgeflow itself pass the checks that they set others, without a waiver."""
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from testing_fine import Fine
 
 from bridgeflow import registry
-from bridgeflow.testing import ModalityConformance, TaskConformance, modality_checks
+from bridgeflow.testing import ModalityConformance, TaskConformance, TrackerConformance, modality_checks
 
 
 class TestText(ModalityConformance):
@@ -65,14 +66,32 @@ class TestTextToImageTask(TaskConformance):
     task = "t2i"
 
 
+class TestTensorBoard(TrackerConformance):
+    tracker = "tensorboard"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
+class TestWandb(TrackerConformance):
+    tracker = "wandb"
+    options = {"mode": "offline"}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="trackio is not installed")
+class TestTrackio(TrackerConformance):
+    tracker = "trackio"
+
+
+CONFORMANCE = {"modality": ModalityConformance, "task": TaskConformance, "tracker": TrackerConformance}
+
+
 def test_every_built_in_is_checked_and_waives_nothing() -> None:
     checked = {
         (kind, getattr(value, kind))
         for value in globals().values()
-        for kind, base in (("modality", ModalityConformance), ("task", TaskConformance))
+        for kind, base in CONFORMANCE.items()
         if isinstance(value, type) and issubclass(value, base) and value is not base
     }
-    own = [p for kind in ("modality", "task") for p in registry.installed(kind) if p.distribution == "bridgeflow-torch"]
+    own = [p for kind in CONFORMANCE for p in registry.installed(kind) if p.distribution == "bridgeflow-torch"]
     assert checked == {(plugin.kind, plugin.name) for plugin in own}
     assert all(not registry.load_plugin(plugin).waived for plugin in own)
 

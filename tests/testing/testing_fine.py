@@ -1,11 +1,12 @@
-"""A tiny modality and a tiny task without a fault, for the tests to spoil in one place at a time."""
+"""A tiny modality, a tiny task and a tiny tracker without a fault, for the tests to spoil in one place at a time."""
 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item, Latent, LatentSpec, Modality, Progress
 from bridgeflow.settings import Settings
 from bridgeflow.task import ModalityUse, Task
+from bridgeflow.tracker import TrackedRun, Tracker, TrackerSettings
 
 Numbers = NDArray[np.float32]
 
@@ -164,3 +166,40 @@ class FineTask(Task):
         self, truths: Sequence[Item], sources: Sequence[Item], examples: Iterable[Item]
     ) -> tuple[str, list[Item]] | None:
         return "not mirrored", list(sources)
+
+
+class FineTracker(TrackerSettings):
+    """Lines of JSON in a folder of the run."""
+
+    summary: ClassVar[str] = "lines of JSON"
+    name: Literal["fine"] = "fine"
+    prefix: str = ""
+    """What names of figures begin with."""
+
+    def build(self) -> Tracker:
+        return Lines(self.prefix)
+
+
+class Lines(Tracker):
+    """Appends a line for each call."""
+
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix
+
+    def start(self, run: TrackedRun) -> None:
+        folder = run.folder / "fine"
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.file = (folder / "lines.jsonl").open("a", encoding="utf-8")
+        self.file.write(json.dumps({"name": run.name, "first": run.first_step}) + "\n")
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        self.file.write(json.dumps({"step": step, **{self.prefix + key: value for key, value in figures.items()}}))
+        self.file.write("\n")
+        self.file.flush()
+
+    def picture(self, step: int, name: str, picture: Image.Image) -> None:
+        picture.save(self.folder / f"{name}-{step}.png")
+
+    def close(self) -> None:
+        self.file.close()

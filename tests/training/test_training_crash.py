@@ -122,7 +122,7 @@ def test_a_run_killed_at_many_moments_of_writing_ends_as_if_it_had_not_been(
         assert own.keys() == other.keys()
         assert all(torch.equal(own[key], other[key]) for key in own), name
     losses = [
-        [json.loads(line)["loss"] for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+        [json.loads(line)["train/loss"] for line in Path(run, "metrics.jsonl").read_text().splitlines()]
         for run in ("whole", "part")
     ]
     assert losses[0] == losses[1]
@@ -285,11 +285,11 @@ def test_figures_wait_for_space(tmp_path: Path) -> None:
     journal = Journal(tmp_path, 1, told.append)
     with largest_file(60):
         for step in range(2, 9):
-            journal.write(step, {"loss": 1 / step})
+            journal.write(step, {"train/loss": 1 / step})
     assert len(told) == 1
     assert "cannot be written to" in told[0]
     assert "(File too large); training goes on." in told[0]
-    journal.write(9, {"loss": 0.1})
+    journal.write(9, {"train/loss": 0.1})
     journal.close()
     lines = [json.loads(line) for line in journal.path.read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 10))

@@ -11,6 +11,7 @@ import torch
 
 from bridgeflow.assembly import assemble
 from bridgeflow.assembly.preparing import open_rows
+from bridgeflow.checkpoints.checkpoint import open_checkpoint
 from bridgeflow.cli.main import invoke
 from bridgeflow.config import recipe as recipes
 from bridgeflow.config.recipe import Recipe
@@ -19,7 +20,7 @@ from bridgeflow.modality import Latent
 from bridgeflow.nn.recompute import recompute_blocks
 from bridgeflow.nn.unet import UNet
 from bridgeflow.runtime.console import Progress
-from bridgeflow.training import dry_run, start
+from bridgeflow.training import dry_run
 from bridgeflow.training.accelerator import make_accelerator
 from bridgeflow.training.estimate import Estimate, estimate, global_batch
 from bridgeflow.training.loop import Trainer
@@ -191,7 +192,7 @@ def test_fitting_is_left_out_and_said_to_be(name: str, codec: str, monkeypatch: 
 def test_a_fitted_codec_lets_steps_be_tried(quiet_train: Callable) -> None:
     recipe = recipes.load("caption/blocks", CAPTIONS)
     assert dry_run.dry_run(recipe, "cpu", Progress(quiet=True))["mode"] == "unfitted"
-    checkpoint = start.open_checkpoint(Path(quiet_train(recipe, output="run").folder))
+    checkpoint = open_checkpoint(Path(quiet_train(recipe, output="run").folder))
     facts = dry_run.dry_run(recipe, "cpu", Progress(quiet=True), steps=2, initial=checkpoint)
     assert facts["mode"] == "real"
     assert facts["target_batch"] == [2, 16, 8]
@@ -220,7 +221,7 @@ def test_the_command_prints_every_part(capsys: pytest.CaptureFixture[str], monke
 def test_a_new_run_starts_with_the_averaged_weights_of_another(tiny_depth: Make, quiet_train: Callable) -> None:
     recipe = tiny_depth("training.steps=3")
     first = quiet_train(recipe, output="first")
-    checkpoint = start.open_checkpoint(Path(first.folder))
+    checkpoint = open_checkpoint(Path(first.folder))
     console = Progress(quiet=True)
     rows = open_rows(recipe, "train", console)
     trainer = Trainer(
@@ -254,15 +255,15 @@ def test_parts_of_the_encoding_loss_may_be_missing(tiny_depth: Make, quiet_train
     patches = ("source_encoder.patch=16", "source_encoder.target_patch=16", "source_encoder.heads=2")
     plain = quiet_train(tiny_depth("training.steps=1", *source, *patches), output="plain")
     contrasted = tiny_depth("training.steps=1", *source, *patches, "encoding.name=cross")
-    run = quiet_train(contrasted, output="contrasted", initial=start.open_checkpoint(Path(plain.folder)))
+    run = quiet_train(contrasted, output="contrasted", initial=open_checkpoint(Path(plain.folder)))
     assert run.outcome.step == 1
     for other in ("encoding.tower.width=24", "encoding.tower.depth=2"):
         changed = tiny_depth("training.steps=1", *source, *patches, "encoding.name=cross", other)
-        assert quiet_train(changed, output=other, initial=start.open_checkpoint(Path(run.folder))).outcome.step == 1
+        assert quiet_train(changed, output=other, initial=open_checkpoint(Path(run.folder))).outcome.step == 1
     back = quiet_train(
         tiny_depth("training.steps=1", *source, *patches),
         output="back",
-        initial=start.open_checkpoint(Path(run.folder)),
+        initial=open_checkpoint(Path(run.folder)),
     )
     assert back.outcome.step == 1
 
@@ -270,7 +271,7 @@ def test_parts_of_the_encoding_loss_may_be_missing(tiny_depth: Make, quiet_train
 def test_the_tower_and_its_scale_are_taken_only_where_both_agree(tiny_depth: Make, quiet_train: Callable) -> None:
     source = ("source_encoder={name: variational, width: 16, depth: 1, heads: 2, patch: 16, target_patch: 16}",)
     first = tiny_depth("training.steps=1", *source, "encoding={name: cross, logit_scale: raw, temperature: 0.5}")
-    checkpoint = start.open_checkpoint(Path(quiet_train(first, output="first").folder))
+    checkpoint = open_checkpoint(Path(quiet_train(first, output="first").folder))
     given = checkpoint.weights()
 
     def started(*overrides: str) -> dict[str, torch.Tensor]:

@@ -47,11 +47,12 @@ def test_weight_average_follows_its_formula() -> None:
 def test_loss_falls_and_every_figure_is_written(tiny_depth: Make, quiet_train: Train) -> None:
     run = quiet_train(tiny_depth("training.steps=60", "optimizer.learning_rate=3e-3", "training.log_every=1"))
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    own = {"step", "loss", "flow", "gradient_norm", "z0_std", "learning_rate", "pairs_per_second", "data_wait"}
-    assert own == set(lines[1])
-    assert set(lines[0]) - set(lines[1]) == {"source_mean", "source_std", "target_mean", "target_std"}
-    first = np.mean([line["loss"] for line in lines[:5]])
-    last = np.mean([line["loss"] for line in lines[-5:]])
+    own = {"train/loss", "train/flow", "source/z0_std", "grad_norm", "lr", "memory", "pairs_per_second", "data_wait"}
+    assert {"step", *own} == set(lines[1])
+    assert set(lines[0]) - set(lines[1]) == {"source/mean", "source/std", "target/mean", "target/std"}
+    assert 0.05 < lines[0]["memory"] <= lines[-1]["memory"] < 100
+    first = np.mean([line["train/loss"] for line in lines[:5]])
+    last = np.mean([line["train/loss"] for line in lines[-5:]])
     assert last < 0.6 * first
     assert (run.folder / "loss.png").stat().st_size > 1000
     assert list((run.folder / "tensorboard").iterdir())
@@ -107,7 +108,7 @@ def test_the_norm_of_the_gradient_is_told_as_it_was_before_clipping(
             tiny_depth("training.steps=4", "training.log_every=2", "training.accumulation=2", f"training.clip={clip}")
         )
         lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-        assert [line["gradient_norm"] for line in lines] == pytest.approx(
+        assert [line["grad_norm"] for line in lines] == pytest.approx(
             [(norms[-4] + norms[-3]) / 2, (norms[-2] + norms[-1]) / 2], rel=1e-4
         )
     assert norms[0] == norms[4] > 1e-3

@@ -36,7 +36,7 @@ RECIPE = (
     f"training.checkpoint_every={STEPS // 2}",
 )
 BRIDGEFLOW = ("-m", "bridgeflow")
-FIGURES = ("loss", "flow", "encoding", "kl")
+FIGURES = ("train/loss", "train/flow", "train/encoding", "train/kl")
 
 FAULTY = """
 import math, os, signal
@@ -139,8 +139,8 @@ def test_two_processes_train_as_one_with_twice_the_batch(
         assert len(found) == STEPS
         assert max(expected) - min(expected) > 0.1
         assert found == pytest.approx(expected, abs=1e-4, rel=2e-5)
-    norms = curve(alone, "gradient_norm")
-    assert curve(tmp_path / "two", "gradient_norm") == pytest.approx(norms, rel=1e-3)
+    norms = curve(alone, "grad_norm")
+    assert curve(tmp_path / "two", "grad_norm") == pytest.approx(norms, rel=1e-3)
     whole, own = weights(alone), weights(tmp_path / "two")
     assert {key: tensor.shape for key, tensor in own.items()} == {key: tensor.shape for key, tensor in whole.items()}
     # The bias before the standardising norm does nothing, and follows the noise of rounding.

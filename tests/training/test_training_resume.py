@@ -73,8 +73,8 @@ def test_interrupted_run_ends_where_the_whole_one_does(
     )
     lines = [json.loads(line) for line in Path("part/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 13))
-    losses = [json.loads(line)["loss"] for line in Path("whole/metrics.jsonl").read_text().splitlines()]
-    assert [line["loss"] for line in lines] == losses
+    losses = [json.loads(line)["train/loss"] for line in Path("whole/metrics.jsonl").read_text().splitlines()]
+    assert [line["train/loss"] for line in lines] == losses
 
 
 def test_a_signal_in_the_last_step_finds_a_whole_run(
