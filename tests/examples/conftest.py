@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shutil
 import site
 import subprocess
 import sys
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from bridgeflow import registry
+from bridgeflow.cli.main import invoke
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 
@@ -47,6 +53,63 @@ def install_example(tmp_path_factory: pytest.TempPathFactory) -> InstallExample:
         return made[name]
 
     return install
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A folder to work in, with wheels of examples installed and nothing of their sources."""
+
+    folder: Path
+    sites: tuple[Path, ...]
+
+    def started(self, *arguments: str | Path) -> str:
+        """stdout of `python -m ARGUMENTS`, a process of its own. Fails where the exit code is not 0."""
+        own = {"PYTHONPATH": os.pathsep.join(map(str, self.sites)), "BRIDGEFLOW_CACHE": str(self.folder / "cache")}
+        own |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {key: value for key, value in os.environ.items() if key != "BRIDGEFLOW_PLUGINS"} | own
+        line = [sys.executable, "-m", *map(str, arguments)]
+        done = subprocess.run(line, capture_output=True, text=True, cwd=self.folder, env=environment, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def call(self, *arguments: str | Path) -> str:
+        """stdout of `bridgeflow ARGUMENTS`, by this process, which has waited for torch already; one test of each
+        distribution at least starts a process for its command. Fails where the exit code is not 0."""
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.folder)
+            patch.setenv("BRIDGEFLOW_CACHE", str(self.folder / "cache"))
+            patch.delenv("BRIDGEFLOW_PLUGINS", raising=False)
+            for folder in reversed(self.sites):
+                patch.syspath_prepend(str(folder))
+            registry.forget()
+            try:
+                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                    code = invoke([str(argument) for argument in arguments])
+            finally:
+                patch.undo()
+                registry.forget()
+        assert code == 0, out.getvalue() + err.getvalue()
+        return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def elsewhere(
+    install_example: InstallExample, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Elsewhere]]:
+    """`elsewhere("bridgeflow-edges")`: a folder of its own, with the wheels of these examples."""
+    sites: list[Path] = []
+
+    def make(*names: str) -> Elsewhere:
+        own = tuple(install_example(name) for name in names)
+        sites.extend(own)
+        return Elsewhere(tmp_path_factory.mktemp("elsewhere"), own)
+
+    yield make
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file is not None and any(Path(file).is_relative_to(own) for own in sites):
+            del sys.modules[name]
 
 
 class Workshop:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import wave
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,34 +28,17 @@ QUICK = (
 """A fifth of the default recipe's steps: about forty seconds on one core."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """A folder in which the installed wheel is found, and nothing of its source."""
-
-    folder: Path
-    environment: dict[str, str]
-
-    def python(self, *arguments: str | Path) -> str:
-        """stdout of `python -m ARGUMENTS`."""
-        line = [sys.executable, "-m", *map(str, arguments)]
-        done = subprocess.run(line, capture_output=True, text=True, cwd=self.folder, env=self.environment, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+@pytest.fixture(scope="module")
+def place(elsewhere: Callable[..., Any]) -> Any:
+    """A folder to run commands in, with the wheel installed."""
+    return elsewhere("bridgeflow-audio")
 
 
 @pytest.fixture(scope="module")
-def place(install_example: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Place:
-    site = install_example("bridgeflow-audio")
-    environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    environment.pop("BRIDGEFLOW_PLUGINS", None)
-    return Place(tmp_path_factory.mktemp("audio"), environment)
-
-
-@pytest.fixture(scope="module")
-def evaluation(place: Place) -> dict[str, Any]:
+def evaluation(place: Any) -> dict[str, Any]:
     """The figures of a short run of the default recipe, which lies in the folder `run`."""
-    line = ["bridgeflow", "train", "--task", "text_to_audio", "--device", "cpu", "-o", "run", "--json", *QUICK]
-    scored: dict[str, Any] = json.loads(place.python(*line))["evaluation"]
+    line = ["train", "--task", "text_to_audio", "--device", "cpu", "-o", "run", "--json", *QUICK]
+    scored: dict[str, Any] = json.loads(place.call(*line))["evaluation"]
     return scored
 
 
@@ -70,8 +49,8 @@ def samples(path: Path) -> np.ndarray:
         return np.frombuffer(file.readframes(file.getnframes()), "<i2") / 2**15
 
 
-def test_the_installed_wheel_brings_modality_task_data_and_recipes(place: Place) -> None:
-    plugins = json.loads(place.python("bridgeflow", "plugins", "list", "--json"))
+def test_the_installed_wheel_brings_modality_task_data_and_recipes(place: Any) -> None:
+    plugins = json.loads(place.started("bridgeflow", "plugins", "list", "--json"))
     own = {(p["kind"], p["name"]) for p in plugins if p["distribution"] == "bridgeflow-audio"}
     assert own == {
         ("modality", "audio"),
@@ -79,23 +58,23 @@ def test_the_installed_wheel_brings_modality_task_data_and_recipes(place: Place)
         ("dataset", "tones"),
         ("recipe", "bridgeflow-audio"),
     }
-    recipes = place.python("bridgeflow", "recipes", "list", "--json")
+    recipes = place.call("recipes", "list", "--json")
     assert '"text_to_audio/tones"' in recipes
     assert '"text_to_audio/folder"' in recipes
 
 
 @pytest.mark.parametrize("name", ["audio", "text_to_audio"])
-def test_plugins_check_passes(place: Place, name: str) -> None:
-    said = place.python("bridgeflow", "plugins", "check", name, "--json")
+def test_plugins_check_passes(place: Any, name: str) -> None:
+    said = place.call("plugins", "check", name, "--json")
     assert said.count('"passed"') > 10
     assert '"failed"' not in said
     assert '"waived"' not in said
 
 
-def test_its_own_tests_pass(place: Place, tmp_path: Path) -> None:
+def test_its_own_tests_pass(place: Any, tmp_path: Path) -> None:
     # The conformance tests among them do what `plugins check` does.
     shutil.copy(EXAMPLE / "tests" / "test_audio.py", tmp_path)
-    said = place.python("pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path)
+    said = place.started("pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path)
     assert " passed" in said
     assert "skipped" not in said
 
@@ -108,10 +87,10 @@ def test_held_out_captions_are_nearer_than_the_baseline(evaluation: dict[str, An
     assert figures["pitch_agreement"] > baseline["pitch_agreement"] + 0.2
 
 
-def test_a_run_writes_sounds_that_open_again(place: Place, evaluation: dict[str, Any]) -> None:
+def test_a_run_writes_sounds_that_open_again(place: Any, evaluation: dict[str, Any]) -> None:
     captions = ["a long loud low tone", "a long loud high tone"]
-    line = ["bridgeflow", "run", "--task", "text_to_audio", *captions, "--checkpoint", "run", "--device", "cpu"]
-    results = json.loads(place.python(*line, "-o", "sounds", "--json"))["results"]
+    line = ["run", "--task", "text_to_audio", *captions, "--checkpoint", "run", "--device", "cpu"]
+    results = json.loads(place.started("bridgeflow", *line, "-o", "sounds", "--json"))["results"]
     assert [result["input"] for result in results] == captions
     files = [place.folder / result["files"][0] for result in results]
     assert [file.name for file in files] == [f"{caption.replace(' ', '-')}-text_to_audio.wav" for caption in captions]
@@ -126,12 +105,12 @@ def test_a_run_writes_sounds_that_open_again(place: Place, evaluation: dict[str,
     assert 800 < strongest[1] < 1800
 
 
-def test_pictures_of_sounds_are_drawn(place: Place, evaluation: dict[str, Any]) -> None:
+def test_pictures_of_sounds_are_drawn(place: Any, evaluation: dict[str, Any]) -> None:
     for name in ("samples/000200.png", "evaluation.png"):
         with Image.open(place.folder / "run" / name) as picture:
             assert len(np.unique(np.asarray(picture.convert("L")))) > 50
-    line = ["bridgeflow", "run", "--task", "text_to_audio", "two short loud low beeps", "--checkpoint", "run"]
-    place.python(*line, "--device", "cpu", "-o", "beeps.wav", "--trajectory", "flow.gif")
+    line = ["run", "--task", "text_to_audio", "two short loud low beeps", "--checkpoint", "run"]
+    place.call(*line, "--device", "cpu", "-o", "beeps.wav", "--trajectory", "flow.gif")
     assert samples(place.folder / "beeps.wav").shape == (7936,)
     with Image.open(place.folder / "flow.gif") as flow:
         # The words, the start of the flow, and its five steps.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,20 +24,9 @@ def site(install_example: Callable[[str], Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def call(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Runs a command in a folder of its own, with the wheel installed; gives what it prints on stdout."""
-    folder = tmp_path_factory.mktemp("elsewhere")
-    environment = {**os.environ, "PYTHONPATH": str(site), "BRIDGEFLOW_CACHE": str(folder / "cache")}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    environment.pop("BRIDGEFLOW_PLUGINS", None)
-
-    def run(*arguments: str | Path) -> str:
-        line = [sys.executable, "-m", "bridgeflow", *map(str, arguments)]
-        done = subprocess.run(line, capture_output=True, text=True, cwd=folder, env=environment, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    return run
+def place(elsewhere: Callable[..., Any]) -> Any:
+    """A folder to run commands in, with the wheel installed."""
+    return elsewhere("bridgeflow-edges")
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +48,8 @@ def edges(site: Path) -> Iterator[Any]:
 # -- the distribution ---------------------------------------------------------------------------------
 
 
-def test_plugins_list_shows_it(call: Callable[..., str]) -> None:
-    listed = json.loads(call("plugins", "list", "--json"))
+def test_plugins_list_shows_it(place: Any) -> None:
+    listed = json.loads(place.started("bridgeflow", "plugins", "list", "--json"))
     own = {(p["kind"], p["name"], p["status"]) for p in listed if p["distribution"] == "bridgeflow-edges"}
     assert own == {
         ("modality", "edges", "ok"),
@@ -72,39 +59,41 @@ def test_plugins_list_shows_it(call: Callable[..., str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["edges", "edges_to_image"])
-def test_checks_pass_without_a_waiver(call: Callable[..., str], name: str) -> None:
-    (fact,) = json.loads(call("plugins", "check", name, "--json"))
+def test_checks_pass_without_a_waiver(place: Any, name: str) -> None:
+    (fact,) = json.loads(place.call("plugins", "check", name, "--json"))
     assert {check["status"] for check in fact["checks"]} == {"passed"}
 
 
 @pytest.mark.parametrize("recipe", ["blocks", "examples", "folder"])
-def test_recipes_resolve(call: Callable[..., str], recipe: str) -> None:
-    shown = json.loads(call("recipes", "show", f"edges_to_image/{recipe}", "--resolved", "--json"))
+def test_recipes_resolve(place: Any, recipe: str) -> None:
+    shown = json.loads(place.call("recipes", "show", f"edges_to_image/{recipe}", "--resolved", "--json"))
     assert shown["source"]["size"] == shown["target"]["size"] == (64 if recipe == "folder" else 32)
     assert shown["data"]["name"] == recipe
 
 
-def test_trains_and_runs_from_the_wheel(call: Callable[..., str], tmp_path: Path) -> None:
+def test_trains_and_runs_from_the_wheel(place: Any, tmp_path: Path) -> None:
     scale = ["data.size=64", "data.held_out=16", "training.batch_size=8", "training.steps=100", "training.evaluate=16"]
     scale += ["training.schedule.warmup=5", "training.ema=0.9", "training.sample_every=0"]
-    facts = json.loads(call("train", "--task", "edges_to_image", "--json", "-o", tmp_path / "run", *scale))
+    facts = json.loads(place.call("train", "--task", "edges_to_image", "--json", "-o", tmp_path / "run", *scale))
     report = facts["evaluation"]
     assert (facts["steps"], report["baseline"]["name"]) == (100, "any picture")
     # 0.067 and 0.072 with two seeds, where some other picture has 0.090.
     assert report["figures"]["edge_error"] < 0.9 * report["baseline"]["figures"]["edge_error"]
     given, result = tmp_path / "photo.png", tmp_path / "result.png"
     Image.fromarray(striped(48, 60)).save(given)
-    call("run", "--task", "edges_to_image", given, "--checkpoint", tmp_path / "run", "-o", result)
+    place.started(
+        "bridgeflow", "run", "--task", "edges_to_image", given, "--checkpoint", tmp_path / "run", "-o", result
+    )
     assert np.asarray(Image.open(result)).shape == (32, 32, 3)
 
 
-def test_trains_on_a_folder(call: Callable[..., str], tmp_path: Path) -> None:
+def test_trains_on_a_folder(place: Any, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for number in range(4):
         Image.fromarray(striped(70, 90 + number)).save(tmp_path / "photos" / f"{number}.png")
     scale = ["network.channels=[8,8]", "network.blocks=1", "training.steps=2", "training.batch_size=2"]
     data = ["--data", f"folder:{tmp_path / 'photos'}", "-o", tmp_path / "run"]
-    facts = json.loads(call("train", "--task", "edges_to_image", "--json", *data, *scale))
+    facts = json.loads(place.call("train", "--task", "edges_to_image", "--json", *data, *scale))
     assert 0 < facts["evaluation"]["figures"]["edge_error"] < 1
     # The recipe for folders was taken, without being named.
     trained = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())

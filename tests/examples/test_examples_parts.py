@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -21,8 +19,6 @@ NAMES = ("brownian", "muon", "ab3")
 LONGEST = 80
 """Lines of their own that such a distribution may need."""
 
-Call = Callable[..., str]
-
 
 @pytest.fixture(scope="module")
 def sites(install_example: Callable[[str], Path]) -> list[Path]:
@@ -30,25 +26,9 @@ def sites(install_example: Callable[[str], Path]) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("elsewhere")
-
-
-@pytest.fixture(scope="module")
-def call(sites: list[Path], elsewhere: Path) -> Call:
-    """Runs a command in a folder of its own, with the wheels installed; gives what it prints on stdout."""
-    folder = elsewhere
-    own = {"PYTHONPATH": os.pathsep.join(map(str, sites)), "BRIDGEFLOW_CACHE": str(folder / "cache")}
-    environment = {**os.environ, **own, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    environment.pop("BRIDGEFLOW_PLUGINS", None)
-
-    def run(*arguments: str) -> str:
-        line = [sys.executable, "-m", "bridgeflow", *arguments]
-        done = subprocess.run(line, capture_output=True, text=True, cwd=folder, env=environment, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    return run
+def place(elsewhere: Callable[..., Any]) -> Any:
+    """A folder to run commands in, with the wheels installed."""
+    return elsewhere(*(f"bridgeflow-{name}" for name in NAMES))
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +48,12 @@ def imported(sites: list[Path]) -> Iterator[dict[str, Any]]:
     ("kind", "name"),
     [("path", "brownian"), ("solver", "euler_maruyama"), ("optimizer", "muon"), ("solver", "ab3")],
 )
-def test_checks_pass(call: Call, kind: str, name: str) -> None:
-    (fact,) = json.loads(call("plugins", "check", name, "--kind", kind, "--json"))
+def test_checks_pass(place: Any, kind: str, name: str) -> None:
+    (fact,) = json.loads(place.call("plugins", "check", name, "--kind", kind, "--json"))
     assert {check["status"] for check in fact["checks"]} == {"passed"}
 
 
-def test_a_run_is_trained_with_them_and_samples_with_them(call: Call, elsewhere: Path) -> None:
+def test_a_run_is_trained_with_them_and_samples_with_them(place: Any) -> None:
     tiny = [
         "data.size=8",
         "data.workers=1",
@@ -83,15 +63,14 @@ def test_a_run_is_trained_with_them_and_samples_with_them(call: Call, elsewhere:
     ]
     small = ["training.steps=2", "training.evaluate=4", "training.samples=2", "optimizer.name=muon"]
     noisy = ["path={name: brownian, noise: 0.3}", "sampling.solver={name: euler_maruyama, steps: 3}"]
-    facts = json.loads(call("train", "--task", "depth", "-o", "run", "--json", *tiny, *small, *noisy))
+    facts = json.loads(place.call("train", "--task", "depth", "-o", "run", "--json", *tiny, *small, *noisy))
     assert math.isfinite(facts["evaluation"]["figures"]["abs_rel"])
-    meta = json.loads((elsewhere / facts["checkpoint"] / "meta.json").read_text())
+    meta = json.loads((place.folder / facts["checkpoint"] / "meta.json").read_text())
     noted = {(own["kind"], own["name"]): own["distribution"] for own in meta["plugins"]}
     assert noted["path", "brownian"] == noted["solver", "euler_maruyama"] == "bridgeflow-brownian"
     assert noted["optimizer", "muon"] == "bridgeflow-muon"
-    report = json.loads(
-        call("eval", "--task", "depth", "--checkpoint", "run", "--count", "4", "--quick", "--solver", "ab3", "--json")
-    )
+    scored = ["--checkpoint", "run", "--count", "4", "--quick", "--solver", "ab3"]
+    report = json.loads(place.started("bridgeflow", "eval", "--task", "depth", *scored, "--json"))
     assert math.isfinite(report["figures"]["abs_rel"])
 
 
