@@ -20,6 +20,7 @@ TINY = (
     "training.evaluate=0",
     "training.sample_every=0",
     "training.samples=2",
+    "training.validation=4",
     "training.log_every=1",
     "training.schedule.warmup=2",
 )
