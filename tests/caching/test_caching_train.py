@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -171,6 +172,18 @@ def test_changed_data_make_it_stale_and_absent_ones_do_not(
     told = " ".join(capsys.readouterr().err.split())
     assert "no samples are drawn and no figures made: the data that" in told
     assert "are not at hand (there is no folder" in told
+
+
+def test_held_out_latents_give_the_loss_that_their_items_do(enlarging: Recipe, make: Make, tmp_path: Path) -> None:
+    make(enlarging, tmp_path / "cache")
+    figures = []
+    for folder, original in (("items", None), ("latents", "none")):
+        recipe = of_cache(enlarging, tmp_path / "cache", sample_every=2, validation=5, evaluate=0)
+        quiet(recipe.changed(data={"original": original}), output=folder)
+        lines = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
+        figures.append([line["val/loss"] for line in lines if "val/loss" in line])
+    assert len(figures[0]) == 3
+    assert figures[0] == figures[1]
 
 
 def test_no_recipe_means_that_of_the_cache(enlarging: Recipe, make: Make, tmp_path: Path) -> None:
