@@ -218,6 +218,18 @@ def test_how_files_are_read_is_no_matter_to_data_without_files(
     assert quiet(of_cache(recipe, tmp_path / "cache")).outcome.step == 6
 
 
+def test_held_out_latents_give_the_loss_that_their_items_do(enlarging: Recipe, make: Make, tmp_path: Path) -> None:
+    make(enlarging, tmp_path / "cache")
+    figures = []
+    for folder, original in (("items", None), ("latents", "none")):
+        recipe = of_cache(enlarging, tmp_path / "cache", sample_every=2, validation=5, evaluate=0)
+        quiet(recipe.changed(data={"original": original}), output=folder)
+        lines = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
+        figures.append([line["val/loss"] for line in lines if "val/loss" in line])
+    assert len(figures[0]) == 3
+    assert figures[0] == figures[1]
+
+
 def test_no_recipe_means_that_of_the_cache(enlarging: Recipe, make: Make, tmp_path: Path) -> None:
     import bridgeflow
 

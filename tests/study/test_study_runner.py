@@ -80,6 +80,14 @@ def test_an_arm_with_sampling_of_its_own_has_a_result_and_no_training_of_its_own
     assert plain.fingerprint != other.fingerprint
 
 
+def test_where_figures_go_and_what_is_measured_beside_changes_no_training(tmp_path: Path) -> None:
+    beside = {"training": {"trackers": ["tensorboard", {"name": "wandb"}], "validation": 7, "sample_every": 3}}
+    weights = {"training": {"ema": 0.5}}
+    arms = {"plain": {}, "other": {"change": beside}, "another": {"change": weights}}
+    plain, other, another = planned(study(arms=arms), tmp_path)
+    assert plain.trained == other.trained != another.trained
+
+
 def test_what_the_study_sets_itself_and_what_is_the_default_leaves_a_result_what_it_was(tmp_path: Path) -> None:
     same = {
         "solver": {"steps": 7, "method": "heun"},

@@ -139,6 +139,9 @@ def test_two_processes_train_as_one_with_twice_the_batch(
         assert len(found) == STEPS
         assert max(expected) - min(expected) > 0.1
         assert found == pytest.approx(expected, abs=1e-4, rel=2e-5)
+    # The main process measures it for all, with the whole average.
+    last = [json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1]) for folder in (alone, tmp_path / "two")]
+    assert last[1]["val/loss"] == pytest.approx(last[0]["val/loss"], rel=1e-3)
     norms = curve(alone, "grad_norm")
     assert curve(tmp_path / "two", "grad_norm") == pytest.approx(norms, rel=1e-3)
     whole, own = weights(alone), weights(tmp_path / "two")
