@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SerializeAsAny
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SerializeAsAny, model_validator
 
 from bridgeflow import registry
 from bridgeflow.bridge import BridgeSettings
@@ -101,6 +101,12 @@ class SamplingSettings(Settings):
     """Whether a noisy or variational source is drawn or taken at its mean."""
     batch_size: int = Field(default=32, ge=1)
     """Items carried together."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_it_is_written_now(cls, values: Any) -> Any:
+        # A checkpoint keeps its sampling as it was written then.
+        return layers.current({"sampling": values})["sampling"] if isinstance(values, Mapping) else values
 
 
 class RecipeKeys(BridgeSettings):

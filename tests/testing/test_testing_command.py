@@ -244,7 +244,10 @@ def test_one_name_for_a_modality_and_a_task_checks_both(call: Call, install: Ins
     [
         (["dept"], "no modality, task or tracker 'dept'. Did you mean 'depth'?"),
         (["captions", "--kind", "task"], "no task 'captions'. Did you mean 'caption'?"),
-        (["blocks"], "'blocks' is a dataset, which has no checks: name a modality, a task, a tracker or a part of the method."),
+        (
+            ["blocks"],
+            "'blocks' is a dataset, which has no checks: name a modality, a task, a tracker or a part of the method.",
+        ),
         (["caption", "steps=3"], "'caption' is a task, which is checked with its default recipe: leave 'steps=3' out."),
         (["depth", "sise=3", "--kind", "modality"], "sise: unknown key. Did you mean 'size'?"),
         (["depth", "--kind", "network"], "'network'"),
