@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from bridgeflow import registry
+from tests.schedule import pytest_collection_modifyitems, pytest_xdist_make_scheduler
+
+__all__ = ["pytest_collection_modifyitems", "pytest_xdist_make_scheduler"]
 
 # The networks of the tests are tiny: more threads only wait for one another.
 torch.set_num_threads(1)
