@@ -18,6 +18,7 @@ from bridgeflow.cli.options import (
     json_option,
     parse_columns,
     set_sampling,
+    solver_option,
     task_option,
 )
 from bridgeflow.cli.output import emit
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 )
 @click.option("--count", type=click.IntRange(min=1), default=256, show_default=True, help="Examples.")
 @click.option("--steps", type=click.IntRange(min=1), help="Solver steps; the checkpoint's by default.")
-@click.option("--solver", metavar="NAME", help="Solver, as in 'bridgeflow plugins list --kind solver'.")
+@solver_option
 @click.option("--guidance", type=float, metavar="SCALE", help="Scale of the guidance; 1 is none.")
 @click.option("--weak", metavar="DIR", help="Guide away from this weaker checkpoint of the same run, by --guidance.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of whatever is drawn.")

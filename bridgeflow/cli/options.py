@@ -52,6 +52,24 @@ device_option = click.option(
     callback=_check_device,
     help="cpu, cuda, cuda:1, ...; a GPU by default where there is one.",
 )
+
+
+def _check_solver(ctx: click.Context, param: click.Parameter, name: str | None) -> str | None:
+    """The name, where a solver of it is installed; told before anything is loaded."""
+    from bridgeflow import registry
+
+    if name is not None and not registry.offering("solver", name):
+        names = ", ".join(plugin.name for plugin in registry.installed("solver"))
+        raise click.UsageError(f"--solver {name!r} is none: one of {names} is expected.")
+    return name
+
+
+solver_option = click.option(
+    "--solver",
+    metavar="NAME",
+    callback=_check_solver,
+    help="Solver, as in 'bridgeflow plugins list --kind solver'.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 

@@ -22,6 +22,7 @@ from bridgeflow.cli.options import (
     given_checkpoint,
     json_option,
     set_sampling,
+    solver_option,
     task_option,
 )
 from bridgeflow.cli.results import ResultWriter
@@ -90,7 +91,7 @@ class _Wish:
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of whatever is drawn.")
 @click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Results for each input.")
 @click.option("--steps", type=click.IntRange(min=1), help="Solver steps; the checkpoint's by default.")
-@click.option("--solver", metavar="NAME", help="Solver, as in 'bridgeflow plugins list --kind solver'.")
+@solver_option
 @click.option("--guidance", type=float, metavar="SCALE", help="Scale of the guidance; 1 is none.")
 @click.option("--weak", metavar="DIR", help="Guide away from this weaker checkpoint of the same run, by --guidance.")
 @click.option("--plus", multiple=True, metavar="INPUT", help="Add this to each input's latent; may be repeated.")

@@ -66,7 +66,10 @@ WRONG_USAGE = [
     ("plugins info depth --kind netwrok", "no kind 'netwrok': one of modality, task, "),
     ("run --task depth", "nothing to run on: "),
     ("run --task depth x.png --steps 0", "Invalid value for '--steps': 0 is not in the range x>=1."),
-    ("run --task depth x.png --solver eulr", "Invalid value for '--solver': 'eulr' is not one of 'euler', "),
+    (
+        "run --task depth x.png --solver eulr",
+        "--solver 'eulr' is none: one of ab2, dopri5, euler, heun, midpoint is expected.",
+    ),
     ("run --task depth x.png --trajectory flow.mp4", "--trajectory 'flow.mp4' must end in .gif or .png."),
     ("eval --task depth --picture grid.txt", "--picture 'grid.txt' must end in .png, .jpg or .webp."),
     ("fit depht --data blocks", "no modality 'depht'. Did you mean 'depth'?"),

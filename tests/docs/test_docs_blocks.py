@@ -89,9 +89,9 @@ PARSED = {command: block.page for block in SHELL if block.reason for command in 
 
 
 def test_blocks_are_of_known_languages_and_commands_in_blocks_that_are_run() -> None:
-    assert {block.language for block in BLOCKS} <= {"bash", "python", "yaml", "json", "text"}
+    assert {block.language for block in BLOCKS} <= {"bash", "python", "yaml", "toml", "json", "text"}
     for block in BLOCKS:
-        if block.language in ("text", "json", "yaml"):
+        if block.language in ("text", "json", "yaml", "toml"):
             assert not TOLD.search(block.text), f"{block.page}: {block.text}"
     for page in PAGES:
         between = FENCE.sub("", page.read_text(encoding="utf-8"))
