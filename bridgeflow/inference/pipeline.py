@@ -169,7 +169,7 @@ class Pipeline:
             _check_whole("steps", steps)
         if steps is not None and not 1 <= steps <= MOST_STEPS:
             raise UsageError(f"steps {steps} is not within 1 to {MOST_STEPS:,}, as a solver takes.")
-        if solver is not None and not registry.offering("solver", solver):
+        if solver is not None and not (isinstance(solver, str) and registry.offering("solver", solver)):
             names = ", ".join(plugin.name for plugin in registry.installed("solver"))
             raise UsageError(f"solver {solver!r} is none: one of {names} is expected.")
         if guidance is not None and not (_is_number(guidance) and math.isfinite(guidance)):
