@@ -148,7 +148,7 @@ def test_published_weights_can_be_the_start(name: str, file: str) -> None:
         ours = assemble(recipes.load(name))
         imported = recipes.resolve(recipe_tree(PUBLISHED[file], "some/encoder", "some/vae", 8), file)
         latents = (ours.source.latent, ours.target.latent)
-        start = Bridge(imported.recipe, imported.network, *latents).state_dict()
+        start = Bridge(imported.keys, imported.network, *latents).state_dict()
         wanted = ours.build_bridge().state_dict()
     shapes = {key: tensor.shape for key, tensor in wanted.items() if not key.startswith(OPTIONAL)}
     assert shapes == {key: tensor.shape for key, tensor in start.items()}
