@@ -20,6 +20,7 @@ from bridgeflow.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from bridgeflow.config import recipe as recipes
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import LatentSpec
+from bridgeflow.nn.encoding_loss import Contrast
 from bridgeflow_plugins.crossflow import CrossFlowImporter
 from bridgeflow_plugins.crossflow.importer import CrossFlowOptions, expected_shapes, key_map, keys_digest
 from bridgeflow_plugins.crossflow.layout import DiMRLayout, read_layout
@@ -187,9 +188,9 @@ def test_the_tower_is_kept_on_request(shrunken: Shrunken, saved: Save, frozen: t
     tower = checkpoint.recipe().tree()["encoding"]["tower"]
     assert tower == {"name": "timm", "model": "test_vit", "size": 160, "head": "mlp"}
     bridge = bridge_of(checkpoint, 32)
-    assert bridge.logit_scale is not None
-    assert bridge.logit_scale.item() == 2.5
-    assert torch.equal(bridge.tower.trunk.pos_embed, trunk.pos_embed)
+    assert isinstance(bridge.encoding_loss, Contrast)
+    assert bridge.encoding_loss.logit_scale.item() == 2.5
+    assert torch.equal(bridge.encoding_loss.tower.trunk.pos_embed, trunk.pos_embed)
     kept = sum(tensor.numel() for key, tensor in tensors.items() if key.startswith("open_clip"))
     assert found.kept["image tower"] + found.kept["image tower's head"] == kept
     with pytest.raises(BridgeflowError, match=r"tensors that a CrossFlow network of its size does not have|lacks"):
