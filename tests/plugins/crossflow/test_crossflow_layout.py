@@ -59,7 +59,7 @@ def test_recipes_have_the_published_hyper_parameters() -> None:
     codec = first["source"]["codec"]
     assert (codec["max_length"], codec["width"], codec["scale"], codec["padding"]) == (77, 768, 1.0, "encoded")
     assert (first["target"]["size"], first["target"]["codec"]["scale"]) == (256, 0.2301)
-    assert first["encoding"]["kind"] == "none"
+    assert first["encoding"]["name"] == "none"
     assert first["sampling"]["guidance"]["scale"] == 7.0
     rates = {name: recipe_of(name).keys.optimizer.learning_rate for name in PUBLISHED}
     assert rates == {
