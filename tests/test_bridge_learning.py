@@ -88,7 +88,7 @@ def test_a_bridge_between_shapes_learns_classes(name: str) -> None:
     size = {"width": 32, "depth": 1, "heads": 2, "target_patch": 2} if learned else {}
     settings = {
         "source_encoder": {"name": name, **SOURCES[name], **size},
-        "encoding": {"kind": "cross" if learned else "none", "weight": 0.1},
+        "encoding": {"name": "cross" if learned else "none", "weight": 0.1},
         "null_rate": 0.0,
     }
     bridge = build(settings, DiTSettings(width=48, depth=2, heads=4, patch=2), source_spec, target_spec)
