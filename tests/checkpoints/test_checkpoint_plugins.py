@@ -67,6 +67,19 @@ def without(monkeypatch: pytest.MonkeyPatch) -> None:
     registry.forget()
 
 
+PARTS = (
+    ("source_encoder", "direct"),
+    ("coupling", "paired"),
+    ("path", "straight"),
+    ("objective", "flow_matching"),
+    ("encoding_loss", "none"),
+    ("optimizer", "adamw"),
+    ("solver", "euler"),
+    ("guidance", "none"),
+)
+"""The parts of the method that a recipe names by its defaults."""
+
+
 def test_each_plugin_is_noted_with_its_distribution_and_version(run: bridgeflow.Run) -> None:
     noted = {(p["kind"], p["name"]): (p["distribution"], p["version"]) for p in open_checkpoint(run.folder).plugins}
     assert noted == {
@@ -74,6 +87,7 @@ def test_each_plugin_is_noted_with_its_distribution_and_version(run: bridgeflow.
         ("modality", "wave"): ("acme-wave", "1.0"),
         ("dataset", "examples"): ("bridgeflow-torch", bridgeflow.__version__),
         ("network", "unet"): ("bridgeflow-torch", bridgeflow.__version__),
+        **{part: ("bridgeflow-torch", bridgeflow.__version__) for part in PARTS},
     }
 
 
