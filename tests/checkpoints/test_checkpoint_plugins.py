@@ -87,7 +87,7 @@ def test_each_plugin_is_noted_with_its_distribution_and_version(run: bridgeflow.
         ("modality", "wave"): ("acme-wave", "1.0"),
         ("dataset", "examples"): ("bridgeflow-torch", bridgeflow.__version__),
         ("network", "unet"): ("bridgeflow-torch", bridgeflow.__version__),
-        **{part: ("bridgeflow-torch", bridgeflow.__version__) for part in PARTS},
+        **dict.fromkeys(PARTS, ("bridgeflow-torch", bridgeflow.__version__)),
     }
 
 
