@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import bridgeflow
+from bridgeflow import registry
 from bridgeflow.assembly import SIDES, Assembly
 from bridgeflow.assembly.codec_files import save_codec
 from bridgeflow.checkpoints.tensor_file import StoredTensor, first_not_finite, reason_of, write_state, write_tensors
@@ -80,9 +81,10 @@ class Checkpoint:
     def check_plugins(self, with_data: bool = True) -> None:
         """Raises BridgeflowError, one sentence that says what to install, where a plugin that it needs is missing.
 
-        with_data: whether the data that it was trained on are needed, too; results are made without.
+        with_data: whether the data that it was trained on are needed, too, and what else training alone uses; results
+            are made without.
         """
-        needed = [note for note in self.plugins if with_data or note["kind"] != "dataset"]
+        needed = [note for note in self.plugins if with_data or note["kind"] not in ("dataset", *FOR_TRAINING)]
         requirements.check_installed(needed, f"checkpoint {str(self.folder)!r}")
 
     def notes(self) -> list[str]:
@@ -98,6 +100,9 @@ class Checkpoint:
         homes = {(str(note["kind"]), str(note["name"])): str(note["distribution"]) for note in self.plugins}
         tree = layers.parse(text, str(self.folder / "recipe.yaml"))
         tree = naming.qualified(tree, lambda kind, name: homes.get((kind, name)))
+        if not with_data:
+            # A model runs without the optimiser that trained it; the default stands for one that is not installed.
+            tree = {key: own for key, own in tree.items() if key not in FOR_TRAINING or _is_installed(key, own)}
         return recipes.resolve(tree, str(self.meta["recipe"]), homes, with_data, with_trackers=False)
 
     def sampling(self) -> SamplingSettings:
@@ -150,6 +155,15 @@ class Checkpoint:
 
 FORMER_NAMES = {"tower.": "encoding_loss.tower.", "logit_scale": "encoding_loss.logit_scale"}
 """What names of weights began with before, and begin with now."""
+
+
+FOR_TRAINING = ("coupling", "objective", "optimizer")
+"""Kinds of plugins, and the sections of a recipe that name one, which no result depends on once a model is trained."""
+
+
+def _is_installed(kind: str, section: Any) -> bool:
+    name = section.get("name") if isinstance(section, Mapping) else None
+    return not isinstance(name, str) or bool(registry.offering(kind, name))
 
 
 def current_name(name: str) -> str:

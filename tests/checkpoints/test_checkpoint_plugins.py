@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import bridgeflow
 from bridgeflow import registry
-from bridgeflow.checkpoints.checkpoint import open_checkpoint
+from bridgeflow.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from bridgeflow.cli.main import invoke
 from bridgeflow.errors import BridgeflowError
 
@@ -236,3 +238,20 @@ def test_a_checkpoint_of_another_bridgeflow_asks_for_none_of_a_package_index(run
     file.write_text(json.dumps(meta))
     with pytest.raises(BridgeflowError, match=r"does not offer: use bridgeflow-torch 0\.0\.1\.$"):
         bridgeflow.load(run.folder)
+
+
+def test_a_model_runs_without_the_plugins_that_trained_it(run: bridgeflow.Run, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(run.checkpoint, folder)
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    for kind in ("optimizer", "objective", "coupling"):
+        meta["plugins"].append({"kind": kind, "name": "gone", "distribution": "acme-gone", "version": "1.0"})
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    tree = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    tree |= {"optimizer": {"name": "gone", "learning_rate": 1.0}, "objective": {"name": "gone"}}
+    checkpoint = Checkpoint(folder, meta)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    checkpoint.check_plugins(with_data=False)
+    assert checkpoint.recipe(with_data=False).keys.optimizer.name == "adamw"
+    with pytest.raises(BridgeflowError, match="needs the optimizer 'gone'"):
+        checkpoint.recipe()
