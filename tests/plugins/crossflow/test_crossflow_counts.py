@@ -11,6 +11,7 @@ from torch import nn
 from bridgeflow.bridge import Bridge
 from bridgeflow.config import layers, recipe
 from bridgeflow.modality import LatentSpec
+from bridgeflow.nn.encoding_loss import Contrast
 from bridgeflow_plugins.crossflow.importer import key_map
 from bridgeflow_plugins.crossflow.layout import PUBLISHED, read_layout
 from bridgeflow_plugins.crossflow.recipe import recipe_tree
@@ -61,8 +62,9 @@ def test_the_network_accepts_exactly_the_published_state_dict(
     assert numbers(bridge) == total
     assert numbers(bridge.network) == network
     assert numbers(bridge.source_encoder) == encoder
-    assert bridge.tower is not None
-    assert numbers(bridge.tower.head) == in_head  # type: ignore[union-attr, arg-type]
-    assert numbers(bridge.tower.trunk) + 1 == 315_956_225  # type: ignore[union-attr, arg-type]
+    assert isinstance(bridge.encoding_loss, Contrast)
+    tower = bridge.encoding_loss.tower
+    assert numbers(tower.head) == in_head  # type: ignore[union-attr, arg-type]
+    assert numbers(tower.trunk) + 1 == 315_956_225  # type: ignore[union-attr, arg-type]
     if name in STAGES:
         assert tuple(numbers(stage) for stage in bridge.network.stages) == STAGES[name]  # type: ignore[union-attr]
