@@ -26,7 +26,7 @@ from bridgeflow.data.pairs import (
 )
 from bridgeflow.data.rows import NamedRow
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.evaluation.examples import read_examples
+from bridgeflow.data.pairs import read_examples
 from bridgeflow.settings import Settings
 from bridgeflow.task import Task
 

@@ -109,7 +109,7 @@ def test_every_stage_before_the_first_result_has_its_line(
         "opening the held-out data",
         "estimating the memory",
         "fitting the codecs",
-        "reading the examples of the sample pictures",
+        "reading the held-out examples",
         "building the network",
         "reading the first batch",
         "encoding the first batch",
