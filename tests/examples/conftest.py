@@ -9,6 +9,7 @@ import shutil
 import site
 import subprocess
 import sys
+import tempfile
 import venv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from bridgeflow import registry
 from bridgeflow.cli.main import invoke
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
+WARM = Path(__file__).with_name("warm.py")
 
 InstallExample = Callable[[str], Path]
 
@@ -115,7 +117,9 @@ def elsewhere(
 class Workshop:
     """A throwaway environment with bridgeflow in it, and a folder to work in, as a plugin's author has them.
 
-    It sees the packages of the environment that runs the tests; what pip installs into it stays in it.
+    It sees the packages of the environment that runs the tests; what pip installs into it stays in it. Its commands
+    of bridgeflow and pytest are processes with torch imported already (`warm.py`); those that such a command starts
+    itself are not.
     """
 
     def __init__(self, root: Path) -> None:
@@ -124,36 +128,51 @@ class Workshop:
         (packages,) = (environment / "lib").glob("python*/site-packages")
         lines = [f"import site; site.addsitedir({folder!r})\n" for folder in site.getsitepackages()]
         (packages / "tests.pth").write_text("".join(lines))
-        self.scripts = environment / "bin"
-        self._script("bridgeflow", 'exec python -m bridgeflow "$@"')
+        self.cache, self.folder, self.commands = root / "cache", root / "work", root / "commands"
+        for folder in (self.folder, self.commands):
+            folder.mkdir()
+        self._python = environment / "bin" / "python"
+        # The path of a socket has a length that those of pytest exceed.
+        self._short = tempfile.TemporaryDirectory()
+        place = f"{self._short.name}/warm"
+        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._server = subprocess.Popen([self._python, WARM, place], env=self._environment(), text=True, **streams)
+        assert self._server.stdout is not None
+        assert self._server.stdout.readline() == "ready\n"
+        warm = f"exec '{self._python}' -I -S '{WARM}' '{place}'"
+        self._command("bridgeflow", f'{warm} bridgeflow "$@"')
+        self._command(
+            "python",
+            f'if [ "$1 $2" = "-m pytest" ]; then shift 2; {warm} pytest "$@"; fi\nexec \'{self._python}\' "$@"',
+        )
         # Nothing is fetched, and what bridgeflow itself requires is not what is tried here.
         offline = "--no-index --no-deps --no-build-isolation --disable-pip-version-check --quiet"
-        self._script("pip", f'command="$1"; shift; exec python -m pip "$command" {offline} "$@"')
-        self.cache = root / "cache"
-        self.folder = root / "work"
-        self.folder.mkdir()
+        self._command("pip", f'command="$1"; shift; exec \'{self._python}\' -m pip "$command" {offline} "$@"')
 
-    def _script(self, name: str, body: str) -> None:
-        (self.scripts / name).write_text(f"#!/bin/sh\n{body}\n")
-        (self.scripts / name).chmod(0o755)
+    def _command(self, name: str, body: str) -> None:
+        (self.commands / name).write_text(f"#!/bin/sh\n{body}\n")
+        (self.commands / name).chmod(0o755)
+
+    def _environment(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "BRIDGEFLOW_PLUGINS")}
+        own = {"BRIDGEFLOW_CACHE": str(self.cache), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        return {**kept, **own, "PATH": os.pathsep.join([str(self.commands), os.environ["PATH"]])}
+
+    def close(self) -> None:
+        """Ends the process that commands fork from."""
+        self._server.communicate()
+        self._short.cleanup()
 
     def run(self, commands: str) -> str:
         """What commands of a shell print, errors among it; a `cd` lasts. Fails where one of them does."""
-        own = {
-            "PATH": f"{self.scripts}{os.pathsep}{os.environ['PATH']}",
-            "BRIDGEFLOW_CACHE": str(self.cache),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "BRIDGEFLOW_PLUGINS")}
-        place = self.scripts.parent / "place"
+        place = self.commands / "place"
         done = subprocess.run(
             ["bash", "-e", "-c", f"{commands}\npwd > '{place}'"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             cwd=self.folder,
-            env={**kept, **own},
+            env=self._environment(),
             check=False,
         )
         assert done.returncode == 0, f"{commands}\n{done.stdout}"
@@ -162,6 +181,8 @@ class Workshop:
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Workshop:
+def workshop(tmp_path: Path) -> Iterator[Workshop]:
     """An environment and a folder of their own."""
-    return Workshop(tmp_path)
+    made = Workshop(tmp_path)
+    yield made
+    made.close()
