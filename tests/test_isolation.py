@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from tests.warm import Warm
 
 MODALITY = """
 from pathlib import Path
@@ -81,19 +83,6 @@ class Outcome(NamedTuple):
     err: str
 
 
-ONE_AFTER_ANOTHER = """
-import contextlib, io, json, sys
-from bridgeflow.cli.main import invoke
-outcomes = []
-for line in json.loads(sys.argv[1]):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = invoke(line)
-    outcomes.append((code, out.getvalue(), err.getvalue()))
-print(json.dumps(outcomes))
-"""
-
-
 class Environment:
     """A virtual environment in which bridgeflow is the one under test, and what is installed besides is its own."""
 
@@ -105,6 +94,9 @@ class Environment:
         # As a site folder, so that the path files in it count: that is how an editable bridgeflow is found.
         outer = sysconfig.get_path("purelib")
         (site / "outer.pth").write_text(f"import site; site.addsitedir({outer!r})\n", encoding="utf-8")
+        variables = {key: value for key, value in os.environ.items() if key not in ("BRIDGEFLOW_PLUGINS", "PYTHONPATH")}
+        self.variables = variables | {"BRIDGEFLOW_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+        self.warm = Warm(self.python, self.variables)
 
     def pip(self, *arguments: object) -> None:
         """Installs without an index and without isolation."""
@@ -113,25 +105,16 @@ class Environment:
         done = subprocess.run([*line, *map(str, arguments)], capture_output=True, text=True, cwd=self.folder)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def run(self, *arguments: str) -> Outcome:
-        """A command of bridgeflow, in a process of its own."""
-        return self._outcome(["-m", "bridgeflow", *arguments])
-
-    def run_all(self, lines: list[list[str]]) -> list[Outcome]:
-        """Commands one after the other in one process, which waits for torch only once."""
-        return [Outcome(*each) for each in json.loads(self._outcome(["-c", ONE_AFTER_ANOTHER, json.dumps(lines)]).out)]
-
-    def _outcome(self, arguments: list[str]) -> Outcome:
-        variables = {key: value for key, value in os.environ.items() if key not in ("BRIDGEFLOW_PLUGINS", "PYTHONPATH")}
-        variables |= {"BRIDGEFLOW_CACHE": str(self.folder / "cache"), "OMP_NUM_THREADS": "1"}
-        line = [str(self.python), *arguments]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=200, cwd=self.folder, env=variables)
+    def run(self, *arguments: str, cold: bool = False) -> Outcome:
+        """A command of bridgeflow, in a process of its own; with `cold` one that begins with nothing imported."""
+        line = [*([str(self.python), "-m"] if cold else self.warm.line), "bridgeflow", *arguments]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=200, cwd=self.folder, env=self.variables)
         assert "Traceback" not in done.stderr
         return Outcome(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
     """The thirteen distributions of PLUGINS, built and installed."""
     made = Environment(tmp_path_factory.mktemp("isolation"))
     folders = []
@@ -150,7 +133,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     wheels = made.folder / "wheels"
     subprocess.run([sys.executable, "-c", code, str(wheels), *folders], check=True, capture_output=True)
     made.pip(*wheels.iterdir())
-    return made
+    yield made
+    made.warm.close()
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +178,7 @@ def test_plugins_list_is_for_people_too_and_loads_nothing_where_told_so(environm
     [("--help", "Commands:"), ("tasks list", "depth/blocks"), ("recipes list --task superres", "superres/folder")],
 )
 def test_lists_and_help_keep_working(environment: Environment, line: str, told: str) -> None:
-    done = environment.run(*line.split())
+    done = environment.run(*line.split(), cold=True)
     assert (done.code, done.err) == (0, "")
     assert told in done.out
 
@@ -215,15 +199,15 @@ def test_every_other_command_keeps_working(environment: Environment) -> None:
         "inspect run": "modality lowres (bridgeflow-torch ",
         "run --task superres run/samples/000001.png --checkpoint run -o out.png --steps 1": "out.png",
     }
-    outcomes = environment.run_all([line.split() for line in told])
-    for line, done in zip(told, outcomes, strict=True):
+    for line in told:
+        done = environment.run(*line.split())
         assert done.code == 0, f"{line}: {done.err}"
         assert told[line] in done.out, line
     assert (environment.folder / "out.png").stat().st_size > 100
 
 
 def test_doctor_names_them_all_and_fails(environment: Environment) -> None:
-    done = environment.run("doctor")
+    done = environment.run("doctor", cold=True)
     assert done.code == 1
     for cause in CAUSES.values():
         assert done.out.count(cause) == 1

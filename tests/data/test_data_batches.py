@@ -21,12 +21,12 @@ from bridgeflow.data.pairs import (
     check_columns,
     describe_row,
     named,
+    read_examples,
     read_pair,
     usable,
 )
 from bridgeflow.data.rows import NamedRow
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.data.pairs import read_examples
 from bridgeflow.settings import Settings
 from bridgeflow.task import Task
 

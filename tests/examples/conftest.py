@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shlex
 import shutil
 import site
 import subprocess
 import sys
-import tempfile
 import venv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ import pytest
 
 from bridgeflow import registry
 from bridgeflow.cli.main import invoke
+from tests.warm import Warm
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
-WARM = Path(__file__).with_name("warm.py")
 
 InstallExample = Callable[[str], Path]
 
@@ -132,14 +132,8 @@ class Workshop:
         for folder in (self.folder, self.commands):
             folder.mkdir()
         self._python = environment / "bin" / "python"
-        # The path of a socket has a length that those of pytest exceed.
-        self._short = tempfile.TemporaryDirectory()
-        place = f"{self._short.name}/warm"
-        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self._server = subprocess.Popen([self._python, WARM, place], env=self._environment(), text=True, **streams)
-        assert self._server.stdout is not None
-        assert self._server.stdout.readline() == "ready\n"
-        warm = f"exec '{self._python}' -I -S '{WARM}' '{place}'"
+        self._warm = Warm(self._python, self._environment())
+        warm = f"exec {shlex.join(self._warm.line)}"
         self._command("bridgeflow", f'{warm} bridgeflow "$@"')
         self._command(
             "python",
@@ -160,8 +154,7 @@ class Workshop:
 
     def close(self) -> None:
         """Ends the process that commands fork from."""
-        self._server.communicate()
-        self._short.cleanup()
+        self._warm.close()
 
     def run(self, commands: str) -> str:
         """What commands of a shell print, errors among it; a `cd` lasts. Fails where one of them does."""

@@ -10,10 +10,35 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
 
 LONGEST = 2**20
 """Bytes of a request; the variables of the environment are most of them."""
+
+
+class Warm:
+    """A server of an environment. python: its interpreter; environment: the variables that it starts with."""
+
+    def __init__(self, python: Path, environment: Mapping[str, str]) -> None:
+        # The path of a socket has a length that those of pytest's folders exceed.
+        self._folder = tempfile.TemporaryDirectory()
+        place = f"{self._folder.name}/warm"
+        self._server = subprocess.Popen(
+            [python, __file__, place], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(environment)
+        )
+        assert self._server.stdout is not None
+        assert self._server.stdout.readline() == "ready\n"
+        self.line = [str(python), "-I", "-S", __file__, place]
+        """The command that stands for `python -m`: a module and its arguments follow."""
+
+    def close(self) -> None:
+        """Ends the server; what it runs still goes on."""
+        self._server.communicate()
+        self._folder.cleanup()
 
 
 def ask(place: str, module: str, arguments: list[str]) -> int:
@@ -33,6 +58,8 @@ def serve(place: str) -> None:
     import importlib.metadata
     import selectors
 
+    # The folder of this file, whose folders are called as packages are.
+    del sys.path[0]
     for module in ("bridgeflow.api", "bridgeflow.cli.main", "bridgeflow.testing", "bridgeflow.training.start"):
         importlib.import_module(module)
     # The modules of the built-in plugins, too; who asks still finds them by their entry points.
@@ -94,8 +121,7 @@ def _run(module: str, arguments: list[str], folder: str, environment: dict[str, 
     for own in site.getsitepackages():
         site.addsitedir(own)
     sys.path_importer_cache.clear()
-    # The first entry is that of this file; `python -m` has the folder it starts in.
-    sys.path[0] = folder
+    sys.path.insert(0, folder)
     sys.argv = [module, *arguments]
     code: str | int | None = 1
     try:
