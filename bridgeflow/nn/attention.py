@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bridgeflow.nn.cpu.kernels import mlp, self_attention, trains_on_cpu
-from bridgeflow.nn.cpu.products import Linear
+from bridgeflow.nn.ops import Linear, mlp, self_attention, trains_on_cpu, transformed
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
@@ -17,7 +15,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     kernel's backward in bfloat16 takes several times as long. A row with nothing to look at gives not a number.
     """
     bias = None if mask is None else mask[:, None, None, :]
-    if query.device.type != "cpu" or not (torch.is_grad_enabled() and query.requires_grad):
+    if not (transformed() or (query.requires_grad and trains_on_cpu(query))):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     if bias is not None:
@@ -43,7 +41,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens of the shape of x; `mask` (B, N) is True where a token is real."""
         qkv = self.qkv(x)
-        if mask is None and trains_on_cpu(x):
+        if mask is None:
             return self.out(self_attention(qkv, self.heads))
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))

@@ -18,8 +18,7 @@ from torch.nn import functional as F
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import LatentSpec
 from bridgeflow.nn.attention import SelfAttention
-from bridgeflow.nn.cpu.kernels import convolution, depthwise, gated_mlp, layer_norm, rms_norm
-from bridgeflow.nn.cpu.products import Linear, linear
+from bridgeflow.nn.ops import Linear, convolution, depthwise, gated_mlp, layer_norm, linear, rms_norm
 from bridgeflow.nn.recompute import Recomputing
 from bridgeflow.nn.velocity import NetworkSettings, VelocityNet
 from bridgeflow.settings import Settings

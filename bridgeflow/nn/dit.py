@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bridgeflow.modality import LatentSpec
 from bridgeflow.nn.attention import MLP, CrossAttention, SelfAttention
-from bridgeflow.nn.cpu.kernels import layer_norm
+from bridgeflow.nn.ops import layer_norm
 from bridgeflow.nn.patches import Patches, grid_positions
 from bridgeflow.nn.recompute import Recomputing
 from bridgeflow.nn.velocity import Conditioning, NetworkSettings, VelocityNet

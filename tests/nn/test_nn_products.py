@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch.autograd import gradcheck
 from torch.nn import functional as F
 
+from bridgeflow.nn import ops
 from bridgeflow.nn.cpu import products
 
 
@@ -45,15 +45,9 @@ def test_gradients(library: None, bias: bool) -> None:
     inputs = (x, weight, b) if bias else (x, weight)
     target = torch.randn(2, 3, 6)
     found, expected = (
-        torch.autograd.grad((function(*inputs) - target).square().sum(), inputs)
-        for function in (products.linear, F.linear)
+        torch.autograd.grad((function(*inputs) - target).square().sum(), inputs) for function in (ops.linear, F.linear)
     )
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_gradients_of_the_product_itself() -> None:
-    double = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 3, 4), (5, 4), (5,))]
-    assert gradcheck(products._Linear.apply, double)
 
 
 def test_what_is_not_asked_for_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,14 +59,15 @@ def test_what_is_not_asked_for_is_not_computed(monkeypatch: pytest.MonkeyPatch) 
         return affine(x, weight, bias)
 
     monkeypatch.setattr(products, "affine", counted)
+    monkeypatch.setattr(ops, "CPU_KERNELS", True)
     weight = torch.randn(6, 12, requires_grad=True)
-    products.linear(torch.randn(5, 12), weight).sum().backward()
+    ops.linear(torch.randn(5, 12), weight).sum().backward()
     # The forward product alone where products are ours; none where they are torch's.
     assert asked == ([(6, 12)] if products.by_onednn(torch.randn(5, 12), weight) else [])
 
 
 def test_autocast_has_its_own_type() -> None:
-    layer = products.Linear(12, 6)
+    layer = ops.Linear(12, 6)
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(torch.randn(5, 12)).dtype == torch.bfloat16
 
@@ -81,7 +76,7 @@ def test_autocast_has_its_own_type() -> None:
 def test_other_types_are_left_to_torch(dtype: torch.dtype) -> None:
     x, weight = torch.randn(5, 12, dtype=dtype), torch.randn(6, 12, dtype=dtype)
     assert not products.by_onednn(x, weight)
-    assert torch.equal(products.linear(x, weight), F.linear(x, weight))
+    assert torch.equal(ops.linear(x, weight), F.linear(x, weight))
 
 
 @pytest.mark.filterwarnings("ignore:TF32 acceleration:UserWarning")
@@ -108,24 +103,15 @@ def test_what_does_not_fit_is_refused_as_torch_refuses_it(x: Tensor, weight: Ten
     with pytest.raises((RuntimeError, NotImplementedError)) as expected:
         F.linear(x, weight, bias)
     with pytest.raises(type(expected.value)) as found:
-        products.linear(x, weight, bias)
+        ops.linear(x, weight, bias)
     assert str(found.value) == str(expected.value)
 
 
 @pytest.mark.parametrize("shape", [(0, 12), (0, 3, 12), (2, 0, 12)])
 def test_of_nothing(shape: tuple[int, ...]) -> None:
     x = torch.randn(*shape, requires_grad=True)
-    layer = products.Linear(12, 6)
+    layer = ops.Linear(12, 6)
     layer(x).sum().backward()
     assert layer(x).shape == (*shape[:-1], 6)
     assert layer.weight.grad is not None
     assert layer.weight.grad.abs().max() == 0
-
-
-def test_second_derivatives_are_refused_rather_than_zero() -> None:
-    x, layer = torch.randn(5, 12, requires_grad=True), products.Linear(12, 6)
-    if not products.by_onednn(x, layer.weight):
-        pytest.skip("torch without oneDNN: its own product has second derivatives")
-    (slope,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        slope.square().sum().backward()

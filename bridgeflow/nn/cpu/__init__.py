@@ -1,1 +1,1 @@
-"""Layers with backward passes of their own, for training on a CPU."""
+"""Kernels for training on a CPU, with backward passes written by hand; `bridgeflow.nn.ops` says when they are taken."""

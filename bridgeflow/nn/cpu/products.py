@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch import Tensor
 from torch.nn import functional as F
+
+from bridgeflow.nn import plain
+from bridgeflow.nn.cpu.derivatives import by_hand, keep
 
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -25,7 +27,6 @@ def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
         and x.numel() > 0
         and (bias is None or (bias.dtype == x.dtype and bias.device == x.device and bias.shape == weight.shape[:1]))
         and bool(torch.backends.mkldnn.enabled)
-        and not torch.compiler.is_compiling()
     )
 
 
@@ -40,37 +41,24 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x weight^T + bias, to be derived once; x: (..., inputs), weight: (outputs, inputs), bias: (outputs,)."""
-    if not by_onednn(x, weight, bias) or torch.is_autocast_enabled(x.device.type):
-        return F.linear(x, weight, bias)
-    return _Linear.apply(x, weight, bias)
+class Product(torch.autograd.Function):
+    """`plain.linear`, for what `by_onednn` takes."""
 
-
-class Linear(nn.Linear):
-    """A linear layer by `linear`."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(..., inputs) to (..., outputs)."""
-        return linear(input, self.weight, self.bias)
-
-
-class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        ctx.save_for_backward(rows, weight)
-        ctx.shape = x.shape
+        keep(ctx, plain.linear, (x, weight, bias))
         return affine(rows, weight, bias).view(*x.shape[:-1], len(weight))
 
     @staticmethod
-    @once_differentiable
+    @by_hand
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight = ctx.saved_tensors
+        x, weight, _ = ctx.saved_tensors
+        rows = x.reshape(-1, x.shape[-1])
         gradient = gradients[0].reshape(len(rows), -1)
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
-            affine(gradient, weight.t()).view(ctx.shape) if needs_x else None,
+            affine(gradient, weight.t()).view(x.shape) if needs_x else None,
             gradient.t() @ rows if needs_weight else None,
             gradient.sum(0) if needs_bias else None,
         )
