@@ -1,4 +1,4 @@
-"""One flow-matching engine that carries any source modality to any target modality.
+"""One flow-matching engine that maps any source modality to any target modality.
 
     import bridgeflow
 

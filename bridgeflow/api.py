@@ -47,7 +47,7 @@ def load(
     low_memory: bool = False,
     watch: Progress | None = None,
 ) -> Pipeline:
-    """A pipeline that carries one input or a list of them, from a checkpoint.
+    """A pipeline for one input or a list of them, from a checkpoint.
 
         >>> depth = bridgeflow.load("depth")("image.jpg")  # (H, W), float32, metres
         >>> pictures = bridgeflow.load("runs/t2i-blocks-01")(["a red cube", "a blue sphere"], samples=4, seed=7)
@@ -113,7 +113,7 @@ def check_device(name: str) -> None:
         if not torch.backends.mps.is_available():
             raise UsageError(f"device {name!r} is not to be had: this torch or this machine has none.")
     elif device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device {name!r} is none that models are carried on: {expected}")
+        raise UsageError(f"device {name!r} is none that models run on: {expected}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"device {name!r} is not to be had: torch sees {torch.cuda.device_count()} GPUs here.")
 

@@ -78,7 +78,7 @@ class Losses:
 
 
 class Bridge(nn.Module):
-    """Carries source latents to target latents."""
+    """The flow from source latents to target latents: its training loss, and sampling from it."""
 
     def __init__(
         self, settings: BridgeSettings, network: NetworkSettings, source: LatentSpec, target: LatentSpec

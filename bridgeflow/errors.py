@@ -1,6 +1,6 @@
 """What a user did that cannot work, said in one sentence.
 
-A message names the thing, what was expected and how to mend it. The command line prints it without a
+A message names the thing, what was expected and how to fix it. The command line prints it without a
 traceback and exits with `exit_code`; a program that uses the library catches `BridgeflowError`.
 """
 
@@ -13,7 +13,7 @@ from bridgeflow.sentences import bounded, tidy
 
 
 class BridgeflowError(Exception):
-    """Something failed for a reason the user can mend: a file, a value, a plugin. Its message is safe to show whatever
+    """Something failed for a reason the user can fix: a file, a value, a plugin. Its message is safe to show whatever
     it quotes, and of bounded length; see `bridgeflow.sentences`."""
 
     exit_code = 1
@@ -23,7 +23,7 @@ class BridgeflowError(Exception):
 
 
 class PluginWarning(UserWarning):
-    """A plugin does something besides that its author should mend, in one sentence."""
+    """A plugin does something besides that its author should fix, in one sentence."""
 
 
 class UsageError(BridgeflowError):

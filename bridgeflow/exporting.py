@@ -40,7 +40,7 @@ BATCH = 32
 def export(checkpoint: Checkpoint, folder: Path, precision: Precision, card: str | None, console: Progress) -> Path:
     """Writes a checkpoint into a folder of its own, which must be absent or empty.
 
-    precision: number type of the weights of linear layers and convolutions, and of the matrices of fitted codecs; all
+    precision: dtype of the weights of linear layers and convolutions, and of the matrices of fitted codecs; all
     else is float32. card: a model card to take instead of the one that is written from recipe and figures.
 
     Raises BridgeflowError where the folder holds something or cannot be written, where a plugin is missing, or where a
@@ -106,7 +106,9 @@ def _learn_inputs(assembly: Assembly, recipe: Recipe, console: Progress) -> Fami
             rows = open_rows(recipe, split, console)  # type: ignore[arg-type]
             found[split] = list(_numbers(assembly, recipe, rows, count, console))
     except BridgeflowError as error:
-        console.warn(f"the model will not know what is strange to it, because its data cannot be read: {error}")
+        console.warn(
+            f"the model will not know which inputs are out of distribution, because its data cannot be read: {error}"
+        )
         return None
     if not all(found.values()):
         return None

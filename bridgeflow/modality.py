@@ -1,4 +1,4 @@
-"""The contract of a modality: what a plugin author writes so that the engine can carry it.
+"""The contract of a modality: what a plugin author writes so that the engine can flow from it and to it.
 
 A modality turns files or values into *items* (whatever the author likes), items into a batch of tensors, a
 batch into a `Latent`, and a latent back into items. It is frozen: the engine never trains it. The engine
@@ -238,7 +238,7 @@ class Modality(nn.Module, ABC):
         raise BridgeflowError(f"the modality {type(self).__name__} has nothing to fit.")
 
     def fitted_state(self) -> dict[str, Tensor]:
-        """Tensors that fitting made and that a checkpoint must carry; empty where there are none."""
+        """Tensors that fitting made and that a checkpoint must hold; empty where there are none."""
         return {}
 
     def fitted_facts(self) -> dict[str, Any]:

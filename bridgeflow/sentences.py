@@ -33,7 +33,7 @@ def printable_lines(text: str) -> str:
 
 
 def bounded(text: str, longest: int = LONGEST) -> str:
-    """The text without its middle where it is longer than `longest` characters: its end often holds the mend."""
+    """The text without its middle where it is longer than `longest` characters: its end often holds the fix."""
     if len(text) <= longest:
         return text
     head = longest * 2 // 3

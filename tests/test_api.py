@@ -288,7 +288,7 @@ def test_what_is_no_number_is_refused_by_its_name(at_home: Path, given: dict[str
         ({"extends": ["depth/blocks"]}, {}, "extends names one recipe"),
         ("depth", {"steps": 20}, "recipe 'depth/blocks': steps: unknown key. Did you mean 'training.steps'?"),
         ("depth", {"batch_size": 2}, "recipe 'depth/blocks': batch_size: unknown key. Did you mean 'samp"),
-        ("depth", {"device": "meta"}, "device 'meta' is none that models are carried on: cpu, cuda or cuda:1 is"),
+        ("depth", {"device": "meta"}, "device 'meta' is none that models run on: cpu, cuda or cuda:1 is"),
         ("depth", {"device": ["cpu"]}, "device ['cpu'] is no device: "),
         ("depth", {"resume": True}, "there is no run of task 'depth' under 'runs' to resume: start one without res"),
         ("superres", {"output": "/etc/passwd"}, "output '/etc/passwd' is a file: a run needs a folder."),

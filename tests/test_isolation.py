@@ -266,4 +266,4 @@ def test_entry_point_added_to_an_editable_installation_says_to_install_it_again(
     for text, line in (("x = 1\nclass\n", 2), ("import json\n\njson.loads(1)\n", 3)):
         (folder / "acme_editable.py").write_text(text)
         told = environment.run("plugins", "info", "late", "--kind", "modality").err
-        assert f"mend {folder}/acme_editable.py, line {line}, or leave it out with BRIDGEFLOW_PLUGINS." in told
+        assert f"fix {folder}/acme_editable.py, line {line}, or leave it out with BRIDGEFLOW_PLUGINS." in told

@@ -46,7 +46,7 @@ def encode_shard(
                     index, called = list(chunk.kept.items())[row]
                     encoded.failures[index] = (
                         f"{called}: its {name.partition('.')[0]} latent holds numbers that are not finite in "
-                        f"{str(dtype).removeprefix('torch.')}: mend the row, or cache in --dtype float32."
+                        f"{str(dtype).removeprefix('torch.')}: fix the row, or cache in --dtype float32."
                     )
                 sound &= finite
         if sound.any():

@@ -54,7 +54,7 @@ class CacheOptions:
     """How latents are kept."""
 
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """Number type of the files."""
+    """dtype of the files."""
     variants: int = 1
     """Draws of each training row."""
     batch_size: int = 64
@@ -161,9 +161,9 @@ def _write_cache(
 def _check_folder(folder: Path) -> None:
     if folder.is_dir() and not index_path(folder).is_file():
         names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-        strange = [name for name in names if name != "codecs" and not name.endswith(".yaml")]
-        if strange:
-            raise UsageError(f"{str(folder)!r} holds {strange[0]!r}, which is no cache's: choose another --output.")
+        foreign = [name for name in names if name != "codecs" and not name.endswith(".yaml")]
+        if foreign:
+            raise UsageError(f"{str(folder)!r} holds {foreign[0]!r}, which is no cache's: choose another --output.")
 
 
 def _begin(

@@ -61,7 +61,7 @@ def load_bridge(
 ) -> Bridge:
     """The bridge with the checkpoint's weights, without what only training needs (the encoding loss).
 
-    The weights stay in the memory-mapped file until they are used, but for those whose number type changes.
+    The weights stay in the memory-mapped file until they are used, but for those whose dtype changes.
     precision: 'fp32' or 'bf16', see `set_precision`. Raises BridgeflowError where the weights do not fit or are not
     finite.
     """
@@ -94,7 +94,7 @@ def load_bridge(
 
 
 def set_precision(module: nn.Module, precision: str) -> None:
-    """Sets the number types of a module's weights and buffers, one after the other.
+    """Sets the dtypes of a module's weights and buffers, one after the other.
 
     'fp32': all are float32. 'bf16': the weights of linear layers and convolutions are bfloat16. Whatever is added to or
     scales the stream between them (biases, norms, positions, embeddings) costs nothing and stays float32, and so do

@@ -27,7 +27,7 @@ LIBRARIES = (
 @click.command()
 @json_option
 def doctor(as_json: bool) -> int:
-    """Check this installation and machine: libraries, devices, number types, cache, every plugin."""
+    """Check this installation and machine: libraries, devices, dtypes, cache, every plugin."""
     import torch
 
     from bridgeflow import __version__, registry

@@ -86,7 +86,7 @@ def evaluate(
 
     options.KEY=VALUE changes how the task scores, such as options.alignment of depth. Figures have 95 % confidence
     intervals over the examples. With --compare, each checkpoint's difference to the first has one, too, which is
-    narrower: all carry the same examples with the same draws.
+    narrower: all are given the same examples with the same draws.
     """
     from bridgeflow.runtime.console import Progress
 
@@ -222,14 +222,14 @@ def _open(recipe: Any, split: str, console: Any) -> Any:
 
 
 def _tell_of_rows(console: Any, examples: Examples, rows: Any, training: Any) -> None:
-    """Says on stderr which rows were passed over, and where most of somebody's own data are not scored."""
+    """Says on stderr which rows were skipped, and where most of somebody's own data are not scored."""
     from bridgeflow.data.rows import Rows
 
     if examples.unreadable:
         count = len(examples.unreadable)
         some = "; ".join(examples.unreadable[:3]) + ("; ..." if count > 3 else "")
         what = "1 row cannot be read and is" if count == 1 else f"{count:,} rows cannot be read and are"
-        console.warn(f"{what} passed over: {some}")
+        console.warn(f"{what} skipped: {some}")
     if isinstance(training, Rows) and isinstance(rows, Rows) and len(training) > len(rows):
         console.say(
             f"scoring the {len(rows):,} held out of {len(rows) + len(training):,} rows; --split all scores every row."

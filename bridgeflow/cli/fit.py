@@ -55,7 +55,7 @@ def fit(
     fitted = fitting.fit_codec(modality, data, overrides, column, count, seed, folder, console)
     console.clear()
     for sentence in fitted.unreadable[:5]:
-        console.warn(f"passed over: {sentence}")
+        console.warn(f"skipped: {sentence}")
     facts: dict[str, Any] = {
         "codec": str(folder),
         "examples": fitted.examples,

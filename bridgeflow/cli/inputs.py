@@ -24,7 +24,7 @@ LARGEST_FILE = 1 << 28
 
 @dataclass
 class Input:
-    """Something to carry: what a person calls it, and what the source modality reads, or why there is nothing to
+    """An input: what a person calls it, and what the source modality reads, or why there is nothing to
     read."""
 
     name: str

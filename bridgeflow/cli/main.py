@@ -21,7 +21,7 @@ from bridgeflow.sentences import printable_lines, tidy
 
 COMMANDS = {
     "train": ("bridgeflow.cli.train:train", "Train a bridge on the embedded data or your own."),
-    "run": ("bridgeflow.cli.run:run", "Carry files, folders, text or lines on stdin to results."),
+    "run": ("bridgeflow.cli.run:run", "Run a model on files, folders, text or lines of stdin."),
     "eval": ("bridgeflow.cli.evaluate:evaluate", "Score a checkpoint on held-out data."),
     "tune-sampler": ("bridgeflow.cli.tuning:tune_sampler", "Find the cheapest good way to sample from a checkpoint."),
     "study": ("bridgeflow.cli.study:study", "Train and score a set of runs, and tell which claims hold."),
@@ -75,7 +75,7 @@ class LazyGroup(click.Group):
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def cli(ctx: click.Context, debug: bool) -> None:
-    """One flow-matching engine that carries any source modality to any target modality.
+    """One flow-matching engine that maps any source modality to any target modality.
 
     \b
     bridgeflow train --task depth

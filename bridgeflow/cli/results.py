@@ -43,7 +43,7 @@ class ResultWriter:
                 if missing:
                     raise BridgeflowError(
                         f"{missing[0]} was not written, though {type(self.target).__name__} says so: name an ending "
-                        f"that it writes, such as {self.target.writes}, or mend its `write`."
+                        f"that it writes, such as {self.target.writes}, or fix its `write`."
                     )
                 record["files"] = [str(path) for path in paths]
                 if not self.as_json:

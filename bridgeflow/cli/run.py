@@ -40,7 +40,7 @@ MOST_LOOKED_AT = 16
 
 
 @dataclass(frozen=True)
-class _Wish:
+class _Request:
     """What becomes of each input: results by itself, with terms added and taken away, or on the way to an end."""
 
     seed: int
@@ -60,13 +60,13 @@ class _Wish:
         """The items that go with every input."""
         return [*self.plus, *self.minus, *([self.end] if self.frames else [])]
 
-    def fulfil(self, pipeline: Pipeline, items: list[Any]) -> list[list[Any]]:
+    def run(self, pipeline: Pipeline, items: list[Any]) -> list[list[Any]]:
         """The results of each item."""
         if self.frames:
             return pipeline.interpolate(items, self.end, self.frames, self.seed)
         if self.terms:
             return pipeline.combine(items, self.plus, self.minus, self.samples, self.seed)
-        return pipeline.carry(items, self.samples, self.seed)
+        return pipeline.generate(items, self.samples, self.seed)
 
 
 @click.command(
@@ -104,7 +104,7 @@ class _Wish:
     type=click.Choice(["auto", "fp32", "bf16"]),
     default="auto",
     show_default=True,
-    help="Number type of the network; auto is that of its training where the device is faster with it.",
+    help="dtype of the network; auto is that of its training where the device is faster with it.",
 )
 @click.option("--low-memory", is_flag=True, help="Hold encoder, network and decoder in memory one after the other.")
 @device_option
@@ -130,7 +130,7 @@ def run(
     device: str | None,
     as_json: bool,
 ) -> int:
-    """Carry files, folders, text, or lines on stdin.
+    """Run a model on files, folders, text, or lines of stdin.
 
     Results go to stdout, or to files whose names are printed there. An input that cannot be read is named on
     stderr, and the others go on.
@@ -151,7 +151,7 @@ def run(
     set_sampling(pipeline, steps, solver, guidance, weak)
     source, target = pipeline.assembly.source, pipeline.assembly.target
     entries = expand(given, source, console.warn)
-    wish = _Wish(
+    request = _Request(
         seed,
         samples,
         tuple(read_one(value, source, "--plus") for value in plus),
@@ -161,12 +161,12 @@ def run(
     )
     asked = {"plus": list(plus), "minus": list(minus), "interpolate": interpolate}
     facts = {"task": task, "checkpoint": str(opened.folder), "seed": seed, **{k: v for k, v in asked.items() if v}}
-    if wish.frames:
-        writer: ResultWriter = FrameWriter(target, output, len(entries) > 1, as_json, facts, wish.frames)
+    if request.frames:
+        writer: ResultWriter = FrameWriter(target, output, len(entries) > 1, as_json, facts, request.frames)
     else:
         writer = ResultWriter(target, output, len(entries) * samples > 1, as_json, facts)
-    _warn_of_losses(source, entries, wish, console)
-    failed = _carry_all(pipeline, entries, wish, writer, trajectory, console)
+    _warn_of_losses(source, entries, request, console)
+    failed = _run_all(pipeline, entries, request, writer, trajectory, console)
     if failed < len(entries):
         writer.finish()
     if failed and len(entries) > 1:
@@ -192,7 +192,7 @@ def _check_options(
         raise click.UsageError("--interpolate draws a GIF of its own: leave --trajectory out.")
 
 
-def _warn_of_losses(source: Any, entries: list[Input], wish: _Wish, console: Any) -> None:
+def _warn_of_losses(source: Any, entries: list[Input], request: _Request, console: Any) -> None:
     """Says what the source modality's options lose of the inputs, of files for the first of them."""
 
     def items() -> Iterator[Any]:
@@ -200,34 +200,34 @@ def _warn_of_losses(source: Any, entries: list[Input], wish: _Wish, console: Any
             # What cannot be read is named when its turn comes.
             with suppress(BridgeflowError):
                 yield source.read(entry.value)
-        yield from wish.terms
+        yield from request.terms
 
     for sentence in source.advise(items(), "source"):
         console.warn(sentence)
 
 
-def _carry_all(
+def _run_all(
     pipeline: Pipeline,
     entries: list[Input],
-    wish: _Wish,
+    request: _Request,
     writer: ResultWriter,
     trajectory: str | None,
     console: Any,
 ) -> int:
-    """Carries the inputs in groups that fit together, and counts those that gave no result."""
-    size = max(1, (MOST_HELD if pipeline.stages.low_memory else pipeline.sampling.batch_size) // wish.each)
-    failed, told_of_strange = 0, False
+    """Runs the inputs in groups that fit together, and counts those that gave no result."""
+    size = max(1, (MOST_HELD if pipeline.stages.low_memory else pipeline.sampling.batch_size) // request.each)
+    failed, warned = 0, False
     for start in range(0, len(entries), size):
         group = entries[start : start + size]
         with console.doing("reading the inputs"):
-            chunk = _read(group, pipeline, wish.terms)
+            chunk = _read(group, pipeline, request.terms)
         failed += len(group) - len(chunk)
         with console.doing("computing the results"):
-            results = _fulfilled(pipeline, wish, [item for _, item in chunk])
+            results = _results_of(pipeline, request, [item for _, item in chunk])
         console.clear()
-        if pipeline.strange and not told_of_strange:
-            told_of_strange = True
-            console.warn(_strangeness(pipeline, [entry.name for entry, _ in chunk]))
+        if pipeline.out_of_distribution and not warned:
+            warned = True
+            console.warn(_ood_warning(pipeline, [entry.name for entry, _ in chunk]))
         for place, ((entry, item), own) in enumerate(zip(chunk, results, strict=True), start + 1):
             try:
                 if isinstance(own, BridgeflowError):
@@ -236,15 +236,15 @@ def _carry_all(
                 if trajectory is not None:
                     path = Path(trajectory)
                     path = path if len(entries) == 1 else path.with_stem(f"{path.stem}-{place:02d}")
-                    _draw_trajectory(pipeline, item, wish, path, console)
+                    _draw_trajectory(pipeline, item, request, path, console)
             except BridgeflowError as error:
                 failed += 1
                 print(tidy(f"bridgeflow: {_told(entry, error)}"), file=sys.stderr)
     return failed
 
 
-def _strangeness(pipeline: Pipeline, names: list[str]) -> str:
-    first = min(pipeline.strange)
+def _ood_warning(pipeline: Pipeline, names: list[str]) -> str:
+    first = min(pipeline.out_of_distribution)
     name = printable(bounded(names[first], 200)) if first < len(names) else "an input"
     return (
         f"{name} is far from what this model was trained on, so expect little of its result. {pipeline.knowledge} "
@@ -252,20 +252,20 @@ def _strangeness(pipeline: Pipeline, names: list[str]) -> str:
     )
 
 
-def _fulfilled(pipeline: Pipeline, wish: _Wish, items: list[Any]) -> list[list[Any] | BridgeflowError]:
-    """The results of each item, or why it has none: one that cannot be carried does not stop the others."""
+def _results_of(pipeline: Pipeline, request: _Request, items: list[Any]) -> list[list[Any] | BridgeflowError]:
+    """The results of each item, or why it has none: one that cannot be computed does not stop the others."""
     if not items:
         return []
     try:
-        return list(wish.fulfil(pipeline, items))
+        return list(request.run(pipeline, items))
     except BridgeflowError as error:
         if len(items) == 1:
             return [error]
-        return [_fulfilled(pipeline, wish, [item])[0] for item in items]
+        return [_results_of(pipeline, request, [item])[0] for item in items]
 
 
 def _read(entries: list[Input], pipeline: Pipeline, terms: list[Any]) -> list[tuple[Input, Any]]:
-    """The inputs that can be read and carried, with their items; the others are named on stderr."""
+    """The inputs that can be read, with their items; the others are named on stderr."""
     items: list[tuple[Input, Any]] = []
     for entry in entries:
         try:
@@ -310,12 +310,12 @@ def _shown(console: Any) -> Callable[[int, int, str], None]:
     return show
 
 
-def _draw_trajectory(pipeline: Pipeline, item: Any, wish: _Wish, path: Path, console: Any) -> None:
+def _draw_trajectory(pipeline: Pipeline, item: Any, request: _Request, path: Path, console: Any) -> None:
     from bridgeflow.inference.pictures import save_gif, strip
 
     preview = pipeline.assembly.target.preview
     frames = [("source", pipeline.assembly.source.preview(item))]
-    flow = pipeline.trajectory(item, wish.seed, wish.plus, wish.minus)
+    flow = pipeline.trajectory(item, request.seed, request.plus, request.minus)
     frames += [(f"t = {t:.2f}", preview(state)) for t, state in flow]
     if path.suffix.lower() == ".gif":
         save_gif(frames, path)

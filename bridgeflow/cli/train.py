@@ -148,7 +148,7 @@ def _finish(run: Any, task: str, resolved: Any, as_json: bool, console: Any) -> 
     if outcome.unreadable:
         count = len(outcome.unreadable)
         rows = "row" if count == 1 else "rows"
-        console.say(f"passed over {count:,} {rows} that could not be read; see why with: {resolved.data.checked_by}")
+        console.say(f"skipped {count:,} {rows} that could not be read; see why with: {resolved.data.checked_by}")
     if outcome.interrupted is not None:
         console.say(
             f"stopped by {outcome.interrupted} at step {outcome.step:,}; saved in {outcome.checkpoint}\n"

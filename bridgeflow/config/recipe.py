@@ -42,7 +42,7 @@ class LearningRateSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """The length, size and rhythm of a run."""
+    """The length, batch size and intervals of a run."""
 
     steps: int = Field(default=2000, ge=1)
     """Optimiser steps."""
@@ -100,7 +100,7 @@ class SamplingSettings(Settings):
     source: Literal["sample", "mean"] = "sample"
     """Whether a noisy or variational source is drawn or taken at its mean."""
     batch_size: int = Field(default=32, ge=1)
-    """Items carried together."""
+    """Items of a batch."""
 
     @model_validator(mode="before")
     @classmethod
@@ -132,7 +132,7 @@ class RecipeKeys(BridgeSettings):
     optimizer: Annotated[SerializeAsAny[OptimizerSettings], Component("optimizer", "adamw")] = AdamWSettings()
     """The optimiser."""
     training: TrainingSettings = TrainingSettings()
-    """Length, size and rhythm."""
+    """Length, batch size and intervals."""
     sampling: SamplingSettings = SamplingSettings()
     """Defaults of sampling."""
 

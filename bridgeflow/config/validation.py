@@ -69,8 +69,8 @@ def _sentence(model: type[BaseModel], problems: Sequence[Any], values: Mapping[s
         return f"{problem['msg'].removeprefix('Value error, ').rstrip('.')}."
     expected = dict.fromkeys(_expected(own) for own in problems)
     shown = "null" if given is None else str(given).lower() if isinstance(given, bool) else repr(given)
-    mend = f"; write {given!r} as its name" if kind == "model_attributes_type" and isinstance(given, str) else ""
-    return f"should be {' or '.join(expected)}, not {shown}{mend}."
+    fix = f"; write {given!r} as its name" if kind == "model_attributes_type" and isinstance(given, str) else ""
+    return f"should be {' or '.join(expected)}, not {shown}{fix}."
 
 
 def _expected(problem: Any) -> str:

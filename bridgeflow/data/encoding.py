@@ -42,7 +42,7 @@ def encode(modality: Modality, batch: dict[str, Tensor], device: torch.device, o
 
 
 def fault_of_values(latent: Any, *specs: LatentSpec, rows: int | None = None) -> str | None:
-    """What is wrong with the mean and the spread that an `encode` gave, without looking at a number: fault and mend, as
+    """What is wrong with the mean and the spread that an `encode` gave, without looking at a number: fault and fix, as
     what follows "`encode` gave". None where they suit one of the specs declared, with `rows` latents."""
     if not isinstance(latent, Latent) or not isinstance(latent.mean, Tensor):
         return f"a {type(latent).__name__}: let it give a bridgeflow.modality.Latent."

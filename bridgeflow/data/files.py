@@ -109,7 +109,7 @@ def _is_below(path: str, folder: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is passed over: operating systems, editors and archivers name theirs so (.DS_Store,
+    """Whether a file or folder is skipped: operating systems, editors and archivers name theirs so (.DS_Store,
     ._photo.jpg, .ipynb_checkpoints, __MACOSX)."""
     return name.startswith((".", "__"))
 
@@ -152,7 +152,7 @@ def folders_below(root: Path, follow_links: bool = False) -> Iterator[Listed]:
                         listed.links.append(entry.name)
         except OSError as error:
             raise BridgeflowError(
-                f"the folder {str(root / listed.place)!r} cannot be read ({error.strerror}): mend its rights."
+                f"the folder {str(root / listed.place)!r} cannot be read ({error.strerror}): fix its rights."
             ) from error
         listed.files.sort()
         yield listed

@@ -18,7 +18,7 @@ from bridgeflow.sentences import quoted
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 """Files that list the rows of a folder."""
 LONGEST_LINE = 1 << 24
-"""Bytes of a line; a longer one is passed over without being read into memory."""
+"""Bytes of a line; a longer one is skipped without being read into memory."""
 MOST_UNPACKED = 1 << 32
 """Most bytes that a Parquet file may become in memory."""
 ENCODING = "save it in UTF-8"
@@ -73,7 +73,7 @@ class _Lines:
                         self.place += len(rest)
                     yield line
         except OSError as error:
-            raise BridgeflowError(f"{self.path} cannot be read ({error.strerror}): mend its rights.") from error
+            raise BridgeflowError(f"{self.path} cannot be read ({error.strerror}): fix its rights.") from error
 
 
 class _ByPlace:
@@ -111,7 +111,7 @@ class _ByPlace:
 
 
 class JSONLines(_ByPlace):
-    """One JSON object a line; empty lines are passed over."""
+    """One JSON object a line; empty lines are skipped."""
 
     def rows(self) -> Iterator[Found]:
         """Every row with its place."""

@@ -124,7 +124,7 @@ def check_batch(batch: Mapping[str, Tensor]) -> None:
     """Raises BridgeflowError where collated items hold numbers that no loss survives."""
     for name, tensor in batch.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise BridgeflowError(f"its {name!r} holds numbers that are not finite (NaN or infinite): mend it.")
+            raise BridgeflowError(f"its {name!r} holds numbers that are not finite (NaN or infinite): fix it.")
 
 
 def check_pair(task: Task, pair: tuple[Item, Item], name: str) -> None:
@@ -220,7 +220,7 @@ def read_examples(
     rows: Rows | Stream, task: Task, renames: Mapping[str, str], count: int, whole: bool = False
 ) -> Examples:
     """The first `count` rows that can be read, as the task's `held_out_pair` reads them; the others are named and
-    passed over."""
+    skipped."""
     examples = Examples()
     for pair in read_pairs(rows, task, renames, count, partial(task.held_out_pair, whole=whole)):
         if isinstance(pair, BridgeflowError):

@@ -32,7 +32,7 @@ class Scale:
 
 
 EXPECTED = "about 0 and 1"
-MEND = "subtract a constant and divide by one in `encode`, and undo both in `decode`"
+FIX = "subtract a constant and divide by one in `encode`, and undo both in `decode`"
 
 
 def scale_of(latent: Latent) -> Scale:

@@ -178,7 +178,7 @@ class Part:
         return [self.whole.names[self.shard]] if self.inside else self.whole.names
 
     def choose(self, wanted: Collection[str]) -> bool:
-        """Holds out the first `held` rows that have the wanted columns: those before lack one, and training passes over
+        """Holds out the first `held` rows that have the wanted columns: those before lack one, and training skips
         such rows. Whether these are others than so far; they lie in one shard, with what is between them.
 
         Of shards that are not seekable a few of the first rows tell whether there is anything to look for. Raises

@@ -69,7 +69,7 @@ _JPEG_KEPT = ((0xE0, b"JFIF\0", 14), (0xE1, b"Exif\0\0", 6), (0xE2, b"ICC_PROFIL
 
 def _jpeg_parts(data: bytes) -> Iterator[bytes]:
     """The segments up to the first scan (ITU T.81, annex B), and all that follows; what lies between segments is
-    passed over, as decoders do."""
+    skipped, as decoders do."""
     yield data[:2]
     place = 2
     while (place := data.find(b"\xff", place)) >= 0 and place + 4 <= len(data):

@@ -22,7 +22,7 @@ METADATA = "metadata.jsonl"
 @dataclass
 class Written:
     """rows: how many were written; files: those of the folder, the list of rows last; broken: a sentence for each row
-    that was passed over."""
+    that was skipped."""
 
     rows: int = 0
     files: list[Path] = field(default_factory=list)
@@ -40,7 +40,7 @@ def write_rows(
     """Writes the columns that a task reads of the first `count` rows into `folder`, which must be absent or empty.
 
     A column that a modality of the task writes becomes a file, words stand in metadata.jsonl beside the files' names.
-    A row that cannot be read is passed over. Raises BridgeflowError where the folder holds something or cannot be
+    A row that cannot be read is skipped. Raises BridgeflowError where the folder holds something or cannot be
     written, or where no row can be read.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

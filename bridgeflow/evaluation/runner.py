@@ -154,7 +154,7 @@ def report_on(
     task = pipeline.assembly.task
     seeds = [seed_of(seed, index) for index in range(len(examples.sources))]
     started = time.perf_counter()
-    results = [own[0] for own in pipeline.carry(examples.sources, seeds=seeds, on_progress=on_progress)]
+    results = [own[0] for own in pipeline.generate(examples.sources, seeds=seeds, on_progress=on_progress)]
     seconds = (time.perf_counter() - started) / len(results)
     columns = (examples.truths, examples.sources, examples.rows)
     report = Report(len(results), pipeline.evaluations, {}, seconds=seconds, unreadable=examples.unreadable)

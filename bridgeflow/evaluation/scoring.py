@@ -16,7 +16,7 @@ from bridgeflow.task import Task
 
 
 @dataclass(frozen=True)
-class Carried:
+class Generated:
     """Results of the first examples. evaluations: of the network, for each (NFE). seconds: for each."""
 
     results: list[Item]
@@ -24,17 +24,17 @@ class Carried:
     seconds: float
 
 
-def carry(pipeline: Pipeline, sampling: SamplingSettings, examples: Examples, seeds: Sequence[int]) -> Carried:
+def generate(pipeline: Pipeline, sampling: SamplingSettings, examples: Examples, seeds: Sequence[int]) -> Generated:
     """Results of as many of the examples as there are seeds; the pipeline's own sampling stays as it is."""
     before = pipeline.sampling
     pipeline.sampling = sampling
     started = time.perf_counter()
     try:
-        carried = pipeline.carry(examples.sources[: len(seeds)], seeds=seeds)
+        generated = pipeline.generate(examples.sources[: len(seeds)], seeds=seeds)
     finally:
         pipeline.sampling = before
     seconds = (time.perf_counter() - started) / len(seeds)
-    return Carried([own[0] for own in carried], pipeline.evaluations, seconds)
+    return Generated([own[0] for own in generated], pipeline.evaluations, seconds)
 
 
 @dataclass(frozen=True)

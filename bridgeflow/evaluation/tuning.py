@@ -1,6 +1,6 @@
 """Finds how to sample from a checkpoint: solver, grid of times, steps and guidance, by quality against cost.
 
-Every setting carries the same held-out examples with the same seeds, so that settings are compared pair by pair. First
+Every setting is given the same held-out examples with the same seeds, so that settings are compared pair by pair. First
 the scales of guidance are tried roughly, on a part of the examples; then the numbers of steps with the best two; then
 the other solvers and grids around the cheapest setting that is good enough.
 """
@@ -17,7 +17,7 @@ from bridgeflow.config.recipe import SamplingSettings
 from bridgeflow.data.encoding import encode
 from bridgeflow.data.pairs import Examples
 from bridgeflow.errors import UsageError
-from bridgeflow.evaluation.scoring import carry, scores_of
+from bridgeflow.evaluation.scoring import generate, scores_of
 from bridgeflow.evaluation.uncertainty import Scores, score
 from bridgeflow.flow.solver import HeunSettings, SolverSettings
 from bridgeflow.inference.pipeline import Pipeline, guided, with_solver
@@ -163,9 +163,9 @@ class _Trials:
         if (sampling, count) not in self.done:
             self.shown = max(self.shown, min(1.0, self.spent / self.planned))
             self.on_trial(self.shown, described(sampling))
-            carried = carry(self.pipeline, sampling, self.examples, self.seeds[:count])
-            scores = self._scores(sampling, carried.results)
-            self.done[sampling, count] = Trial(sampling, scores, self.metric, carried.evaluations, carried.seconds)
+            generated = generate(self.pipeline, sampling, self.examples, self.seeds[:count])
+            scores = self._scores(sampling, generated.results)
+            self.done[sampling, count] = Trial(sampling, scores, self.metric, generated.evaluations, generated.seconds)
             self.spent += _rows_of(sampling) * count
         return self.done[sampling, count]
 
@@ -181,8 +181,8 @@ class _Trials:
         reference = sampling.model_copy(update={"solver": exact, "grid": None})
         key = (reference, len(results))
         if key not in self._references:
-            carried = carry(self.pipeline, reference, self.examples, self.seeds[: len(results)])
-            self._references[key] = self._latents(carried.results)
+            generated = generate(self.pipeline, reference, self.examples, self.seeds[: len(results)])
+            self._references[key] = self._latents(generated.results)
         truths = self._references[key]
         mean = sum(truths) / len(truths)
         spread = math.sqrt(sum(float((own - mean).square().mean()) for own in truths) / len(truths)) or 1.0

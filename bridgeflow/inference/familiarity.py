@@ -1,8 +1,8 @@
 """How far an input is from those that a model was trained on, by a few numbers of its source latent.
 
-A Gaussian is fitted to the numbers of the training inputs; an input is strange where its Mahalanobis distance is far
-beyond those of inputs that were held out (Lee et al., arXiv 1807.03888, use the same distance inside a network), or
-where one of its numbers lies far outside of all that were seen.
+A Gaussian is fitted to the numbers of the training inputs; an input is out of distribution (OOD) where its Mahalanobis
+distance is far beyond those of inputs that were held out (Lee et al., arXiv 1807.03888, use the same distance inside a
+network), or where one of its numbers lies far outside of all that were seen.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LIMIT_QUANTILE = 0.999
 MARGIN = 1.2
 SLACK = 0.5
 """Of the range that was seen, and in units beside it: how far outside of it a number may lie."""
-"""An input is strange beyond the LIMIT_QUANTILE of the held-out distances, times MARGIN."""
+"""An input is out of distribution beyond the LIMIT_QUANTILE of the held-out distances, times MARGIN."""
 FEWEST = 64
 TENSORS = ("centre", "low", "high", "whitening")
 
@@ -71,7 +71,7 @@ def numbers(latent: Latent, layout: str) -> Tensor:
 @dataclass(frozen=True)
 class Familiarity:
     """What inputs of a model look like. centre, low, high: (n,), mean and range of the numbers. whitening: (n, n),
-    brings them to unit covariance. limit: the distance from which on an input is strange."""
+    brings them to unit covariance. limit: the distance from which on an input is out of distribution."""
 
     layout: str
     centre: Tensor
@@ -96,7 +96,7 @@ class Familiarity:
         limit = float(torch.quantile(fitted._distances(others), LIMIT_QUANTILE)) * MARGIN
         return replace(fitted, limit=limit)
 
-    def is_strange(self, latent: Latent) -> Tensor:
+    def is_ood(self, latent: Latent) -> Tensor:
         """(B,) bool: inputs that are far from what the model knows."""
         found = numbers(latent.to("cpu"), self.layout)
         if found.shape[1] != len(self.centre):

@@ -31,7 +31,7 @@ MOST_STEPS = 10_000
 
 
 class Pipeline:
-    """Carries items of a task's source modality to its target modality."""
+    """Generates items of a task's target modality from items of its source modality."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class Pipeline:
         once.sampling = self.adjusted(steps, solver, guidance)
         many = isinstance(inputs, list | tuple)
         items = [self.assembly.source.read(value) for value in (inputs if many else [inputs])]
-        results = once.carry(items, samples, seed) if items else []
+        results = once.generate(items, samples, seed) if items else []
         each = results if samples > 1 else [own[0] for own in results]
         return each if many else each[0]
 
@@ -184,17 +184,17 @@ class Pipeline:
         )
 
     @property
-    def strange(self) -> set[int]:
+    def out_of_distribution(self) -> set[int]:
         """Numbers of the items of the last call that look like nothing the model was trained on; empty for a model that
         does not know what it was trained on (`bridgeflow export` notes it)."""
-        return self.stages.strange
+        return self.stages.out_of_distribution
 
     @property
     def evaluations(self) -> int:
         """Evaluations of the network for the last batch (NFE)."""
         return self.stages.evaluations
 
-    def carry(
+    def generate(
         self,
         items: Sequence[Item],
         samples: int = 1,
@@ -242,7 +242,7 @@ class Pipeline:
         """`frames` results on the way from each start to the end, both included.
 
         z = (1 - a) z_start + a z_end, with the same draws at both ends and a from 0 to 1 in equal steps (CrossFlow,
-        arXiv 2412.15213, section 4, interpolation). The first and the last result are those of `carry` of
+        arXiv 2412.15213, section 4, interpolation). The first and the last result are those of `generate` of
         that item alone, bit for bit; a task that fits results to their source fits all of them to the start. Raises
         UsageError for fewer than 2 frames, and BridgeflowError as `combine` does.
         """
@@ -253,7 +253,7 @@ class Pipeline:
         for index, start in enumerate(starts):
             first = self._split(start)
             _check_layouts([start, end], [first, last])
-            # The ends run apart, as `carry` would run them: a product's last bits change with the rows of a batch.
+            # The ends run apart, as `generate` would run them: a product's last bits change with the rows of a batch.
             groups.append([Job(index, 0, (one,), (seed, 0, place)) for place, one in enumerate(first)])
             groups.append(
                 [
@@ -335,12 +335,12 @@ def _is_number(value: object) -> bool:
 
 
 def _check_layouts(items: Sequence[Item], terms: Sequence[Sequence[Piece]]) -> None:
-    """Raises BridgeflowError where items are carried in pieces that do not stand in the same places."""
+    """Raises BridgeflowError where items are computed in pieces that do not stand in the same places."""
     counts = {len(pieces) for pieces in terms}
     shapes = {tuple(getattr(item, "shape", ())) for item in items}
     if len(counts) > 1:
         raise BridgeflowError(
-            f"these inputs do not go together, because they are carried in {min(counts)} to {max(counts)} pieces: "
+            f"these inputs do not go together, because they are computed in {min(counts)} to {max(counts)} pieces: "
             "give inputs of one size."
         )
     if counts != {1} and len(shapes) > 1:

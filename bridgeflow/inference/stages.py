@@ -98,7 +98,7 @@ class Stages:
         self.familiarity: Familiarity | None = None
         self.weak: Bridge | None = None
         """A weaker model that sampling is guided away from."""
-        self.strange: set[int] = set()
+        self.out_of_distribution: set[int] = set()
         """Numbers of the items of the last call that are far from what the model knows."""
         self._bridge: Bridge | None = bridge if isinstance(bridge, Bridge) else None
         self._load: Callable[[], Bridge] | None = None if isinstance(bridge, Bridge) else bridge
@@ -121,7 +121,7 @@ class Stages:
 
         whole_flow: all states that the solver passes through, instead of the end alone.
         """
-        self.strange = set()
+        self.out_of_distribution = set()
         batches = [batch for jobs in groups for batch in self._batches(jobs, sampling.batch_size)]
         count = len(batches)
         encoded = self._stage(
@@ -162,15 +162,15 @@ class Stages:
             batch = source.collate([piece.value for piece in rows])
             latent = encode(source, batch, self.device)
             if not torch.isfinite(latent.mean).all():
-                raise BridgeflowError("it holds numbers that are not finite (NaN or infinite): mend the input.")
+                raise BridgeflowError("it holds numbers that are not finite (NaN or infinite): fix the input.")
             terms.append((self._wait(latent), torch.tensor([rows[piece] for piece in column])))
             self._note_strange(jobs, latent, terms[-1][1])
         return _Encoded(jobs, terms)
 
     def _note_strange(self, jobs: Sequence[Job], latent: Latent, rows: Tensor) -> None:
         if self.familiarity is not None:
-            strange = self.familiarity.is_strange(latent)[rows].tolist()
-            self.strange |= {job.item for job, is_strange in zip(jobs, strange, strict=True) if is_strange}
+            ood = self.familiarity.is_ood(latent)[rows].tolist()
+            self.out_of_distribution |= {job.item for job, is_ood in zip(jobs, ood, strict=True) if is_ood}
 
     @torch.no_grad()
     def _sample(
@@ -219,7 +219,7 @@ class Stages:
         target = self._place(self.assembly.target)
         return Done(batch.jobs, [(t, target.decode(z.to(self.device))) for t, z in batch.states])
 
-    # -- what is held, where, and in which number type -----------------------------------------------------
+    # -- what is held, where, and in which dtype -----------------------------------------------------
 
     def _place(self, module: _Module) -> _Module:
         """The module on the device. Raises BridgeflowError where the device is not there or full."""

@@ -1,4 +1,4 @@
-"""Whose code an error came from: a plugin's author mends a plugin, and a report is for bridgeflow's own."""
+"""Whose code an error came from: a plugin's author fixes a plugin, and a report is for bridgeflow's own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHECKED = ("modality", "task", "tracker")
 
 
 def sentence_on(error: BaseException) -> str | None:
-    """One sentence on an error that was raised in the code of a plugin: where, what, and the mend. None where no
+    """One sentence on an error that was raised in the code of a plugin: where, what, and the fix. None where no
     plugin but bridgeflow's own took part."""
     folders: dict[Path, list[Plugin]] = {}
     for plugin in registry.installed():
@@ -34,7 +34,7 @@ def sentence_on(error: BaseException) -> str | None:
                 rest = f", and try the rest with bridgeflow plugins check {concerned.name}" if concerned else ""
                 return (
                     f"`{frame.f_code.co_name}` of {own.distribution} {own.version} failed ({cause}; {path}, line "
-                    f"{line}): mend it there{rest}."
+                    f"{line}): fix it there{rest}."
                 )
     return None
 

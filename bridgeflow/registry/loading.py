@@ -77,19 +77,19 @@ def load_plugin(plugin: Plugin) -> Any:
         raise PluginError(failure(plugin, error)) from error
     written_for = getattr(loaded, "api_version", API_VERSION)
     if written_for != API_VERSION:
-        mend = f"use a bridgeflow that speaks {written_for}, or another version of {plugin.distribution}"
+        fix = f"use a bridgeflow that speaks {written_for}, or another version of {plugin.distribution}"
         if isinstance(written_for, int) and written_for < API_VERSION:
-            mend = f"pip install --upgrade --no-deps {plugin.distribution}"
+            fix = f"pip install --upgrade --no-deps {plugin.distribution}"
         raise PluginError(
             f"{plugin.title} is written for version {written_for} of the contract, but this bridgeflow speaks "
-            f"version {API_VERSION}: {mend}.",
+            f"version {API_VERSION}: {fix}.",
             "other contract",
         )
     if base is not None and not (isinstance(loaded, type) and issubclass(loaded, base)):
         what = f"class {loaded.__name__!r}" if isinstance(loaded, type) else f"{type(loaded).__name__} object"
         raise PluginError(
             f"{plugin.title} is no {plugin.kind}: its entry point names {plugin.value!r}, a {what}, where a subclass "
-            f"of {BASES[plugin.kind].replace(':', '.')} is expected; mend it there, or leave it out with "
+            f"of {BASES[plugin.kind].replace(':', '.')} is expected; fix it there, or leave it out with "
             "BRIDGEFLOW_PLUGINS."
         )
     return loaded
@@ -125,7 +125,7 @@ def _remedy(plugin: Plugin, error: BaseException) -> str:
     folder = editable_folder(origin(installed_distribution(plugin.distribution)))
     place = None if folder is None else _place_in(folder, error)
     if place is not None:
-        return f"mend {place}, or leave it out with BRIDGEFLOW_PLUGINS"
+        return f"fix {place}, or leave it out with BRIDGEFLOW_PLUGINS"
     # A module that is missing elsewhere in the package was not named by the entry point.
     is_named = f"{own}.".startswith(f"{module}.") if module else isinstance(error, ImportError | AttributeError)
     if isinstance(error, ModuleNotFoundError | AttributeError) and is_named:

@@ -35,12 +35,12 @@ probe.answer(given["plugins"])
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a plugin is, and where it is not well, why: one sentence with the mend."""
+    """How a plugin is, and where it is not well, why: one sentence with the fix."""
 
     status: Status
     cause: str = ""
     notes: tuple[str, ...] = ()
-    """A sentence for whatever else importing it does that its author should mend, though it works."""
+    """A sentence for whatever else importing it does that its author should fix, though it works."""
 
 
 def is_own(plugin: Plugin) -> bool:
@@ -87,8 +87,8 @@ def loaded(plugins: Sequence[Plugin], seconds: float = SECONDS) -> dict[Plugin, 
 
 def ended(plugin: Plugin, end: str) -> str:
     """The sentence for a plugin that ends the process which imports it, or takes too long: `end` says which."""
-    mend = f"{installation.reinstall_command(plugin.distribution)}, or leave it out with BRIDGEFLOW_PLUGINS"
-    return f"{plugin.title} cannot be loaded ({end}): {mend}."
+    fix = f"{installation.reinstall_command(plugin.distribution)}, or leave it out with BRIDGEFLOW_PLUGINS"
+    return f"{plugin.title} cannot be loaded ({end}): {fix}."
 
 
 def verdicts(plugins: Sequence[Plugin], load: bool | None = None) -> dict[Plugin, Verdict]:

@@ -54,7 +54,7 @@ def check_installed(needed: Sequence[Mapping[str, Any]], what: str) -> None:
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for note in missing:
         groups.setdefault(str(note["distribution"]), []).append(note)
-    lacks, mends, to_install = [], [], []
+    lacks, fixes, to_install = [], [], []
     for distribution, own in groups.items():
         names = " and ".join(f"the {note['kind']} {note['name']!r}" for note in own)
         found = installation.installed_distribution(distribution)
@@ -66,13 +66,13 @@ def check_installed(needed: Sequence[Mapping[str, Any]], what: str) -> None:
             )
         elif here is not None:
             lack = f"{names} of {distribution} {here}, which BRIDGEFLOW_PLUGINS leaves out"
-            mends.append(f"add {distribution} to that variable")
+            fixes.append(f"add {distribution} to that variable")
         if here is None or registry.is_allowed(distribution):
             to_install.append(own[0])
         lacks.append(lack)
     if to_install:
-        mends.insert(0, _install(to_install))
-    raise BridgeflowError(f"{what} needs {', and '.join(lacks)}: {'; '.join(mends)}.")
+        fixes.insert(0, _install(to_install))
+    raise BridgeflowError(f"{what} needs {', and '.join(lacks)}: {'; '.join(fixes)}.")
 
 
 def differences(needed: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -128,13 +128,13 @@ def _install(notes: Sequence[Mapping[str, Any]]) -> str:
     """What gets those distributions; another version of this one comes from where this one came from."""
     ours = [note for note in notes if note["distribution"] == OWN_DISTRIBUTION]
     others = [note for note in notes if note not in ours]
-    mends = [f"use {OWN_DISTRIBUTION} {note['version']}" for note in ours]
+    fixes = [f"use {OWN_DISTRIBUTION} {note['version']}" for note in ours]
     if others:
         command = f"pip install {' '.join(_requirement(note) for note in others)}"
         if any(note.get("origin") == LOCAL for note in others):
             command += ", or the wheel or folder that it was installed from where no package index has it"
-        mends.append(command)
-    return "; ".join(mends)
+        fixes.append(command)
+    return "; ".join(fixes)
 
 
 def _requirement(note: Mapping[str, Any]) -> str:

@@ -1,1 +1,1 @@
-"""What this process runs on: its console, files, locks, other processes, number types."""
+"""What this process runs on: its console, files, locks, other processes, dtypes."""

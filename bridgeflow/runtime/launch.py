@@ -41,7 +41,7 @@ def meeting(on_cpu: bool) -> Iterator[None]:
 
     stray = [name for name in (*WORLD_SIZE, *RANK, *LOCAL_RANK) if name in os.environ]
     stated = ", ".join(f"{name}={os.environ[name]}" for name in stray)
-    mend = (
+    fix = (
         f"unset {' '.join(stray)} to use this process alone, or start all of them with accelerate launch or torchrun, "
         "which set what is needed."
     )
@@ -50,7 +50,7 @@ def meeting(on_cpu: bool) -> Iterator[None]:
     if missing and not (on_cpu and distributed.is_mpi_available()):
         raise UsageError(
             f"the environment has {stated}, as one of several processes has, but not {', '.join(missing)}, without "
-            f"which they cannot meet: {mend}"
+            f"which they cannot meet: {fix}"
         )
     try:
         yield
@@ -58,9 +58,7 @@ def meeting(on_cpu: bool) -> Iterator[None]:
         if distributed.is_initialized():
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise BridgeflowError(
-            f"the processes of which this is one ({stated}) cannot meet ({reason}): {mend}"
-        ) from error
+        raise BridgeflowError(f"the processes of which this is one ({stated}) cannot meet ({reason}): {fix}") from error
 
 
 def _first(names: Sequence[str], usual: int) -> int:

@@ -1,4 +1,4 @@
-"""Which number type products and convolutions run in, and how much quicker or slower bfloat16 is on a device."""
+"""Which dtype products and convolutions run in, and how much quicker or slower bfloat16 is on a device."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ def deciding(study: StudySettings, done: Sequence[RunResult]) -> tuple[str, str]
         name = next((name for name in ranked if name in done[0].points[0].figures), next(iter(ranked)))
         return name, ranked[name]
     missed = f"metric {study.metric!r} is" if study.metric is not None else f"metrics {', '.join(better)} are"
-    mend = f"set metric to one of {', '.join(ranked)}" if ranked else "choose data that such a figure is made of"
+    fix = f"set metric to one of {', '.join(ranked)}" if ranked else "choose data that such a figure is made of"
     raise UsageError(
         f"the study's {missed} not among the figures of its runs, since a study has only those of the task's quick "
-        f"metrics, which are {', '.join(figures) or 'none'} here: {mend}."
+        f"metrics, which are {', '.join(figures) or 'none'} here: {fix}."
     )

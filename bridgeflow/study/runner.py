@@ -16,7 +16,7 @@ from bridgeflow.checkpoints.checkpoint import Checkpoint, list_checkpoints, open
 from bridgeflow.config.recipe import Recipe
 from bridgeflow.data.pairs import Examples, read_examples
 from bridgeflow.errors import BridgeflowError
-from bridgeflow.evaluation.scoring import carry, scores_of
+from bridgeflow.evaluation.scoring import generate, scores_of
 from bridgeflow.inference.pipeline import Pipeline
 from bridgeflow.registry import blame
 from bridgeflow.runtime.console import Progress
@@ -142,7 +142,7 @@ def _outcome(
         return _scored(study, run, place, checkpoint, console, device)
     except (Interrupted, FolderHeld):
         raise
-    # Whatever it is, hours of other arms do not have to wait for its mend.
+    # Whatever it is, hours of other arms do not have to wait for its fix.
     except Exception as error:
         console.clear()
         failed = Failed(run.arm, run.seed, run.fingerprint, _why(error), "".join(traceback.format_exception(error)))
@@ -214,10 +214,10 @@ def _points(
     for place, (steps, scale) in enumerate((steps, scale) for steps in scoring.steps for scale in run.scales):
         console(place, total, f"scoring {_name(run.arm, run.seed)}", detail=f"  {steps} steps, guidance {scale:g}")
         sampling = pipeline.adjusted(steps=steps, solver=scoring.solver, guidance=scale)
-        carried = carry(pipeline, sampling, examples, seeds)
-        scores = scores_of(pipeline.assembly.task, carried.results, examples)
+        generated = generate(pipeline, sampling, examples, seeds)
+        scores = scores_of(pipeline.assembly.task, generated.results, examples)
         without = {name: [own if math.isfinite(own) else None for own in left] for name, left in scores.without.items()}
-        yield Point(steps, scale, carried.evaluations, finite(scores.figures), without)
+        yield Point(steps, scale, generated.evaluations, finite(scores.figures), without)
     console.clear()
 
 

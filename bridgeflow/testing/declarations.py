@@ -41,7 +41,7 @@ def check_listing(plugin: Plugin | None) -> str | None:
     )
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise Fault(f"listing the plugins fails ({last}): mend the metadata of {plugin.distribution}.")
+        raise Fault(f"listing the plugins fails ({last}): fix the metadata of {plugin.distribution}.")
     listed = json.loads(done.stdout.strip().splitlines()[-1])
     if [plugin.kind, plugin.name, plugin.distribution] not in listed["plugins"]:
         raise Fault(

@@ -41,7 +41,7 @@ def check_round_trip(subject: ModalitySubject) -> str | None:
     if difference > stated:
         raise Fault(
             f"a latent, decoded and encoded again, differs from itself by {difference:.3g}, and `round_trip` states "
-            f"{stated:g}: mend `decode`, or state what holds."
+            f"{stated:g}: fix `decode`, or state what holds."
         )
     return f"{difference:.2g} of {stated:g}"
 
@@ -145,7 +145,7 @@ def _check_reading(subject: ModalitySubject, item: Item, path: Path, alone: bool
             again = "again" if form == "path" else f"again, by the {form} of its file,"
             raise Fault(
                 f"an item written and read {again} encodes {difference:.3g} away from itself (allowed: "
-                f"{tolerance:g}): mend `write` or `read`, or write a format that loses less."
+                f"{tolerance:g}): fix `write` or `read`, or write a format that loses less."
             )
 
 

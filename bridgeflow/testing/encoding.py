@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bridgeflow.data.scale import EXPECTED, MEND, all_alike, real_values, scale_of
+from bridgeflow.data.scale import EXPECTED, FIX, all_alike, real_values, scale_of
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item, Latent
 from bridgeflow.testing.comparing import same, spread, worst_difference
@@ -100,7 +100,7 @@ def check_scale(subject: ModalitySubject) -> str | None:
     if not scale.suits:
         raise Fault(
             f"the latents of {SCALED} made-up items have {scale}, where {EXPECTED} are expected, and the loss follows "
-            f"their scale: {MEND}."
+            f"their scale: {FIX}."
         )
     return str(scale)
 

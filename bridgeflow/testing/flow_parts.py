@@ -27,9 +27,9 @@ def _shaped(value: Any, shape: Sequence[int], method: str) -> Tensor:
     """The value, where it is a finite tensor of that shape. Raises Fault."""
     if not isinstance(value, Tensor) or tuple(value.shape) != tuple(shape):
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise Fault(f"`{method}` gives {found} where {tuple(shape)} is expected: mend `{method}`.")
+        raise Fault(f"`{method}` gives {found} where {tuple(shape)} is expected: fix `{method}`.")
     if not bool(value.isfinite().all()):
-        raise Fault(f"`{method}` gives numbers that are not finite: mend `{method}`.")
+        raise Fault(f"`{method}` gives numbers that are not finite: fix `{method}`.")
     return value
 
 
@@ -80,7 +80,7 @@ def check_velocity(subject: PartSubject) -> str | None:
             z = z + path.diffusion(step / steps) * math.sqrt(1 / steps) * torch.randn_like(z)
     off = float((z - z1).abs().mean())
     if off > 0.1:
-        raise Fault(f"followed from the source, `velocity` ends {off:.2g} away from the target: mend `velocity`.")
+        raise Fault(f"followed from the source, `velocity` ends {off:.2g} away from the target: fix `velocity`.")
     return None
 
 
@@ -217,7 +217,7 @@ def check_order(subject: PartSubject) -> str | None:
         grid = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
         errors.append(float((_solved(subject, lambda z, t: -2 * z + t, z, grid)[0] - exact).abs().max()))
     if errors[1] > 0.6 * errors[0]:
-        raise Fault(f"32 steps leave an error of {errors[1]:.2g} where 16 leave {errors[0]:.2g}: mend `step`.")
+        raise Fault(f"32 steps leave an error of {errors[1]:.2g} where 16 leave {errors[0]:.2g}: fix `step`.")
     return f"order {math.log2(errors[0] / errors[1]):.1f}"
 
 
@@ -236,7 +236,7 @@ def check_evaluations(subject: PartSubject) -> str | None:
         _, solver = _solved(subject, velocity, torch.ones(1, 1), EVEN, open_end=open_end)
         declared = settings.model_copy(update={"steps": len(EVEN) - 1}).evaluations(open_end)
         if (declared is not None and declared != asked) or solver.evaluations != asked:
-            raise Fault(f"`evaluations` says {declared} where the velocity is asked for {asked} times: mend it.")
+            raise Fault(f"`evaluations` says {declared} where the velocity is asked for {asked} times: fix it.")
     return None
 
 

@@ -1,4 +1,4 @@
-"""Checks of what must not change: weights, state on its way through files, processes and number types."""
+"""Checks of what must not change: weights, state on its way through files, processes and dtypes."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def check_state(subject: ModalitySubject) -> str | None:
         subject.restored.load_state_dict(subject.ready.state_dict())
     difference = worst_difference(subject.encode(subject.items, "a copy", subject.restored), subject.latent)
     if difference > RESTORED_TOLERANCE * spread(subject.latent):
-        raise Fault(f"a copy that took the state_dict gives other latents (by {difference:.2g}): mend its hooks.")
+        raise Fault(f"a copy that took the state_dict gives other latents (by {difference:.2g}): fix its hooks.")
     if subject.elsewhere is None:
         return "not tried in a fresh process, which cannot import its class or unpickle its items"
     return None
@@ -147,14 +147,14 @@ def check_fingerprint(subject: ModalitySubject) -> str | None:
 
 def _check_one_fingerprint(subject: ModalitySubject, own: str) -> None:
     """The same answer again, from an equal modality, and from one in a fresh process."""
-    mend = "let it depend on what `encode` depends on alone"
+    fix = "let it depend on what `encode` depends on alone"
     if _fingerprint(subject.ready) != own:
-        raise Fault(f"`fingerprint` gave two answers for one modality: {mend}.")
+        raise Fault(f"`fingerprint` gave two answers for one modality: {fix}.")
     if _fingerprint(subject.restored) != own:
-        raise Fault(f"`fingerprint` gave another answer for a copy with the same options and state: {mend}.")
+        raise Fault(f"`fingerprint` gave another answer for a copy with the same options and state: {fix}.")
     if subject.elsewhere is not None and subject.elsewhere.fingerprint != own:
         raise Fault(
-            f"`fingerprint` gave another answer in a fresh process: {mend}, and on no `hash` of a string or `id`, "
+            f"`fingerprint` gave another answer in a fresh process: {fix}, and on no `hash` of a string or `id`, "
             "which change from process to process (hashlib does not)."
         )
 
@@ -169,9 +169,9 @@ def _unfitted_fingerprint(subject: ModalitySubject) -> str:
 
 def _check_fitted_fingerprint(subject: ModalitySubject, own: str, unfitted: str) -> None:
     """Another answer for what is not fitted, and for what was fitted otherwise."""
-    mend = "begin it with super().fingerprint(), or cached latents of another codec would be taken"
+    fix = "begin it with super().fingerprint(), or cached latents of another codec would be taken"
     if unfitted == own:
-        raise Fault(f"`fingerprint` is the same before and after fitting: {mend}.")
+        raise Fault(f"`fingerprint` is the same before and after fitting: {fix}.")
     for what, state, facts in _otherwise_fitted(*subject.stored):
         other = subject.build()
         try:
@@ -181,7 +181,7 @@ def _check_fitted_fingerprint(subject: ModalitySubject, own: str, unfitted: str)
             # Not any number suits a codec.
             continue
         if changed and _fingerprint(other) == own:
-            raise Fault(f"`fingerprint` stays the same under another {what}, though the latent changes: {mend}.")
+            raise Fault(f"`fingerprint` stays the same under another {what}, though the latent changes: {fix}.")
 
 
 def _otherwise_fitted(

@@ -29,7 +29,7 @@ def _encoder(subject: PartSubject) -> tuple[SourceEncoder, LatentSpec]:
         except UsageError as error:
             refusal = str(error)
         except (Exception, SystemExit) as error:
-            raise Fault(f"`build` failed ({described(error)}): mend `build`.") from error
+            raise Fault(f"`build` failed ({described(error)}): fix `build`.") from error
     raise Fault(f"`build` takes neither a grid {GRID} nor a sequence {WORDS} to a grid ({refusal.rstrip('.')}).")
 
 
@@ -39,9 +39,9 @@ def _encoded(encoder: SourceEncoder, latent: Latent, seed: int = 0, sample: bool
     if not isinstance(found, Encoded):
         raise Fault(f"`forward` gives a {type(found).__name__}: let it return bridgeflow.nn.encoded.Encoded.")
     if tuple(found.z0.shape) != (len(latent), *GRID.shape):
-        raise Fault(f"z0 has shape {tuple(found.z0.shape)}, not {(len(latent), *GRID.shape)}: mend `forward`.")
+        raise Fault(f"z0 has shape {tuple(found.z0.shape)}, not {(len(latent), *GRID.shape)}: fix `forward`.")
     if not bool(found.z0.isfinite().all()):
-        raise Fault("z0 holds numbers that are not finite: mend `forward`.")
+        raise Fault("z0 holds numbers that are not finite: fix `forward`.")
     return found
 
 
@@ -168,7 +168,7 @@ def check_descent(subject: PartSubject) -> str | None:
     """The loss of a small regression."""
     losses = _steps(*_made(subject), 30)
     if not losses[-1] < losses[0]:
-        raise Fault(f"after 30 steps the loss is {losses[-1]:.3g}, from {losses[0]:.3g}: mend `step`, or its defaults.")
+        raise Fault(f"after 30 steps the loss is {losses[-1]:.3g}, from {losses[0]:.3g}: fix `step`, or its defaults.")
     return None
 
 

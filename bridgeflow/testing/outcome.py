@@ -29,13 +29,13 @@ class Outcome:
     check: Check
     status: Literal["passed", "failed", "waived"]
     message: str = ""
-    """failed: the fault and its mend in one sentence. waived: the reason. passed: a note, or empty."""
+    """failed: the fault and its fix in one sentence. waived: the reason. passed: a note, or empty."""
     trace: str = field(default="", repr=False)
     """The traceback behind a fault, where an error was met."""
 
 
 class Fault(BridgeflowError):
-    """What a check found wrong: one sentence that names the fault and the mend."""
+    """What a check found wrong: one sentence that names the fault and the fix."""
 
 
 class Subject(Protocol):
@@ -96,7 +96,7 @@ def calling(method: str, of: str = "") -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         place = f" on {of}" if of else ""
-        raise Fault(f"`{method}` failed{place} ({described(error)}): mend `{method}`.") from error
+        raise Fault(f"`{method}` failed{place} ({described(error)}): fix `{method}`.") from error
 
 
 def examine(check: Check, tried: Callable[[SubjectT], str | None], subject: SubjectT) -> Outcome:
@@ -109,10 +109,10 @@ def examine(check: Check, tried: Callable[[SubjectT], str | None], subject: Subj
     except Fault as fault:
         first = subject.reported.setdefault(str(fault), check.name)
         if first != check.name:
-            return Outcome(check, "failed", f"not reached, since the check {first!r} fails: mend that first.")
+            return Outcome(check, "failed", f"not reached, since the check {first!r} fails: fix that first.")
         return Outcome(check, "failed", str(fault), _trace(fault.__cause__) if fault.__cause__ else "")
     except (Exception, SystemExit) as error:
-        sentence = f"it stopped with {described(error)} in `{_place(error)}`: mend that, or see --traceback."
+        sentence = f"it stopped with {described(error)} in `{_place(error)}`: fix that, or see --traceback."
         return Outcome(check, "failed", sentence, _trace(error))
 
 

@@ -158,7 +158,7 @@ def check_recipe(subject: TaskSubject) -> str | None:
             assembly.sketch_bridge()
     except BridgeflowError as error:
         raise Fault(
-            f"the parts of the default recipe {resolved.name!r} do not fit one another ({described(error)}): mend it."
+            f"the parts of the default recipe {resolved.name!r} do not fit one another ({described(error)}): fix it."
         ) from error
     return resolved.name
 

@@ -69,7 +69,7 @@ class PartSubject:
         try:
             return settings.build(*arguments)
         except (Exception, SystemExit) as error:
-            raise Fault(f"`build` failed ({described(error)}): mend `build`.") from error
+            raise Fault(f"`build` failed ({described(error)}): fix `build`.") from error
 
 
 def _contract(subject: PartSubject) -> str | None:

@@ -101,7 +101,7 @@ def check_latent(latent: Latent, spec: LatentSpec, of: str = "", rows: int | Non
         raise Fault(f"`encode`{place} gave {fault}")
     for part, tensor in (("", latent.mean), (" as `std`", latent.std)):
         if tensor is not None and not tensor.isfinite().all():
-            raise Fault(f"`encode`{place} gave infinite or undefined numbers{part}: mend `encode`.")
+            raise Fault(f"`encode`{place} gave infinite or undefined numbers{part}: fix `encode`.")
     if latent.std is not None and not (latent.std >= 0).all():
         raise Fault(f"`encode`{place} gave a `std` below zero: give standard deviations, or None.")
 
@@ -296,12 +296,12 @@ class ModalitySubject(PluginSubject[Modality]):
                 fresh.restore(copied(state), copied(facts))
         if fresh.needs_fit:
             raise Fault(
-                "a fresh copy still needs fitting after `restore`: let `fitted_state` and `restore` carry it all."
+                "a fresh copy still needs fitting after `restore`: let `fitted_state` and `restore` hold it all."
             )
         difference = worst_difference(self.encode(self.items, "a restored copy", fresh), self.latent)
         if difference > RESTORED_TOLERANCE * spread(self.latent):
             raise Fault(
-                f"a fresh copy gives other latents (they differ by {difference:.2g}): carry whatever fitting or chance "
+                f"a fresh copy gives other latents (they differ by {difference:.2g}): keep whatever fitting or chance "
                 "made in `fitted_state` and `fitted_facts`, or make it from a fixed seed."
             )
         return fresh
@@ -321,7 +321,7 @@ class ModalitySubject(PluginSubject[Modality]):
         found = restored_elsewhere(self.kind, self.settings, *self.stored, items)
         if found.failed == "import" and self.loaded[1] is None:
             return None
-        kept = "keep nothing on the class or in the module, and carry it in `fitted_state` and `fitted_facts`"
+        kept = "keep nothing on the class or in the module, and keep it in `fitted_state` and `fitted_facts`"
         if found.failed == "needs_fit":
             raise Fault(f"restored in a fresh process, it still needs fitting: {kept}.")
         if found.failed:

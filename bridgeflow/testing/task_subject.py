@@ -64,7 +64,7 @@ class TaskSubject(PluginSubject[Task]):
             settings = recipe.validated(modality.Options, _few_steps(options, modality.Options), side, mistakes)
             if mistakes:
                 raise Fault(
-                    f"the options of its {side} do not suit {use.name!r} ({mistakes[0].rstrip('.')}): mend them."
+                    f"the options of its {side} do not suit {use.name!r} ({mistakes[0].rstrip('.')}): fix them."
                 )
             found[side] = (modality, settings)
         return found
@@ -92,7 +92,7 @@ class TaskSubject(PluginSubject[Task]):
             resolved = recipe.load(naming.recipe_at_home(name, self.loaded[1].distribution))
         except BridgeflowError as error:
             sentence = " ".join(str(error).split())
-            raise Fault(f"the default recipe {name!r} does not resolve ({sentence.rstrip('.')}): mend it.") from error
+            raise Fault(f"the default recipe {name!r} does not resolve ({sentence.rstrip('.')}): fix it.") from error
         if resolved.task_name.rpartition(":")[2] != self.loaded[1].name:
             raise Fault(
                 f"the default recipe {name!r} is one for the task {resolved.task_name!r}: name a recipe of "

@@ -1,4 +1,4 @@
-"""The accelerator of a run: its device, its number type, its processes."""
+"""The accelerator of a run: its device, its dtype, its processes."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from bridgeflow.runtime.randomness import seed_of
 
 @dataclass
 class Fitted:
-    """figures: how well the codec reconstructs; unreadable: a sentence for each row passed over."""
+    """figures: how well the codec reconstructs; unreadable: a sentence for each row skipped."""
 
     examples: int
     figures: dict[str, float]
@@ -78,8 +78,8 @@ def _fit(
 ) -> Fitted:
     modality = _build(name, overrides)
     if not modality.needs_fit:
-        mend = "set another codec.name" if "codec" in type(modality.options).model_fields else "use it as it is"
-        raise UsageError(f"modality {name!r} has nothing to fit with these options: {mend}.")
+        fix = "set another codec.name" if "codec" in type(modality.options).model_fields else "use it as it is"
+        raise UsageError(f"modality {name!r} has nothing to fit with these options: {fix}.")
     if (folder / "codec.json").exists():
         raise UsageError(f"{str(folder)!r} holds a codec already: choose another --output.")
     section = recipe.data_section(data)

@@ -33,7 +33,7 @@ class Sampler:
         if not self.examples.sources:
             return None
         pipeline = Pipeline(self.assembly, bridge, next(bridge.parameters()).device)
-        results = [own[0] for own in pipeline.carry(self.examples.sources)]
+        results = [own[0] for own in pipeline.generate(self.examples.sources)]
         image = comparison(
             self.assembly.source, self.assembly.target, self.examples.sources, self.examples.truths, results
         )

@@ -292,9 +292,9 @@ class Trainer:
             if failure not in self.unreadable:
                 self.unreadable.append(failure)
                 if len(self.unreadable) <= 5:
-                    self.console.warn(f"passed over: {failure}")
+                    self.console.warn(f"skipped: {failure}")
                 elif len(self.unreadable) == 6:
-                    self.console.warn("more rows are passed over; their number is told at the end.")
+                    self.console.warn("more rows are skipped; their number is told at the end.")
 
     # -- what is kept ------------------------------------------------------------------------------------
 

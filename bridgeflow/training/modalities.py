@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from bridgeflow.assembly import SIDES, Assembly
 from bridgeflow.data.encoding import blamed
 from bridgeflow.data.pairs import Batch
-from bridgeflow.data.scale import EXPECTED, MEND, all_alike, items_differ, scale_of
+from bridgeflow.data.scale import EXPECTED, FIX, all_alike, items_differ, scale_of
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Latent
 
@@ -70,7 +70,7 @@ class FirstBatch:
         beside = f"those of the {other} have {self.scales[other]}"
         return (
             f"the latents of the {side} {_named(self.assembly, side)} have {self.scales[side]} in the first batch "
-            f"({beside}), where {EXPECTED} are expected, and the loss follows their scale: {MEND}."
+            f"({beside}), where {EXPECTED} are expected, and the loss follows their scale: {FIX}."
         )
 
 

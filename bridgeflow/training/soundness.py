@@ -64,7 +64,7 @@ class Soundness:
                 name = getattr(self.recipe.task, side).name
                 raise BridgeflowError(
                     f"the {side} {name!r} of a row holds numbers that are not finite, at step {noted.step}: find the "
-                    f"row with {self.recipe.data.checked_by}, and mend it or leave it out."
+                    f"row with {self.recipe.data.checked_by}, and fix it or leave it out."
                 )
         self.stop(noted.what, noted.step)
 

@@ -205,7 +205,7 @@ def _set_best(saved: Path, step: int, console: Progress) -> None:
 
 
 def computed_sections(recipe: Recipe, fitted: bool) -> dict[str, Settings]:
-    """The sections of a recipe whose number types a run computes in, by key; those of codecs unless they are fitted."""
+    """The sections of a recipe whose dtypes a run computes in, by key; those of codecs unless they are fitted."""
     options = {"source": recipe.source_options, "target": recipe.target_options}
     codecs = {side: own for side, own in options.items() if not fitted and side not in recipe.keys.codecs}
     return {"training": recipe.training, **codecs}

@@ -1,6 +1,6 @@
 """val/loss: the flow loss on held-out pairs, always the same ones at the same times with the same draws.
 
-It says whether a run still learns what carries over to what it has not seen. The training is the same, bit for bit,
+It says whether a run still learns what generalises to what it has not seen. The training is the same, bit for bit,
 with it and without.
 """
 
@@ -32,7 +32,7 @@ BINS = 5
 
 
 Autocast = Callable[[], AbstractContextManager[None]]
-"""Computes in the number type of a training what is computed inside."""
+"""Computes in the dtype of a training what is computed inside."""
 
 
 class FixedTime(TimeSchedule):
@@ -57,7 +57,7 @@ class Validation:
     """Measures the flow loss on held-out pairs, which are encoded when it is first asked for."""
 
     def __init__(self, assembly: Assembly, batches: list[list[Pair]] | list[Batch], autocast: Autocast) -> None:
-        """batches: pairs or latents, as `read_held_out` gives them. autocast: the number type of the training."""
+        """batches: pairs or latents, as `read_held_out` gives them. autocast: the dtype of the training."""
         self.assembly = assembly
         self.autocast = autocast
         self._waiting = batches

@@ -90,7 +90,7 @@ def score(pipeline: Pipeline, count: int, seed: int, progress: Progress) -> dict
     """
     judge, drawn = Judge.shipped(), swaps(count, seed)
     wanted = [(own.wanted, own.shape) for own in drawn]
-    direct = [own[0] for own in pipeline.carry([own.direct for own in drawn], seed=seed)]
+    direct = [own[0] for own in pipeline.generate([own.direct for own in drawn], seed=seed)]
     sums, words = [], []
     for done, own in enumerate(drawn):
         sums.append(pipeline.combine([own.start], [own.plus], [own.minus], seed=seed)[0][0])

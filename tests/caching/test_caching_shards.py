@@ -92,7 +92,7 @@ def test_a_row_whose_latent_is_not_finite_is_left_out_and_named(assembly: Assemb
     assert encoded.kept == [0, 3]
     assert encoded.tensors["target.mean"][0, :, 0, 0].tolist() == [1, 2]
     assert "file 1: its source latent holds numbers that are not finite" in encoded.failures[1]
-    assert "in float16: mend the row, or cache in --dtype float32" in encoded.failures[2]
+    assert "in float16: fix the row, or cache in --dtype float32" in encoded.failures[2]
     wide = encode_shard(rows, assembly, torch.device("cpu"), torch.float32, observed=False)
     assert wide.kept == [0, 2, 3]
 

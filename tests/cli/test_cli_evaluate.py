@@ -108,7 +108,7 @@ def test_rows_of_ones_own_are_counted(bridgeflow: Call, tmp_path: Path) -> None:
     every = bridgeflow(*line, "--split", "all")
     assert every.code == 0, every.err
     assert json.loads(every.out)["examples"] == 11
-    assert "1 row cannot be read and is passed over" in " ".join(every.err.split())
+    assert "1 row cannot be read and is skipped" in " ".join(every.err.split())
     assert "00.png" in every.err
     (folder / "00.png").unlink()
     one = bridgeflow(*line)

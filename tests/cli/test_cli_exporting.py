@@ -157,7 +157,9 @@ def test_a_model_whose_data_are_gone_can_be_given_away(bridgeflow: Call, photos:
     shutil.rmtree("own")
     outcome = bridgeflow("export", "r", "-o", "m")
     assert outcome.code == 0, outcome.err
-    assert "will not know what is strange to it, because its data cannot be read" in " ".join(outcome.err.split())
+    assert "will not know which inputs are out of distribution, because its data cannot be read" in " ".join(
+        outcome.err.split()
+    )
 
 
 def test_what_it_does_not_know_is_told_once(bridgeflow: Call, model: Path) -> None:

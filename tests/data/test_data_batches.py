@@ -234,8 +234,8 @@ def test_nothing_readable_gives_a_sentence_in_the_end(
 @pytest.mark.parametrize("kind", ["rows", "stream"])
 def test_empty_data_give_a_sentence(request: pytest.FixtureRequest, squares: Task, kind: str) -> None:
     data = request.getfixturevalue(kind)([])
-    mend = r"give data with rows, or hold fewer out \(data\.held_out"
-    with pytest.raises(BridgeflowError, match=f"^{data.description}: nothing to train on; {mend}"):
+    fix = r"give data with rows, or hold fewer out \(data\.held_out"
+    with pytest.raises(BridgeflowError, match=f"^{data.description}: nothing to train on; {fix}"):
         next(batches(data, squares, {}, 2, seed=0))
 
 

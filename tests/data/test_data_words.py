@@ -180,7 +180,7 @@ def test_sizes_that_cannot_be_end_a_tar(tmp_path: Path) -> None:
     odd = header(b"p", b"%011o" % len(record), b"x") + record.ljust(512, b"\0") + header(b"x.txt", b"1", b"0")
     odd += b"a".ljust(512, b"\0") + b"\0" * 1024
     assert [member.size for member in members(io.BytesIO(odd), len(odd))] == [1]
-    # A folder of many bytes is passed over without being held.
+    # A folder of many bytes is skipped without being held.
     large = header(b"folder/", b"%011o" % (64 << 20), b"5")
 
     class Zeros(io.RawIOBase):

@@ -45,7 +45,7 @@ class Known:
         left = self.rates.get(method, 0.3) / evaluations ** ORDERS[method]
         return self.floor + left + 0.05 * (scale - self.best_scale) ** 2
 
-    def carry(self, items: list[Any], seeds: list[int]) -> list[list[Any]]:
+    def generate(self, items: list[Any], seeds: list[int]) -> list[list[Any]]:
         self.tried.append(self.sampling)
         self.evaluations = self.sampling.solver.steps * self.sampling.solver.evaluations_per_step
         noise = [np.random.default_rng(seed).normal(0, 0.002) for seed in seeds]

@@ -1,4 +1,4 @@
-"""Runs of each task to carry something with, and pipelines of toys."""
+"""Runs of each task to generate with, and pipelines of toys."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Toy(Modality):
 
 
 class Halves(Task):
-    """A tensor (N, 1, 4, 4) is carried in N pieces; any other as it is."""
+    """A tensor (N, 1, 4, 4) is computed in N pieces; any other as it is."""
 
     source = ModalityUse("toy")
     target = ModalityUse("toy")

@@ -162,7 +162,7 @@ def test_the_ends_of_an_interpolation_are_plain_results_bit_for_bit(pipeline_of:
     pipeline = pipeline_of(encoder)
     a, b, c = toys(pipeline, 1, 2, 3)
     first, second = pipeline.interpolate([a, c], b, frames=5, seed=4)
-    (plain_a,), (plain_b,), (plain_c,) = (pipeline.carry([item], seed=4)[0] for item in (a, b, c))
+    (plain_a,), (plain_b,), (plain_c,) = (pipeline.generate([item], seed=4)[0] for item in (a, b, c))
     assert torch.equal(first[0], plain_a)
     assert torch.equal(first[-1], plain_b)
     assert torch.equal(second[0], plain_c)
@@ -176,7 +176,7 @@ def test_the_middle_of_an_interpolation_is_the_middle(pipeline_of: Make) -> None
     pipeline = pipeline_of("direct", "null_rate=0", "sampling.guidance.name=none")
     a, b = toys(pipeline, 1, 2)
     middle = pipeline.interpolate([a], b, frames=3)[0][1]
-    torch.testing.assert_close(middle, pipeline.carry([(a + b) / 2])[0][0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(middle, pipeline.generate([(a + b) / 2])[0][0], atol=1e-5, rtol=1e-5)
 
 
 def test_items_in_pieces_are_added_piece_by_piece(pipeline_of: Make) -> None:
@@ -186,19 +186,19 @@ def test_items_in_pieces_are_added_piece_by_piece(pipeline_of: Make) -> None:
     result = pipeline.combine([pair], [torch.stack([c, d])])[0][0]
     torch.testing.assert_close(result[1], pipeline.combine([b], [d])[0][0], atol=1e-5, rtol=1e-5)
     frames = pipeline.interpolate([pair], torch.stack([c, d]), frames=3)[0]
-    assert torch.equal(frames[-1], pipeline.carry([torch.stack([c, d])])[0][0])
+    assert torch.equal(frames[-1], pipeline.generate([torch.stack([c, d])])[0][0])
     with pytest.raises(BridgeflowError, match="cut into pieces and are of different sizes"):
         pipeline.combine([pair], [torch.stack([c, d])[..., :2]])
-    with pytest.raises(BridgeflowError, match="carried in 1 to 2 pieces: give inputs of one size"):
+    with pytest.raises(BridgeflowError, match="computed in 1 to 2 pieces: give inputs of one size"):
         pipeline.combine([pair], [c])
-    with pytest.raises(BridgeflowError, match="carried in 1 to 2 pieces"):
+    with pytest.raises(BridgeflowError, match="computed in 1 to 2 pieces"):
         pipeline.interpolate([a], pair)
 
 
 def test_a_flow_that_starts_from_noise_has_nothing_to_add_to(pipeline_of: Make) -> None:
     pipeline = pipeline_of("noise")
     a, b = toys(pipeline, 1, 2)
-    assert pipeline.carry([a])[0][0].shape == (1, 4, 4)
+    assert pipeline.generate([a])[0][0].shape == (1, 4, 4)
     for call in (lambda: pipeline.combine([a], [b]), lambda: pipeline.interpolate([a], b)):
         with pytest.raises(BridgeflowError, match="starts from noise"):
             call()

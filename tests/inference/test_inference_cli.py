@@ -73,7 +73,7 @@ def test_pictures_are_added(run: Run) -> None:
     code, lines, told = run("superres", wide, one, "--plus", other, "-o", "out")
     assert (code, len(lines)) == (1, 1)
     sentence = (
-        "c.png: these inputs do not go together, because they are carried in 1 to 3 pieces: give inputs of one size."
+        "c.png: these inputs do not go together, because they are computed in 1 to 3 pieces: give inputs of one size."
     )
     assert f"bridgeflow: {sentence}" in told.splitlines()
     assert "1 of 2 inputs gave no result." in told

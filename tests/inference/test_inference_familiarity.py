@@ -35,14 +35,14 @@ def test_photographs_are_strange_to_a_model_of_blocks_and_blocks_are_not(tmp_pat
     own = fitted()
     photographs = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
     for picture in photographs:
-        assert own.is_strange(latents([picture])).tolist() == [True]
+        assert own.is_ood(latents([picture])).tolist() == [True]
     others = latents([render_scene(4, "held_out", index, 96)["image"] for index in range(100)])
-    assert int(own.is_strange(others).sum()) <= 3
+    assert int(own.is_ood(others).sum()) <= 3
     own.save(tmp_path)
     again = Familiarity.read(tmp_path)
     assert again is not None
-    assert torch.equal(again.is_strange(others), own.is_strange(others))
-    assert again.is_strange(latents(photographs[:1])).all()
+    assert torch.equal(again.is_ood(others), own.is_ood(others))
+    assert again.is_ood(latents(photographs[:1])).all()
 
 
 def test_a_sequence_is_judged_by_its_real_positions() -> None:
@@ -55,8 +55,8 @@ def test_a_sequence_is_judged_by_its_real_positions() -> None:
 
     own = Familiarity.fitted("sequence", [numbers(words(600), "sequence")], [numbers(words(200), "sequence")])
     assert own is not None
-    assert int(own.is_strange(words(200)).sum()) <= 4
-    assert bool(own.is_strange(words(20, shift=4.0)).all())
+    assert int(own.is_ood(words(200)).sum()) <= 4
+    assert bool(own.is_ood(words(20, shift=4.0)).all())
 
 
 def test_nothing_is_said_where_nothing_is_known(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_nothing_is_said_where_nothing_is_known(tmp_path: Path) -> None:
     assert Familiarity.fitted("grid", [few], [few]) is None
     # Latents of another size have as many numbers; those of other channels do not, and are left alone.
     own = fitted()
-    assert not own.is_strange(Latent(torch.zeros(2, 1, 32, 32))).any()
+    assert not own.is_ood(Latent(torch.zeros(2, 1, 32, 32))).any()
 
 
 def test_which_latents_are_judged() -> None:

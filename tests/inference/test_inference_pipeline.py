@@ -82,8 +82,8 @@ def test_tiles_of_superres_depend_on_nothing_but_their_pixels(home: Path) -> Non
     pipeline = Pipeline.open(home / "runs/superres-blocks-01", "cpu")
     rng = np.random.default_rng(0)
     small = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
-    alone = pipeline.carry([small])[0][0]
-    beside = pipeline.carry([rng.integers(0, 255, (20, 30, 3), dtype=np.uint8), small])[1][0]
+    alone = pipeline.generate([small])[0][0]
+    beside = pipeline.generate([rng.integers(0, 255, (20, 30, 3), dtype=np.uint8), small])[1][0]
     assert np.abs(alone.astype(int) - beside.astype(int)).max() <= 1
 
 
@@ -100,7 +100,7 @@ def test_large_tiles_give_what_the_whole_picture_gives(home: Path, tmp_path: Pat
         run = train(recipe, str(tmp_path / f"run{tile}"), device="cpu", console=Progress(quiet=True))
         pipeline = Pipeline.open(run.folder, "cpu")
         assert len(pipeline.assembly.task.split(whole)) == {24: 2, 40: 1}[tile]
-        found.append(pipeline.carry([whole])[0][0].astype(int))
+        found.append(pipeline.generate([whole])[0][0].astype(int))
     small, large = found
     assert small.shape == large.shape == (96, 160, 3)
     inside = np.s_[:32, :32]
@@ -108,8 +108,8 @@ def test_large_tiles_give_what_the_whole_picture_gives(home: Path, tmp_path: Pat
     # What fits into the model's own size is not padded to a tile, and does not mix with tiles in a batch.
     tiny_one = whole[:6, :8]
     assert [piece.shape for piece in pipeline.assembly.task.split(tiny_one)] == [(8, 8, 3)]
-    alone = pipeline.carry([tiny_one])[0][0]
-    mixed = [own[0] for own in pipeline.carry([tiny_one, whole, tiny_one])]
+    alone = pipeline.generate([tiny_one])[0][0]
+    mixed = [own[0] for own in pipeline.generate([tiny_one, whole, tiny_one])]
     assert all(np.abs(own.astype(int) - alone).max() <= 1 for own in (mixed[0], mixed[2]))
     assert np.abs(mixed[1].astype(int) - large).max() <= 1
     bicubic = to_images(enlarge(to_tensor([whole]), 4))[0]
@@ -250,7 +250,7 @@ def test_a_weaker_checkpoint_of_the_run_guides(home: Path, tmp_path: Path, capsy
         return np.log(np.asarray(found, dtype=np.float64))
 
     guided, own, other = end(late, early), end(late), end(early)
-    # Log depth is what the flow carries.
+    # Log depth is the target of the flow.
     assert np.abs(guided - (2 * own - other)).max() < 1e-3
     assert np.abs(own - other).max() > 1e-2
     line = ["run", "--task", "depth", str(tmp_path / "in.png"), "--checkpoint", str(late), "--weak", str(early)]
@@ -267,8 +267,8 @@ def test_a_result_does_not_depend_on_its_neighbours(home: Path) -> None:
     pipeline = Pipeline.open(home / "runs/t2i-blocks-01", "cpu")
     read = pipeline.assembly.source.read
     words = [read("a small red cube"), read("a large blue sphere left of a small green cone"), read("a cone")]
-    together = pipeline.carry(words, samples=2, seed=5)
-    alone = pipeline.carry(words[1:2], samples=2, seed=5)
+    together = pipeline.generate(words, samples=2, seed=5)
+    alone = pipeline.generate(words[1:2], samples=2, seed=5)
     for one, other in zip(together[1], alone[0], strict=True):
         assert np.abs(one.astype(int) - other.astype(int)).max() <= 1
 

@@ -1,4 +1,4 @@
-"""Encoder, network and decoder in turn; number types; what is told meanwhile."""
+"""Encoder, network and decoder in turn; dtypes; what is told meanwhile."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SETTINGS = {
     "narrowing-dimr": (NARROWING.format("linear"), DIMR),
     "narrowing-conv": (NARROWING.format("conv"),),
 }
-"""Source encoders and networks that take different ways through the number types."""
+"""Source encoders and networks that take different ways through the dtypes."""
 
 
 def assembly_of(build: Build, name: str) -> Assembly:
@@ -46,15 +46,15 @@ def items(pipeline: Pipeline, count: int) -> list[Tensor]:
 # -- low memory ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", ["carry", "combine", "interpolate", "trajectory"])
+@pytest.mark.parametrize("call", ["generate", "combine", "interpolate", "trajectory"])
 def test_low_memory_gives_the_same_bits(pipeline_of: Make, call: str) -> None:
     def results(low_memory: bool) -> list[Tensor]:
         pipeline = pipeline_of("variational", "sampling.batch_size=2", low_memory=low_memory)
         a, b, *more = items(pipeline, 5)
         if call == "trajectory":
             return [state for _, state in pipeline.trajectory(torch.stack([a, *more]), seed=1)]
-        if call == "carry":
-            own = pipeline.carry([a, b, *more], samples=3, seed=1)
+        if call == "generate":
+            own = pipeline.generate([a, b, *more], samples=3, seed=1)
         elif call == "combine":
             own = pipeline.combine([a, *more], [b], samples=2, seed=1)
         else:
@@ -79,11 +79,11 @@ def test_low_memory_frees_each_before_the_next_begins(build: Build, save_random:
     pipeline = Pipeline(assembly, load, low_memory=True)
     assert calls == []
     own = items(pipeline, 3)
-    pipeline.carry(own)
+    pipeline.generate(own)
     assert calls == ["encode 2", "encode 1", "unload", "load", "decode 2", "decode 1", "unload"]
     assert pipeline.stages._bridge is None
     calls.clear()
-    pipeline.carry(own[:1])
+    pipeline.generate(own[:1])
     assert calls == ["encode 1", "unload", "load", "decode 1", "unload"]
 
 
@@ -91,20 +91,20 @@ def test_without_it_batches_flow_and_nothing_is_freed(build: Build, pipeline_of:
     pipeline = pipeline_of("direct", "sampling.batch_size=2")
     source, target = pipeline.assembly.source, pipeline.assembly.target
     target.calls = source.calls  # type: ignore[assignment]
-    pipeline.carry(items(pipeline, 3))
+    pipeline.generate(items(pipeline, 3))
     assert source.calls == ["encode 2", "decode 2", "encode 1", "decode 1"]  # type: ignore[comparison-overlap]
 
 
 def test_an_item_is_encoded_once_for_all_its_samples_and_frames(pipeline_of: Make) -> None:
     pipeline = pipeline_of("variational")
     a, b = items(pipeline, 2)
-    pipeline.carry([a], samples=8)
+    pipeline.generate([a], samples=8)
     pipeline.interpolate([a], b, frames=12)
     # Each end by itself, and both for everything between them.
     assert pipeline.assembly.source.calls == ["encode 1"] * 5  # type: ignore[comparison-overlap]
 
 
-# -- loading and number types ----------------------------------------------------------------------------
+# -- loading and dtypes ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("low", [False, True])
@@ -159,7 +159,7 @@ def test_bfloat16_is_near_float32(build: Build, save_random: Save, encoder: str)
     for precision in ("fp32", "bf16"):
         bridge = load_bridge(assembly, checkpoint, precision)
         pipeline = Pipeline(assembly, bridge, precision=precision)
-        (own,) = pipeline.carry(items(pipeline, 1), seed=1)
+        (own,) = pipeline.generate(items(pipeline, 1), seed=1)
         results[precision] = own[0]
         states = [state for _, state in pipeline.trajectory(items(pipeline, 1)[0], seed=1)]
         assert {state.dtype for state in states} == {torch.float32}
@@ -214,7 +214,7 @@ def test_open_takes_a_precision_and_low_memory(home: Path) -> None:
     assert usual.bridge.network.head.weight.dtype == torch.float32  # type: ignore[union-attr]
     assert low.bridge.network.head.weight.dtype == torch.bfloat16  # type: ignore[union-attr]
     words = [usual.assembly.source.read(text) for text in ("a red cube", "a cone", "a small blue sphere")]
-    for one, other in zip(usual.carry(words, 2), lean.carry(words, 2), strict=True):
+    for one, other in zip(usual.generate(words, 2), lean.generate(words, 2), strict=True):
         assert all((a == b).all() for a, b in zip(one, other, strict=True))
     assert lean.stages._bridge is None
 
@@ -228,7 +228,7 @@ def told(
     heard: list[tuple[int, int, str]] = []
     options = [f"sampling.solver.name={method}", f"sampling.solver.steps={steps}", "sampling.batch_size=1"]
     pipeline = pipeline_of("direct", *options, low_memory=low_memory, watch=lambda *call: heard.append(call))
-    pipeline.carry(items(pipeline, count))
+    pipeline.generate(items(pipeline, count))
     return heard
 
 

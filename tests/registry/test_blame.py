@@ -105,7 +105,7 @@ def train() -> int:
             {"COLUMN": '"wor"'},
             [
                 "`pair` of acme 2.1 failed (KeyError: 'wor'; ",
-                "acme_row.py, line 39): mend it there, and",
+                "acme_row.py, line 39): fix it there, and",
                 "check rows.",
             ],
         ),
@@ -240,4 +240,4 @@ def test_an_error_of_a_data_set_is_told_of_its_distribution(
     assert invoke(["data", "check", "--task", "depth", "--recipe", "depth/blocks", "--data", "broken"]) == 1
     sentence = capsys.readouterr().err.splitlines()[-1]
     assert sentence.startswith("bridgeflow: `open` of acme 3.0 failed (KeyError: 'rows'; ")
-    assert sentence.endswith("acme_data.py, line 4): mend it there.")
+    assert sentence.endswith("acme_data.py, line 4): fix it there.")

@@ -110,7 +110,7 @@ def test_no_plugin_is_made_that_would_be_this_distribution(
 
 
 @pytest.mark.parametrize(
-    ("source", "mend"),
+    ("source", "fix"),
     [
         ("from bridgeflow.modality import OfTomorrow\n", "made for another bridgeflow than this one"),
         ("from bridgeflow_plugins.tomorrow import Thing\n", "made for another bridgeflow than this one"),
@@ -118,7 +118,7 @@ def test_no_plugin_is_made_that_would_be_this_distribution(
     ],
 )
 def test_a_broken_plugin_that_requires_the_bare_name_is_mended_without_it(
-    install: Install, source: str, mend: str
+    install: Install, source: str, fix: str
 ) -> None:
     folder = install("acme", {"bridgeflow.tasks": {"bad": "acme_old:T"}}, {"acme_old.py": source})
     with (folder / "acme-1.0.dist-info" / "METADATA").open("a") as metadata:
@@ -126,7 +126,7 @@ def test_a_broken_plugin_that_requires_the_bare_name_is_mended_without_it(
     registry.forget()
     with pytest.raises(PluginError) as caught:
         registry.load("task", "bad")
-    assert mend in str(caught.value)
+    assert fix in str(caught.value)
     assert not any(pattern.search(str(caught.value)) for pattern in ASKED)
 
 

@@ -252,7 +252,7 @@ def noted(folder: Path, **facts: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "mend"),
+    ("facts", "fix"),
     [
         ({}, "pip install --force-reinstall --no-deps acme,"),
         ({"url": "file:///w%20h/a-1.0.whl", "archive_info": {}}, "--no-deps '/w h/a-1.0.whl',"),
@@ -266,13 +266,13 @@ def noted(folder: Path, **facts: object) -> None:
     ],
 )
 def test_a_mend_reinstalls_nothing_but_the_plugin_from_where_it_came(
-    install: Install, facts: dict[str, object], mend: str
+    install: Install, facts: dict[str, object], fix: str
 ) -> None:
     folder = install("acme", {TASKS: {"bad": "acme_bad:Good"}}, {"acme_bad.py": "raise ValueError"})
     noted(folder, **facts)
     with pytest.raises(PluginError) as caught:
         registry.load("task", "bad")
-    assert mend in str(caught.value)
+    assert fix in str(caught.value)
     with pytest.raises(UsageError, match=r"^no task 'late'\. "):
         registry.find("task", "late")
 
@@ -302,11 +302,11 @@ def test_a_misspelt_import_inside_the_plugins_own_package_is_no_dependency(insta
     noted(folder, url=folder.as_uri(), dir_info={"editable": True})
     with pytest.raises(PluginError) as caught:
         registry.load("task", "bad")
-    assert f"mend {folder}/acme_pk/mod.py, line 1, or leave" in str(caught.value)
+    assert f"fix {folder}/acme_pk/mod.py, line 1, or leave" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("required", "mend"),
+    ("required", "fix"),
     [
         (["click", "nonesuch-cv-python>=4; python_version>'3'"], "pip install nonesuch-cv-python."),
         (["click", "Nonesuch.Lib[fast]>2", "nonesuch-other"], "pip install Nonesuch.Lib."),
@@ -314,14 +314,14 @@ def test_a_misspelt_import_inside_the_plugins_own_package_is_no_dependency(insta
     ],
 )
 def test_a_missing_dependency_is_told_by_the_name_that_the_distribution_requires(
-    install: Install, required: list[str], mend: str
+    install: Install, required: list[str], fix: str
 ) -> None:
     folder = install("acme", {TASKS: {"bad": "acme_dep:Good"}}, {"acme_dep.py": "import nonesuch_lib\n"})
     with (folder / "acme-1.0.dist-info" / "METADATA").open("a") as metadata:
         metadata.writelines(f"Requires-Dist: {line}\n" for line in required)
     with pytest.raises(PluginError) as caught:
         registry.load("task", "bad")
-    assert f"'nonesuch_lib'): {mend}" in str(caught.value)
+    assert f"'nonesuch_lib'): {fix}" in str(caught.value)
 
 
 @pytest.mark.parametrize(

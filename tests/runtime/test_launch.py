@@ -45,11 +45,11 @@ def test_variables_that_a_launcher_left_are_named_with_the_command_that_takes_th
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     sentence = refusal(on_cpu)
-    stated, _, mend = sentence.partition("unset ")
+    stated, _, fix = sentence.partition("unset ")
     assert "MASTER_ADDR" in stated
     for name, value in variables.items():
         assert f"{name}={value}" in stated
-        assert name in mend
+        assert name in fix
 
 
 @pytest.mark.parametrize("value", ["", "zero", "1.5"])

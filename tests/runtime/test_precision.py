@@ -1,4 +1,4 @@
-"""The number type that `auto` comes to, and what is said to who asks for a slower one; on no particular processor."""
+"""The dtype that `auto` comes to, and what is said to who asks for a slower one; on no particular processor."""
 
 from __future__ import annotations
 

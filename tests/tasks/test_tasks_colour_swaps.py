@@ -38,14 +38,14 @@ class Painter:
         self.adds = adds
         self.pictures = solids()
 
-    def carry(self, captions: list[str], seed: int = 0) -> list[list[np.ndarray]]:
+    def generate(self, captions: list[str], seed: int = 0) -> list[list[np.ndarray]]:
         return [[self.pictures[caption]] for caption in captions]
 
     def combine(self, items: list[str], plus: list[str], minus: list[str], seed: int = 0) -> list[list[np.ndarray]]:
         if not self.adds:
-            return self.carry(items)
+            return self.generate(items)
         new, old = (next(word for word in term.split() if word in COLOURS) for term in (plus[0], minus[0]))
-        return self.carry([item.replace(old, new) for item in items])
+        return self.generate([item.replace(old, new) for item in items])
 
 
 def test_swaps_change_the_colour_of_a_solid_by_way_of_another() -> None:

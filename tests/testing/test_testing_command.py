@@ -84,7 +84,7 @@ BROKEN = {
     "loses what it writes": (
         "class Acme(Fine):\n    def write(self, item, path):\n        return super().write(item * 0.5, path)",
         "files",
-        "mend `write` or `read`, or write a format that loses less.",
+        "fix `write` or `read`, or write a format that loses less.",
     ),
     "keeps a lambda": (
         "class Acme(Fine):\n    def __init__(self, options):\n        super().__init__(options)\n"
@@ -181,7 +181,7 @@ def test_what_is_not_reached_says_so_and_is_not_tried(call: Call, install: Insta
     install_modality(install, "class Acme(Fine):\n    example = Modality.example")
     (facts,) = json.loads(call("acme", "--json").out)
     later = [entry for entry in facts["checks"] if entry["check"] == "masks"]
-    assert later[0]["message"] == "not reached, since the check 'examples' fails: mend that first."
+    assert later[0]["message"] == "not reached, since the check 'examples' fails: fix that first."
 
 
 def test_a_fine_plugin_passes_with_exit_0_and_shows_its_waiver(call: Call, install: Install) -> None:

@@ -1,4 +1,4 @@
-"""Every check of a modality, tried on one that breaks it; the reports name the fault and the mend."""
+"""Every check of a modality, tried on one that breaks it; the reports name the fault and the fix."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_one_fault_is_found_by_its_check_alone_and_said_in_one_sentence(kind: ty
     assert words in sentence
     assert "\n" not in sentence
     assert sentence.endswith(".")
-    assert re.search(r"[:,] ", sentence), "a fault and a mend"
+    assert re.search(r"[:,] ", sentence), "a fault and a fix"
     for outcome in outcomes:
         if not reached(outcome):
             assert repr(check) in outcome.message

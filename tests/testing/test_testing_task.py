@@ -1,4 +1,4 @@
-"""Every check of a task, tried on one that breaks it; the reports name the fault and the mend."""
+"""Every check of a task, tried on one that breaks it; the reports name the fault and the fix."""
 
 from __future__ import annotations
 

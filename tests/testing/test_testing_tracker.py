@@ -1,4 +1,4 @@
-"""Every check of a tracker, tried on one that breaks it; the reports name the fault and the mend."""
+"""Every check of a tracker, tried on one that breaks it; the reports name the fault and the fix."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Needy(FineTracker):
     key: str
 
 
-@spoils("build", "`build` failed (no account: log in): mend `build`.")
+@spoils("build", "`build` failed (no account: log in): fix `build`.")
 class NoAccount(FineTracker):
     def build(self) -> Tracker:
         raise BridgeflowError("no account: log in.")
@@ -148,10 +148,10 @@ class SaysGoodbye(Lines):
 
 
 for tracker, check, words in (
-    (StartsNot, "start", "`start` failed on a run (ConnectionError: no route to host): mend `start`."),
+    (StartsNot, "start", "`start` failed on a run (ConnectionError: no route to host): fix `start`."),
     (WantsStrings, "log", "`log` failed on step 1 (TypeError"),
     (WantsSquares, "picture", "`picture` failed on a picture of 16x12 (AssertionError: "),
-    (Unfinished, "close", "`close` failed (NotImplementedError): mend `close`."),
+    (Unfinished, "close", "`close` failed (NotImplementedError): fix `close`."),
     (WantsNewFolder, "second run", "`start` failed on a run that goes on (FileExistsError"),
     (WantsAnEnd, "second run", "`start` failed on a run that goes on (RuntimeError: the run before was not closed)"),
     (RenamesFigures, "inputs untouched", "`log` changed the figures it was given: work on a copy"),

@@ -27,7 +27,7 @@ def test_configurations_of_the_documentation_are_taken(configuration: Path, monk
 
 
 @pytest.mark.parametrize(
-    ("environment", "mend"),
+    ("environment", "fix"),
     [
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "set distributed_type: FSDP and fsdp_version: 2"),
         ({"ACCELERATE_USE_FSDP": "true"}, "set fsdp_version: 2"),
@@ -37,12 +37,10 @@ def test_configurations_of_the_documentation_are_taken(configuration: Path, monk
         ),
     ],
 )
-def test_what_cannot_be_done_is_refused(
-    environment: dict[str, str], mend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_done_is_refused(environment: dict[str, str], fix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError, match=mend):
+    with pytest.raises(UsageError, match=fix):
         sharding.check_configuration()
 
 

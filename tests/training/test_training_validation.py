@@ -195,7 +195,7 @@ def test_held_out_pairs_that_cannot_be_used_cost_the_figure_and_not_the_run(
     tiny_depth: Make, quiet_train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refused(self: Validation, device: torch.device) -> None:
-        raise BridgeflowError("`encode` gave nothing: mend it.")
+        raise BridgeflowError("`encode` gave nothing: fix it.")
 
     monkeypatch.setattr(Validation, "_encode", refused)
     run = quiet_train(tiny_depth("training.steps=4", "training.sample_every=2"))

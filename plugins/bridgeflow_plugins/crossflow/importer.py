@@ -219,20 +219,20 @@ def refuse_others(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, 
         for key, shape in expected.items()
         if key in shapes and shapes[key] != shape
     ]
-    mend = "give the file as it was published"
+    fix = "give the file as it was published"
     if foreign:
         raise BridgeflowError(
             f"{name} holds {len(foreign)} tensors that a CrossFlow network of its size does not have, such as "
-            f"{first_keys(foreign)}: {mend}."
+            f"{first_keys(foreign)}: {fix}."
         )
     if missing:
         shown = ", ".join(f"{key!r} {expected[key]}" for key in missing[:3])
         raise BridgeflowError(
-            f"{name} lacks {len(missing)} of the {len(expected)} tensors of its network, such as {shown}: {mend}."
+            f"{name} lacks {len(missing)} of the {len(expected)} tensors of its network, such as {shown}: {fix}."
         )
     if others:
         raise BridgeflowError(
-            f"{name} holds {len(others)} tensors of other shapes than its network's: {'; '.join(others[:3])}: {mend}."
+            f"{name} holds {len(others)} tensors of other shapes than its network's: {'; '.join(others[:3])}: {fix}."
         )
 
 

@@ -126,10 +126,10 @@ class Depth(Modality):
         options = self.options
         if valid_share(item, options.height_and_width, options.resize, options.coverage) == 0:
             height, width = options.height_and_width
-            mend = "set target.coverage=0, as for lidar" if options.coverage > 0 else "leave the row out"
+            fix = "set target.coverage=0, as for lidar" if options.coverage > 0 else "leave the row out"
             raise BridgeflowError(
                 f"{name} is measured so sparsely that no pixel counts at the model's {width}x{height}, where one has "
-                f"to be measured over a share of {options.coverage:g} (target.coverage): {mend}."
+                f"to be measured over a share of {options.coverage:g} (target.coverage): {fix}."
             )
 
     def advise(self, items: Iterable[NDArray[np.float32]], side: str) -> list[str]:

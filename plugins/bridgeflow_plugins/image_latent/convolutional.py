@@ -42,7 +42,7 @@ class ConvSettings(Settings):
     seed: int = 0
     """Seed of the first weights, of the order of the pictures and of the latent's noise in fitting."""
     precision: Precision = "auto"
-    """Number type of products and convolutions in fitting; auto measures whether bf16 is quicker here."""
+    """dtype of products and convolutions in fitting; auto measures whether bf16 is quicker here."""
 
     def build(self) -> ConvCodec:
         """The codec, to be fitted."""

@@ -33,7 +33,7 @@ CLIP = "clip_score: 100 times the cosine of picture and words, by a CLIP that tr
 def load_judges(weights: Mapping[str, str]) -> None:
     """Loads the networks of `weights`, name (lpips, inception or clip) to place, so that a place that does not suit is
     told before anything is sampled. The figures find them loaded; each stays until another of its kind takes its
-    place. Other names are passed over.
+    place. Other names are skipped.
 
     Raises BridgeflowError as the figures do.
     """

@@ -160,8 +160,8 @@ def _open(source: _Encoded, name: str) -> Pixels:
     # Readers of headers, too, raise nearly every kind of error on damaged data.
     except Exception as error:
         of_the_system = isinstance(error, OSError) and error.errno is not None
-        mend = "check the file and its rights" if of_the_system else "save it again, as it may be damaged"
-        raise BridgeflowError(f"{name} cannot be read as a picture ({_reason(error)}): {mend}.") from error
+        fix = "check the file and its rights" if of_the_system else "save it again, as it may be damaged"
+        raise BridgeflowError(f"{name} cannot be read as a picture ({_reason(error)}): {fix}.") from error
 
 
 def _first_bytes(source: _Encoded, count: int) -> bytes:

@@ -96,7 +96,7 @@ class TextAutoencoder(nn.Module):
         """A sentence on texts of more than `max_words` words, where there are any."""
         limit = self.settings.max_words
 
-        def mend(longest: int) -> str:
+        def fix(longest: int) -> str:
             most = min(longest, MOST_WORDS)
             if limit >= most:
                 return f"{side}.codec.max_words takes no more"
@@ -106,7 +106,7 @@ class TextAutoencoder(nn.Module):
             return detokenise(tokenise(text)[:limit])
 
         return advise_on_length(
-            items, lambda text: len(tokenise(text)), read, limit, "words and punctuation marks", mend
+            items, lambda text: len(tokenise(text)), read, limit, "words and punctuation marks", fix
         )
 
     def encode(self, batch: dict[str, Tensor]) -> Latent:

@@ -16,11 +16,11 @@ def advise_on_length(
     read_of: Callable[[str], str],
     limit: int,
     unit: str,
-    mend: Callable[[int], str],
+    fix: Callable[[int], str],
 ) -> list[str]:
     """A sentence on the texts longer than `limit`, or nothing where there are none.
 
-    length_of: units of a text; read_of: the part of a text that is read. mend: what to do, by the greatest length met.
+    length_of: units of a text; read_of: the part of a text that is read. fix: what to do, by the greatest length met.
     """
     count = cut = longest = 0
     first = ""
@@ -35,5 +35,5 @@ def advise_on_length(
         return []
     return [
         f"{cut:,} of {count:,} texts {'has' if cut == 1 else 'have'} more than {limit} {unit}, and what follows is not "
-        f"read: {quoted(first)} is read up to {read_of(first)[-SHOWN:]!r}; {mend(longest)}, or shorten the texts."
+        f"read: {quoted(first)} is read up to {read_of(first)[-SHOWN:]!r}; {fix(longest)}, or shorten the texts."
     ]

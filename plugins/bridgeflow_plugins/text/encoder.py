@@ -56,7 +56,7 @@ class EncoderCodec(Settings):
     """Factor on the features (10 for T5 in CrossFlow). None: 2.4 for the output of the installed
     all-MiniLM-L6-v2, which gives about unit variance, and 1 for any other."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Number type of the weights and of the computation; features are float32 in both. bf16 takes half the memory
+    """dtype of the weights and of the computation; features are float32 in both. bf16 takes half the memory
     and is 1.6 times as fast on a CPU that has it; errors reach 0.1 in features of unit variance."""
 
     def build(self) -> TextEncoder:
@@ -118,7 +118,7 @@ class TextEncoder(nn.Module):
         limit, tokenizer = self.settings.max_length, self._load_tokenizer()
         most = _most_tokens(text_config(self._load_config()))
 
-        def mend(longest: int) -> str:
+        def fix(longest: int) -> str:
             if limit >= most:
                 return f"the encoder {self.title} takes no more, so take another with {side}.codec.path"
             return f"train with {side}.codec.max_length={min(longest, most)} to read more"
@@ -130,7 +130,7 @@ class TextEncoder(nn.Module):
         def length(text: str) -> int:
             return len(tokenizer(text, verbose=False)["input_ids"])
 
-        return advise_on_length(items, length, read, limit, "tokens, special ones included", mend)
+        return advise_on_length(items, length, read, limit, "tokens, special ones included", fix)
 
     def encode(self, batch: dict[str, Tensor]) -> Latent:
         """float32 features (B, max_length, hidden size) with the mask (B, max_length) of the real tokens."""

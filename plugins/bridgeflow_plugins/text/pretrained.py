@@ -165,13 +165,13 @@ def _loading(source: EncoderSource) -> Iterator[dict[str, Any]]:
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         cause = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")
         if source.local:
-            mend = "it needs config.json, a tokenizer and weights as safetensors, all of one encoder"
+            fix = "it needs config.json, a tokenizer and weights as safetensors, all of one encoder"
         else:
-            mend = (
+            fix = (
                 "check the name, the connection to the hub and that its weights are safetensors, or give a local "
                 "folder as path"
             )
-        raise BridgeflowError(f"the text encoder {source.title} cannot be loaded ({cause}): {mend}.") from error
+        raise BridgeflowError(f"the text encoder {source.title} cannot be loaded ({cause}): {fix}.") from error
     finally:
         logging.set_verbosity(verbosity)
         if bar:

@@ -239,7 +239,7 @@ def test_a_model_that_is_read_late_gives_the_same(first: str, kl_folder: Path) -
 
 
 def test_a_model_that_is_not_as_declared_is_refused_when_it_is_read(kl_folder: Path, tiny_folder: Path) -> None:
-    for name, folder, declared, mend in (
+    for name, folder, declared, fix in (
         ("kl", kl_folder, {"factor": 2}, "set codec.latent_channels=3 and codec.factor=2"),
         ("kl", kl_folder, {"factor": 4, "latent_channels": 3}, "has 3 latent channels and 2 pixels per position"),
         ("tiny", tiny_folder, {"factor": 8, "latent_channels": 5}, "where 5 and 8 were declared"),
@@ -249,7 +249,7 @@ def test_a_model_that_is_not_as_declared_is_refused_when_it_is_read(kl_folder: P
             with pytest.raises(BridgeflowError) as error:
                 modality.encode(modality.collate(pictures(1)))
             assert str(error.value).startswith(f"codec.path: {str(folder)!r} has ")
-            assert mend in str(error.value)
+            assert fix in str(error.value)
         assert not list(modality.parameters())
 
 
