@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker is told of a run before the first figure."""
+    """What a tracker is given of a run before the first figure."""
 
     folder: Path
     """Folder of the run; a tracker may keep files of its own there, in a folder of its own name."""
@@ -30,8 +30,8 @@ class TrackedRun:
     recipe: Mapping[str, Any]
     """The resolved recipe, as a tree of JSON values."""
     first_step: int = 1
-    """The first step that will be told: 1 of a new run, a later one where a run goes on. A run that was killed has told
-    steps from here on before, which are told again."""
+    """The first step that will be logged: 1 of a new run, a later one where a run goes on. A run that was killed has
+    logged steps from here on before, which are logged again."""
 
     @property
     def resumed(self) -> bool:
@@ -80,4 +80,4 @@ class TrackerSettings(Settings, ABC):
     @abstractmethod
     def build(self) -> Tracker:
         """The tracker; nothing is written or sent before its `start`. Raises BridgeflowError, one sentence, where
-        something that it needs is not installed: that is told before a run begins."""
+        something that it needs is not installed: that is reported before a run begins."""

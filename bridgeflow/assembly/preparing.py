@@ -76,7 +76,7 @@ def _fit_codecs(
     """Fits whatever codec still needs it to the items of its side; figures by side.
 
     `items_of('target')` gives the items of that side one by one, so that no more than the codec keeps is held. A side
-    that needs no fitting and cannot be had is told before the other is fitted.
+    that needs no fitting and cannot be had is reported before the other is fitted.
     """
     latents_known(assembly)
     figures: dict[str, dict[str, float]] = {}

@@ -136,7 +136,7 @@ def stream_shards(
     rows: Stream, present: frozenset[int], rank: int, world: int, shard_rows: int, chunk: int, pair: PairRows
 ) -> Iterator[tuple[int, int, list[Chunk] | None]]:
     """The same of a stream, from the first shard of this process that is missing to the stream's end. Every shard on
-    the way is told, those that another process makes or that are there without chunks."""
+    the way is given, those that another process makes or that are there without chunks."""
     number = next(n for n in _from(rank, world) if n not in present)
     stream = rows.rows_from(number * shard_rows, 0)
     position = number * shard_rows

@@ -387,7 +387,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _next_order(run: Path) -> int:
-    """One more than the highest `order` of the checkpoints of the runs beside this one: what was saved last, told
+    """One more than the highest `order` of the checkpoints of the runs beside this one: what was saved last, by
     without a clock, which may be set back."""
     highest = 0
     for folder in run.resolve().parent.glob("*/checkpoints"):

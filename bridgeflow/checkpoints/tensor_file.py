@@ -56,7 +56,7 @@ def write_state(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def reason_of(error: Exception) -> str:
-    """The system's word for why a file cannot be written; safetensors tells the number of the error only."""
+    """The system's word for why a file cannot be written; safetensors gives the number of the error only."""
     number = re.search(r"os error (\d+)", str(error))
     return os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or str(error)
 

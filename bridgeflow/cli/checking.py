@@ -85,7 +85,7 @@ def _matching(name: str, kind: str | None, options: Sequence[str]) -> list[Plugi
 
 
 def _check_survived(plugins: Sequence[Plugin]) -> None:
-    """Raises BridgeflowError for a plugin that ends the process that imports it: nothing could be told from here."""
+    """Raises BridgeflowError for a plugin that ends the process that imports it: it cannot report itself."""
     from bridgeflow.errors import BridgeflowError
     from bridgeflow.registry import probe
     from bridgeflow.testing.fresh import end_of_import

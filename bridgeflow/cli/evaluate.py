@@ -108,7 +108,7 @@ def evaluate(
     if compare and weak is not None:
         raise click.UsageError("--weak guides one checkpoint by another of its run: leave --compare out.")
     if compare and quick:
-        raise click.UsageError("--compare tells how sure a difference is, so it takes its time: leave --quick out.")
+        raise click.UsageError("--compare states how sure a difference is, so it takes its time: leave --quick out.")
     judges = _parse_weights(weights)
     if judges and quick:
         raise click.UsageError("--weights name judges that take their time: leave --quick out.")
@@ -177,14 +177,14 @@ def _parse_weights(given: tuple[str, ...]) -> dict[str, str]:
 
 
 def _without_data(folder: Path, error: BridgeflowError) -> str:
-    """What to do where the data of a checkpoint cannot be opened, which for an installed model its card tells."""
+    """What to do where the data of a checkpoint cannot be opened, which for an installed model its card says."""
     from bridgeflow import registry
 
     if not registry.is_installed_model(folder):
         return str(error)
     return (
         f"the data of the installed model {folder.parent.name}/{folder.name} are not here "
-        f"({str(error).partition(':')[0]}): fetch them as {folder / 'README.md'} tells, or give others with --data."
+        f"({str(error).partition(':')[0]}): fetch them as {folder / 'README.md'} says, or give others with --data."
     )
 
 

@@ -24,7 +24,7 @@ COMMANDS = {
     "run": ("bridgeflow.cli.run:run", "Run a model on files, folders, text or lines of stdin."),
     "eval": ("bridgeflow.cli.evaluate:evaluate", "Score a checkpoint on held-out data."),
     "tune-sampler": ("bridgeflow.cli.tuning:tune_sampler", "Find the cheapest good way to sample from a checkpoint."),
-    "study": ("bridgeflow.cli.study:study", "Train and score a set of runs, and tell which claims hold."),
+    "study": ("bridgeflow.cli.study:study", "Train and score a set of runs, and say which claims hold."),
     "fit": ("bridgeflow.cli.fit:fit", "Fit the codec of a modality to data."),
     "cache": ("bridgeflow.cli.caching:cache", "Encode data once, to train on without the codecs."),
     "data": ("bridgeflow.cli.data:data", "Look at data before training does."),
@@ -132,7 +132,7 @@ def invoke(arguments: list[str]) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TQDM_DISABLE", "1")
-    # A damaged picture is told in a sentence of ours.
+    # A damaged picture gets a sentence of ours.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     if isinstance(sys.stdout, io.TextIOWrapper):
         # File names need not be UTF-8, and no name is a reason to fail.

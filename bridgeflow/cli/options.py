@@ -55,7 +55,7 @@ device_option = click.option(
 
 
 def _check_solver(ctx: click.Context, param: click.Parameter, name: str | None) -> str | None:
-    """The name, where a solver of it is installed; told before anything is loaded."""
+    """The name, where a solver of it is installed; checked before anything is loaded."""
     from bridgeflow import registry
 
     if name is not None and not registry.offering("solver", name):

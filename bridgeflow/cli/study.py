@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.argument("file", metavar="FILE.yaml")
 @click.option("-o", "--output", metavar="DIR", help="Folder of its runs and tables; studies/FILE by default.")
 @click.option("--minutes", type=click.FloatRange(min=0), help="Begin no further training after so long.")
-@click.option("--report", "only_report", is_flag=True, help="Train nothing; tell what the runs that are done say.")
+@click.option("--report", "only_report", is_flag=True, help="Train nothing; report on the runs that are done.")
 @click.option("--dry-run", is_flag=True, help="List the runs and which of them are done.")
 @device_option
 @json_option
@@ -37,7 +37,7 @@ def study(
     device: str | None,
     as_json: bool,
 ) -> int:
-    """Train and score a set of runs that differ in one thing each, and tell which claims hold.
+    """Train and score a set of runs that differ in one thing each, and say which claims hold.
 
     Runs that are done are not done again, and one that was stopped goes on. One that fails keeps no other from its
     turn; the exit code is then 1. Writes study.md, study.json and study.png.

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     metavar="CHECKPOINT",
     help="Start a new run with the weights of another, or of an imported one.",
 )
-@click.option("--dry-run", is_flag=True, help="Try a few steps, tell shapes, sizes, memory and speed; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Try a few steps, print shapes, sizes, memory and speed; write nothing.")
 @device_option
 @json_option
 @click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VALUE]...")
@@ -109,7 +109,7 @@ def train(
 
 
 def _speaks() -> bool:
-    """Whether this is the process, of those that train together, that tells how it goes."""
+    """Whether this is the process, of those that train together, that reports progress."""
     return launch.rank() == 0
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bridgeflow.evaluation.tuning import Trial, Tuning
 
 SHARE = 1000
-"""Parts that the progress is told in."""
+"""Parts of the progress."""
 
 
 def _scales(ctx: click.Context, param: click.Parameter, text: str | None) -> list[float] | None:

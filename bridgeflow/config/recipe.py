@@ -83,7 +83,7 @@ class TrainingSettings(Settings):
     """Computes the blocks of network and encoders a second time in the backward pass instead of keeping what they hold:
     less memory, about a third more time, the same gradients."""
     check_memory: bool = True
-    """Whether a run is refused that is expected to need more memory than is free; `--dry-run` tells what it needs."""
+    """Whether a run is refused that is expected to need more memory than is free; `--dry-run` prints the estimate."""
     compile: bool = False
     """Compiles the velocity network for this machine with torch.compile, which takes a minute or more at the start."""
 
@@ -302,7 +302,7 @@ def resolve(
             known[kind, RecipeKeys.model_fields[section].default["name"]] = registry.OWN_DISTRIBUTION
     tree = _with_default_names(tree)
     named = isinstance(tree.get("task"), str)
-    # A missing name is told once, by `_plugin`, which knows the tasks.
+    # A missing name is reported once, by `_plugin`, which knows the tasks.
     keys = validated(RecipeKeys, tree if named else {**tree, "task": ""}, "", mistakes)
     task = _plugin("task", tree.get("task"), mistakes, known)
     sections: dict[str, Any] = {}

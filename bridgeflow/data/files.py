@@ -167,7 +167,7 @@ def joined(place: str, name: str) -> str:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    # A loop of links is no folder, and whoever reads it is told.
+    # A loop of links is no folder, and whoever reads it gets an error.
     except OSError:
         return False
 

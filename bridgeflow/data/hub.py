@@ -164,7 +164,7 @@ class HubDataset(DataSettings):
         rows = shards.count(0) if len(shards.names) == 1 else None
         if rows is None:
             raise UsageError(
-                f"data.held_out={self.held_out} is a share, and only reading the stream of hf:{self.path} tells how "
+                f"data.held_out={self.held_out} is a share, and only reading the stream of hf:{self.path} shows how "
                 "long it is: set data.held_out_rows, or name a split with data.held_out."
             )
         return self._held_of(rows)

@@ -75,7 +75,7 @@ class RowPieces:
 
 
 class ParquetFiles:
-    """Parquet files, here or far away: their last bytes tell how long they are, and whole row groups are skipped."""
+    """Parquet files, here or far away: their last bytes say how long they are, and whole row groups are skipped."""
 
     seekable = False
 
@@ -151,7 +151,7 @@ class ParquetFiles:
 
 
 class IterableParts:
-    """An iterable data set, one part for each of its files: only reading tells how long they are."""
+    """An iterable data set, one part for each of its files: only reading shows how long they are."""
 
     seekable = False
 

@@ -142,14 +142,14 @@ class DataSettings(Settings, ABC):
     of_files: ClassVar[bool] = True
     """False where no row holds a file, only what the data set makes itself: then it is no matter how files are read."""
     checked_by: ClassVar[str] = "bridgeflow data check"
-    """The command that tells what cannot be read of it."""
+    """The command that reports what cannot be read of it."""
     to_hold_out: ClassVar[str] = "raise data.held_out"
     """What holds out more of its rows, as a clause for whoever has too few to score on."""
     knowledge: ClassVar[str] = ""
     """What a model that was trained on these data knows, and what it does not: a sentence for its card and for whoever
     gives it something else."""
     known_columns: ClassVar[tuple[str, ...]] = ()
-    """Columns that its rows have whatever the settings; empty where only opening it tells."""
+    """Columns that its rows have whatever the settings; empty where only opening it shows them."""
 
     @classmethod
     def at(cls, location: str) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class DataSettings(Settings, ABC):
 
     def made_from(self) -> MadeFrom | None:
         """The data that these were made from, which a model that is given away names instead; None for data that are
-        not made of others, or where that cannot be told any more."""
+        not made of others, or where that is no longer known."""
         return None
 
     @abstractmethod

@@ -31,7 +31,7 @@ _WINDOW = 64
 """Rows among which these are drawn where a place far off takes long to reach."""
 _LOOKED_INTO = 32
 _SURE = 16
-"""Rows that tell whether rows lack columns, in shards that are not seekable."""
+"""Rows that are read to see whether rows lack columns, in shards that are not seekable."""
 _LOOKED_AT = {True: 100_000, False: 2000}
 """Rows in which columns are looked for, in shards that are seekable and in others."""
 
@@ -53,7 +53,7 @@ class Shards(Protocol):
         ...
 
     def count(self, shard: int) -> int | None:
-        """Rows of a shard; None where only reading them tells."""
+        """Rows of a shard; None where only reading them shows it."""
         ...
 
     def note(self, shard: int, rows: int) -> None:
@@ -181,7 +181,7 @@ class Part:
         """Holds out the first `held` rows that have the wanted columns: those before lack one, and training skips
         such rows. Whether these are others than so far; they lie in one shard, with what is between them.
 
-        Of shards that are not seekable a few of the first rows tell whether there is anything to look for. Raises
+        Of shards that are not seekable a few of the first rows show whether there is anything to look for. Raises
         UsageError where an exact number is not to be had.
         """
         sure = self.held if self.seekable else min(self.held, _SURE)
@@ -201,7 +201,7 @@ class Part:
         return False
 
     def _has(self, token: Token, wanted: Collection[str]) -> bool:
-        """Whether a row has the columns, and something in them. What their names tell comes first: it reads less."""
+        """Whether a row has the columns, and something in them. What their names say comes first: it reads less."""
         if not self.columns(token).issuperset(wanted):
             return False
         row = self.load(token)

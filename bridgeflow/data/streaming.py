@@ -173,7 +173,7 @@ def _stood_in(
             if place >= len(own) - 1 and len(failures) >= most:
                 break
             continue
-        # What broke in later batches is told with those.
+        # What broke in later batches is reported with those.
         told += failures[: len(own) - len(pairs)] if place >= len(own) else failures
         pairs += [pair] * min(len(failures) + 1, len(own) - len(pairs))
         failures = []

@@ -27,7 +27,7 @@ _KEPT = 4
 """Shards whose table of contents stays in memory."""
 _MOST = 1_000_000
 _LOOKED_AT = 16
-"""Rows that tell the columns; `ShardStream.look_for` looks further."""
+"""Rows whose columns are read first; `ShardStream.look_for` looks further."""
 
 Sample = tuple[str, str, tuple[Member, ...]]
 """The tar, the sample's stem, its members."""
@@ -68,7 +68,7 @@ class TarShards:
         return len(self._table(shard)) if rows is None else rows
 
     def note(self, shard: int, rows: int) -> None:
-        """Nothing: tables of contents tell."""
+        """Nothing: tables of contents say."""
 
     def read(self, shard: int, start: int) -> Iterator[Sample | BridgeflowError]:
         """Where each sample lies, from number `start` on."""
@@ -265,7 +265,7 @@ def _shards(names: Sequence[str]) -> Shards:
 
 class WebDataset(DataSettings):
     """Samples in tar files, as the webdataset library lays them out: members with one stem are one sample, and endings
-    tell columns. .jpg, .png and .webp fill `image`, .txt and .caption `text`, .depth.png and .depth.npy `depth`; each
+    name columns. .jpg, .png and .webp fill `image`, .txt and .caption `text`, .depth.png and .depth.npy `depth`; each
     field of a .json is a column."""
 
     summary: ClassVar[str] = "webdataset:PATTERN, samples in tar files: 'shards/{000..099}.tar', addresses too"

@@ -89,8 +89,8 @@ def contrastive_loss(source: Tensor, target: Tensor, logit_scale: Tensor) -> Ten
     """Symmetric InfoNCE over a batch, a scalar.
 
     source, target: (B, ...), flattened and compared by cosine; logit_scale: what the cosine is multiplied by.
-    The loss is log B for unrelated pairs and 0 for perfectly told ones. With several processes each compares its own
-    rows with the rows of all of them, so that the mean over processes is the loss of the whole batch.
+    The loss is log B for unrelated pairs and 0 for pairs that are told apart perfectly. With several processes each
+    compares its own rows with the rows of all of them, so that the mean over processes is the loss of the whole batch.
     """
     a = F.normalize(source.flatten(1).float(), dim=1)
     b = F.normalize(target.flatten(1).float(), dim=1)

@@ -40,7 +40,7 @@ class TimeSchedule(Settings):
     is 3 times the plain mean square of what the network gives."""
     grid: Literal["uniform", "density", "endpoints"] = "uniform"
     """Solver steps equal in t, or equal in probability under the density. `endpoints`: N equal steps at which the
-    network is told i / (N - 1), so that it sees both 0 and 1: the sampler of CrossFlow's published code, whose
+    network's time is i / (N - 1), so that it sees both 0 and 1: the sampler of CrossFlow's published code, whose
     network runs a little ahead of the state."""
 
     @model_validator(mode="after")

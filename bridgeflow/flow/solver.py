@@ -37,7 +37,7 @@ class Solver(ABC):
     evaluations: int = 0
     noise: Noise | None = None
     network_runs_ahead: ClassVar[bool] = False
-    """Whether the grid `endpoints` tells the network a later time than the state's, as CrossFlow's own sampler does."""
+    """Whether the grid `endpoints` gives the network a later time than the state's, as CrossFlow's own sampler does."""
 
     def integrate(
         self,

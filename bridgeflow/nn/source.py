@@ -153,8 +153,8 @@ class LearnedSourceSettings(TokenEncoderSettings, SourceEncoderSettings):
     """`batch`: mu is standardised per dimension over the batch (no learned scale), so that it cannot shrink;
     needs batches of several rows. Its running statistics are measured anew for averaged weights."""
     mean_scale: float = Field(default=1.0, gt=0)
-    """Standard deviation of the standardised mu, for mean_norm=batch. What of mu the network cannot tell yet is noise
-    to it: below 1 it draws well sooner, and depends on the source later."""
+    """Standard deviation of the standardised mu, for mean_norm=batch. What of mu the network cannot resolve yet is
+    noise to it: below 1 it draws well sooner, and depends on the source later."""
     attend: bool = False
     """Whether the network may attend to the source's own tokens too, as it does for source_encoder.name=noise; not so
     in the paper."""

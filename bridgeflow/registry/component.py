@@ -43,6 +43,6 @@ class Component:
         try:
             settings = self.settings(value)
         except UsageError as error:
-            # As pydantic's own, so that it is told with the key that it stands under.
+            # As pydantic's own, so that it is reported with the key that it stands under.
             raise ValueError(str(error)) from error
         return settings.model_validate({**value, "name": settings.model_fields["name"].default})

@@ -1,4 +1,4 @@
-"""Installed distributions: what they are called, where they came from, and what pip is to be told."""
+"""Installed distributions: what they are called, where they came from, and the pip commands that install them."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def other_project() -> str | None:
 
 
 def install_what_has(module: str, distribution: str) -> str:
-    """How to get a module that a distribution imports: by what the distribution requires, where that tells."""
+    """How to get a module that a distribution imports: by what the distribution requires, where that says it."""
     try:
         own = installed_distribution(distribution)
         required = list(own.requires or ()) if own is not None else []

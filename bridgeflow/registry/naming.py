@@ -1,7 +1,7 @@
 """Whose plugin is meant where a recipe or a checkpoint names one that several distributions offer.
 
 A bare name means that of whoever says it: of the recipe's own distribution, of the task's for its modalities, and of
-the distribution that a checkpoint notes. Only what nobody can tell is left to the user, who writes DISTRIBUTION:NAME.
+the distribution that a checkpoint notes. Only what is ambiguous is left to the user, who writes DISTRIBUTION:NAME.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def is_own(plugin: Plugin) -> bool:
 
 
 def seen(plugins: Sequence[Plugin]) -> dict[Plugin, Verdict]:
-    """What can be told of plugins without importing them: 'twice', a 'broken' package of recipes, 'ok' for what is
+    """What is known of plugins without importing them: 'twice', a 'broken' package of recipes, 'ok' for what is
     well with bridgeflow and a package of recipes that is there, and 'not loaded' for the others."""
     places = {plugin for plugin, _ in registry.recipe_folders()}
     verdicts: dict[Plugin, Verdict] = {}
@@ -128,7 +128,7 @@ def _ask(plugins: Sequence[Plugin], seconds: float) -> tuple[list[Verdict], str]
     answers: list[Verdict] = []
     end = ""
     try:
-        # A process that ends before it reads is told of by what it did not answer.
+        # A process that ends before it reads is recognised by what it did not answer.
         with contextlib.suppress(BrokenPipeError), process.stdin or contextlib.nullcontext() as stream:
             print(json.dumps({"path": sys.path, "plugins": [asdict(p) for p in plugins]}), file=stream)
         ready = lines.get(timeout=max(seconds, SECONDS))

@@ -1,4 +1,4 @@
-"""What the processes of a training tell one another; with one process, nothing is sent.
+"""What the processes of a training exchange; with one process, nothing is sent.
 
 Every function is called by all processes, in the same order.
 """
@@ -96,7 +96,7 @@ def mean(values: Tensor) -> Tensor:
     return total / world()
 
 
-def told(facts: Any) -> list[Any]:
+def all_gather_object(facts: Any) -> list[Any]:
     """What each process says, by rank; small, picklable values."""
     if world() == 1:
         return [facts]

@@ -19,7 +19,7 @@ WORTH_IT = 0.8
 HOPELESS = 4.0
 """From this share on the small products decide: larger ones would take long where bfloat16 is emulated."""
 WORTH_TELLING = 1.2
-"""From this share on who asks for bfloat16 is told."""
+"""From this share on who asks for bfloat16 gets a warning."""
 MEASURING_SECONDS = 0.15
 """About the most that the larger products take."""
 

@@ -45,7 +45,7 @@ def deciding(study: StudySettings, done: Sequence[RunResult]) -> tuple[str, str]
     if study.metric is not None and study.metric in ranked:
         return study.metric, ranked[study.metric]
     if study.metric is None and ranked:
-        # The first run says which, so that no later one changes what the others were told by.
+        # The first run says which, so that no later one changes what the others were decided by.
         name = next((name for name in ranked if name in done[0].points[0].figures), next(iter(ranked)))
         return name, ranked[name]
     missed = f"metric {study.metric!r} is" if study.metric is not None else f"metrics {', '.join(better)} are"

@@ -244,7 +244,7 @@ class Findings:
 
 
 def _training(run: RunResult) -> str:
-    """What tells the training of a run from others."""
+    """What distinguishes the training of a run from others."""
     return run.trained or f"{run.arm} {run.seed}"
 
 

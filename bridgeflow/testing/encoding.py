@@ -188,7 +188,7 @@ def _check_shown_untouched(subject: ModalitySubject) -> None:
     for method in ("preview", "write"):
         given = copied(item)
         with tempfile.TemporaryDirectory() as folder, suppress(Exception):
-            # What they raise is told by the checks of previews and files.
+            # What they raise is reported by the checks of previews and files.
             if method == "preview":
                 subject.ready.preview(given)
             else:

@@ -116,7 +116,7 @@ class _Server:
         if cls.process is None or cls.process.poll() is not None:
             cls.process = cls._start()
         process = cls.process
-        # A process that has ended wrote no answer, which is told by its lack.
+        # A process that has ended wrote no answer, which is recognised by its lack.
         with contextlib.suppress(BrokenPipeError):
             print(json.dumps(folder), file=process.stdin, flush=True)
             line = process.stdout.readline() if process.stdout is not None else ""

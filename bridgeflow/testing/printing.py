@@ -20,7 +20,7 @@ from bridgeflow.testing.tracker_subject import TrackerSubject, Trial
 
 @contextmanager
 def _silent(method: str) -> Iterator[None]:
-    """Raises Fault where something is printed meanwhile. What a method raises is told by the checks of that method."""
+    """Raises Fault where something is printed meanwhile. What a method raises is left to its own checks."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
         with redirected(said), suppress(Exception), torch.no_grad():
             yield

@@ -152,7 +152,7 @@ class ModalitySubject(PluginSubject[Modality]):
         super().__init__(modality)
         self.given_options = dict(options or {})
         if self.given_options:
-            # Whose mistake a wrong option is differs from whose a wrong default is, so it is told at once.
+            # Whose mistake a wrong option is differs from whose a wrong default is, so it is reported at once.
             with suppress(Fault):
                 _ = self.settings
 

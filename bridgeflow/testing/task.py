@@ -42,7 +42,7 @@ TABLE: Table[TaskSubject] = (
     (Check("rows", "`example` draws rows with every column from the generator given."), pairing.check_rows),
     (Check("pairs", "`pair` gives items that both modalities take, from the columns named."), pairing.check_pairs),
     (Check("split and join", "Pieces of an item are items, and their results join to one."), pairing.check_joining),
-    (Check("metrics", "Metrics are finite numbers that tell right from wrong."), pairing.check_metrics),
+    (Check("metrics", "Metrics are finite numbers that distinguish right from wrong."), pairing.check_metrics),
     (Check("baseline", "A baseline has one result for each truth."), pairing.check_baseline),
     (Check("stdout", "Its methods print nothing on stdout, where results go."), printing.check_task),
     (Check("default recipe", "It exists, is for this task, has its columns, and can be built."), pairing.check_recipe),

@@ -64,8 +64,8 @@ def examine_tracker(subject: TrackerSubject) -> Iterator[Outcome]:
 def check_tracker(tracker: str | type[TrackerSettings], options: Mapping[str, Any] | None = None) -> list[Outcome]:
     """What comes of every check of a tracker: a registered name, or the class of its settings.
 
-    `options` are laid over the defaults. It is told of runs that are made up, in folders that are removed afterwards;
-    one that sends what it is told does so. A check that could not be reached says which one failed before it. Raises
-    UsageError for a name that is not installed, and for options that do not suit.
+    `options` are laid over the defaults. It is given made-up runs, in folders that are removed afterwards;
+    one that sends its figures elsewhere does so. A check that could not be reached says which one failed before it.
+    Raises UsageError for a name that is not installed, and for options that do not suit.
     """
     return list(examine_tracker(TrackerSubject(tracker, options)))

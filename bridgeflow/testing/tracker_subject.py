@@ -22,13 +22,13 @@ from bridgeflow.tracker import TrackedRun, Tracker, TrackerSettings
 
 RECIPE = {"task": "depth", "training": {"steps": 6, "ema": 0.99, "clip": None}, "network": {"name": "unet"}}
 STEPS = (1, 2, 3)
-"""Steps that are told before the made-up run stops."""
+"""Steps that are logged before the made-up run stops."""
 OWN_FILES = ("recipe.yaml", "metrics.jsonl", "checkpoints/000003/meta.json", "samples/000003.png")
 """Files of a run, which are none of a tracker's."""
 
 
 def figures_of(step: int) -> dict[str, float]:
-    """What a run tells at a step."""
+    """What a run logs at a step."""
     return {"train/loss": 1 / step, "val/loss": 1.5 / step, "lr": 1e-3, "pairs_per_second": 100.0}
 
 
@@ -38,7 +38,7 @@ def picture() -> Image.Image:
 
 
 class Trial:
-    """A run that a tracker is told of, in a folder of its own."""
+    """A run that a tracker logs, in a folder of its own."""
 
     def __init__(self, subject: TrackerSubject, folder: Path, first_step: int = 1) -> None:
         self.run = TrackedRun(folder, folder.name, copy.deepcopy(RECIPE), first_step)
@@ -118,7 +118,7 @@ class TrackerSubject(PluginSubject[TrackerSettings]):
 
     @remembered
     def started(self) -> Trial:
-        """A run that it was told of."""
+        """A run that it has logged."""
         trial = Trial(self, self.folder("run-01"))
         trial.start()
         return trial

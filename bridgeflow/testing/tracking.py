@@ -41,7 +41,7 @@ def check_close(subject: TrackerSubject) -> str | None:
 
 
 def check_second_run(subject: TrackerSubject) -> str | None:
-    """The same folder again: after an end, and after a kill, which closes nothing and tells steps again."""
+    """The same folder again: after an end, and after a kill, which closes nothing and logs steps again."""
     Trial(subject, subject.closed.run.folder, len(STEPS) + 1).whole()
     killed = Trial(subject, subject.folder("run-02"))
     killed.start()
@@ -70,7 +70,7 @@ def check_untouched(subject: TrackerSubject) -> str | None:
     }
     for what, is_so in changed.items():
         if is_so:
-            raise Fault(f"{what} it was given: work on a copy, since other trackers are told the same.")
+            raise Fault(f"{what} it was given: work on a copy, since other trackers are given the same.")
     return None
 
 

@@ -60,7 +60,7 @@ def dry_run(
         "precision": "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
     }
     expected, free = expected_memory(assembly, accelerator), free_memory(accelerator.device)
-    needs = "how much memory it needs cannot be told"
+    needs = "how much memory it needs cannot be estimated"
     if expected is not None:
         needs = f"a process needs about {gigabytes(expected.total)}, and {gigabytes(free)} are free"
         facts["fits"] = fits(expected, free, accelerator)

@@ -1,4 +1,4 @@
-"""What a run would take, told without taking it: the bridge is built and run on torch's meta device."""
+"""What a run would take, estimated without taking it: the bridge is built and run on torch's meta device."""
 
 from __future__ import annotations
 

@@ -34,11 +34,11 @@ from bridgeflow.training.initial import restore, start_from
 from bridgeflow.training.interruption import Interruption
 from bridgeflow.training.metrics import GRADIENT_NORM, mean_losses
 from bridgeflow.training.modalities import FirstBatch, freeze
+from bridgeflow.training.reporting import Reporter
 from bridgeflow.training.results import Results
 from bridgeflow.training.saving import Saver
 from bridgeflow.training.soundness import Soundness, check_start
 from bridgeflow.training.step_options import apply_options
-from bridgeflow.training.telling import Teller
 from bridgeflow.training.trackers import Trackers
 from bridgeflow.training.validation import Validation
 
@@ -92,7 +92,9 @@ class Trainer:
         self.soundness = Soundness(self.recipe, folder, self.device)
         self._build(initial, resume)
         self._prepare(resume)
-        self.teller = Teller(self.recipe, folder, self.results, accelerator, console, on_sample, validation, trackers)
+        self.reporter = Reporter(
+            self.recipe, folder, self.results, accelerator, console, on_sample, validation, trackers
+        )
 
     def _build(self, initial: Checkpoint | None, resume: Checkpoint | None) -> None:
         """The bridge and its average, with the weights that the run begins with."""
@@ -140,9 +142,9 @@ class Trainer:
 
     def run(self) -> Outcome:
         """Trains up to the recipe's number of steps or a signal, and saves."""
-        started, teller = time.monotonic(), self.teller
-        with closing(teller), Interruption() as interruption:
-            teller.begin(self.step)
+        started, reporter = time.monotonic(), self.reporter
+        with closing(reporter), Interruption() as interruption:
+            reporter.begin(self.step)
             self._train(interruption)
             received = self._interrupted(interruption)
             stopped_by = received if self.step < self.settings.steps else None
@@ -150,30 +152,30 @@ class Trainer:
             if received is not None and stopped_by is None:
                 self.console.say(f"{received} came when all steps were done: the run ends as a whole one does.")
             if stopped_by is None:
-                teller.sample(self.step)
-            teller.end()
-        unreadable = [sentence for own in collective.told(self.unreadable) for sentence in own]
+                reporter.sample(self.step)
+            reporter.end()
+        unreadable = [sentence for own in collective.all_gather_object(self.unreadable) for sentence in own]
         return Outcome(self.step, time.monotonic() - started, saved, received, stopped_by, unreadable)
 
     def _train(self, interruption: Interruption) -> None:
-        """Steps up to the last or a signal, with what is told, saved and shown between them."""
+        """Steps up to the last or a signal, with what is logged, saved and shown between them."""
         settings = self.settings
         data = self._batches()
         while self.step < settings.steps and self._interrupted(interruption) is None:
             begun = time.monotonic()
             losses, waited = self._train_step(data)
-            self.teller.count(losses, time.monotonic() - begun, waited)
+            self.reporter.count(losses, time.monotonic() - begun, waited)
             self.step += 1
             shown = self._due(settings.sample_every)
             if shown or self._due(settings.log_every):
                 self.soundness.settle()
-                self.teller.tell(self.step, self.optimizer.param_groups[0]["lr"], measured=shown)
+                self.reporter.report(self.step, self.optimizer.param_groups[0]["lr"], measured=shown)
             # The end is saved and shown alike whether it is the last step's or a signal's.
             if self.step < settings.steps:
                 if self._due(settings.checkpoint_every):
                     self.save(last=False)
                 if shown:
-                    self.teller.sample(self.step)
+                    self.reporter.sample(self.step)
 
     def _due(self, every: int) -> bool:
         """Whether something that is done every so many steps, and at the end, is to be done now; 0 leaves the end."""
@@ -251,7 +253,7 @@ class Trainer:
         for sentence in first.warnings():
             if self.accelerator.is_main_process:
                 self.console.warn(sentence)
-        self.teller.once |= first.figures
+        self.reporter.once |= first.figures
 
     def _first(self, what: str) -> AbstractContextManager[None]:
         """Says what is done where it takes long, until one batch has gone the whole way."""
@@ -294,7 +296,7 @@ class Trainer:
                 if len(self.unreadable) <= 5:
                     self.console.warn(f"skipped: {failure}")
                 elif len(self.unreadable) == 6:
-                    self.console.warn("more rows are skipped; their number is told at the end.")
+                    self.console.warn("more rows are skipped; their number is given at the end.")
 
     # -- what is kept ------------------------------------------------------------------------------------
 
@@ -306,10 +308,10 @@ class Trainer:
         """Writes a checkpoint of the present step, see `Saver`."""
         facts: dict[str, Any] = {
             "average_updates": self.average.updates if self.average else 0,
-            "health": self.teller.health,
+            "health": self.reporter.health,
             "pairs_seen": self.position,
         }
-        measured = self.teller.val_loss(self.step)
+        measured = self.reporter.val_loss(self.step)
         if measured is not None:
             facts["val_loss"] = measured
         return self.saver.save(self.step, facts, last)

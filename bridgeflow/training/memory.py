@@ -32,7 +32,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes at the peak so far: allocated on a GPU, or held by this process; None where the system does not tell."""
+    """Bytes at the peak so far: allocated on a GPU, or held by this process; None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

@@ -13,9 +13,9 @@ from bridgeflow.runtime import collective
 
 GRADIENT_NORM = "grad_norm"
 TERMS = ("loss", "flow", "encoding", "kl")
-"""What of the losses is told, as train/loss, train/flow, ..."""
+"""The losses that are logged, as train/loss, train/flow, ..."""
 HEALTH = ("z0_std", "sigma", "mu_batch_std")
-"""What of the source is told, as source/z0_std, ..."""
+"""Statistics of the source that are logged, as source/z0_std, ..."""
 _FORMER = {
     **{name: f"train/{name}" for name in TERMS},
     **{name: f"source/{name}" for name in HEALTH},

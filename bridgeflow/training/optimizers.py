@@ -28,7 +28,7 @@ def learning_rate_share(step: int, steps: int, settings: LearningRateSettings) -
 
 def is_decayed(owner: nn.Module, name: str, parameter: Tensor) -> bool:
     """Whether a parameter, called `name` in the module that owns it, is a matrix or kernel that features are multiplied
-    by: what a layer calls its weight. Shapes do not tell: tokens, positions and queries are vectors in tensors of any
+    by: what a layer calls its weight. Shapes do not say: tokens, positions and queries are vectors in tensors of any
     number of axes, as embeddings and the gains of norms over grids are."""
     return parameter.ndim >= 2 and "weight" in name and not isinstance(owner, OF_VECTORS)
 

@@ -51,7 +51,7 @@ class Saver:
         optimizer = sharding.whole_state(self.optimizer(), keep=main)
         unsound = self._write(step, model, result if averaged else None, optimizer, facts, last) if main else None
         # All processes wait for the one that writes, and end together where it found the weights unsound.
-        unsound = collective.told(unsound)[0]
+        unsound = collective.all_gather_object(unsound)[0]
         if unsound is not None:
             self.soundness.stop(unsound, step)
         return self.folder / f"{step:06d}"

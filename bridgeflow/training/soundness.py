@@ -31,7 +31,7 @@ class Soundness:
 
     On the CPU a number is looked at as it is noted, before the optimiser moves. Elsewhere that would wait for the
     device: the numbers of a step are looked at once the next step is under way, and all of them before anything is
-    told or saved, so that no unsound weight is kept.
+    logged or saved, so that no unsound weight is kept.
     """
 
     def __init__(self, recipe: Recipe, folder: Path, device: torch.device) -> None:

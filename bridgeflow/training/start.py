@@ -1,4 +1,4 @@
-"""Starting a run: its folder, its data, its codecs; and what a dry run tells."""
+"""Starting a run: its folder, its data, its codecs; and what a dry run prints."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def _begin(
         check_weights(initial, initial.weights(), assembly.sketch_bridge().state_dict())
     known = latents_known(assembly)
     if known:
-        # A network that does not suit, or does not fit, is told before minutes of fitting.
+        # A network that does not suit, or does not fit, is refused before minutes of fitting.
         if initial is None and not isinstance(rows, EncodedRows):
             assembly.sketch_bridge()
         check_memory(assembly, accelerator, console)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Trackers:
-    """All trackers of a run. One that raises is named in a warning, and is told nothing more."""
+    """All trackers of a run. One that raises is named in a warning, and gets nothing more."""
 
     def __init__(self, trackers: Sequence[tuple[str, Tracker]], warn: Callable[[str], None]) -> None:
         self._trackers = list(trackers)
@@ -100,7 +100,7 @@ class _TensorBoard(Tracker):
 
         self._hook = threading.excepthook
         threading.excepthook = self._unless_own
-        # Steps from there on that an earlier start has told are hidden.
+        # Steps from there on that an earlier start has logged are hidden.
         self._inner = TensorBoardTracker("tensorboard", run.folder, purge_step=run.first_step)
         self._inner.start()
         self._inner.log({"recipe": f"```yaml\n{layers.dump(run.recipe)}```"}, step=run.first_step)

@@ -1,4 +1,4 @@
-"""What a run tells between its steps: the figures of steps, the loss on held-out pairs, sample pictures."""
+"""What a run reports between its steps: the figures of steps, the loss on held-out pairs, sample pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bridgeflow.training.trackers import Trackers
 from bridgeflow.training.validation import LOSS, Validation
 
 
-class Teller:
+class Reporter:
     """Tells how a run goes. Every process has one, and all call its methods together; the main one writes."""
 
     def __init__(
@@ -68,7 +68,7 @@ class Teller:
         """Counts a step, of which `waited` seconds were spent waiting for data."""
         self._window.add(losses, seconds, waited)
 
-    def tell(self, step: int, rate: float, measured: bool) -> None:
+    def report(self, step: int, rate: float, measured: bool) -> None:
         """Writes a line on the steps since the last one. rate: the learning rate. measured: whether the loss on
         held-out pairs belongs to it."""
         training = self.settings
@@ -131,7 +131,7 @@ class Teller:
             self.console.say(f"step {step:,}: samples in {self.folder / 'samples' / f'{step:06d}.png'}")
 
     def end(self) -> None:
-        """Draws the curve of the loss, once all is told."""
+        """Draws the curve of the loss, once all is logged."""
         self.console.clear()
         if self._journal is not None:
             self._journal.curve()
