@@ -139,10 +139,11 @@ class Bridge(nn.Module):
             if randomness is not None and not isinstance(randomness, torch.Generator):
                 raise ValueError("generators of rows draw no null rows of the batch: give `null` with them")
             null = draw_null_rows(batch, settings.null_rate, randomness)
-        # The rows are looked up before they move, so that the device is not waited for.
+        # While `null` is still on the CPU: looking up its rows on a GPU would wait for it.
         rearranged = self.coupling.couple(z0, z1, null)
         coupled = rearranged(z1)
         mask = None if target.mask is None else rearranged(target.mask)
+        # This process's part of the null rows of all.
         first = collective.rank() * batch if len(null) != batch else 0
         null = null[first : first + batch].to(device)
         flow = self.flow_loss(encoded, coupled, null, mask, settings.time, randomness)
@@ -170,18 +171,20 @@ class Bridge(nn.Module):
         z1: target latents (B, *shape). null: bool (B,), on the device."""
 
         def predict(z: Tensor, t: Tensor, r: Tensor | None = None) -> list[Tensor]:
-            return self._given(encoded, z, t, null, r)
+            return self._predict(encoded, z, t, null, r)
 
         prediction, weights = self.settings.prediction, self.network.stage_weights
         batch = FlowBatch(encoded.z0, z1, mask, predict, prediction, self.path, time, weights, randomness)
         return self.objective.loss(batch)
 
-    def _given(self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor, r: Tensor | None = None) -> list[Tensor]:
+    def _predict(self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor, r: Tensor | None = None) -> list[Tensor]:
         """What the network predicts at each of its resolutions, the last at the latent's own."""
         context: tuple[Tensor | None, Tensor | None] = (None, None)
         if encoded.context is not None and self.null_context is not None:
             context = self._context(encoded, self.null_context, null)
-        return list(self.network.velocities(z, t, null, *context, *([] if r is None else [r])))
+        # Only objectives with a second time give it, so that networks written without one work with all others.
+        second = [] if r is None else [r]
+        return list(self.network.velocities(z, t, null, *context, *second))
 
     def velocity(
         self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor, network_time: Tensor | None = None

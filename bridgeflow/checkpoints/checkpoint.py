@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import platform
 import shutil
+import stat
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +25,14 @@ import bridgeflow
 from bridgeflow import registry
 from bridgeflow.assembly import SIDES, Assembly
 from bridgeflow.assembly.codec_files import save_codec
-from bridgeflow.checkpoints.tensor_file import StoredTensor, first_not_finite, reason_of, write_state, write_tensors
+from bridgeflow.checkpoints.tensor_file import (
+    StoredTensor,
+    errno_of,
+    first_not_finite,
+    reason_of,
+    write_state,
+    write_tensors,
+)
 from bridgeflow.config import layers
 from bridgeflow.config import recipe as recipes
 from bridgeflow.config.recipe import Recipe, SamplingSettings
@@ -44,7 +54,9 @@ WEIGHTS = ("model.safetensors", "ema.safetensors", "trainer/optimizer.safetensor
 class NotSaved(BridgeflowError):
     """A checkpoint that could not be written. `going_on` is what is said where training goes on without it."""
 
-    def __init__(self, wanted: Path, reason: str) -> None:
+    def __init__(self, wanted: Path, reason: str, no_space: bool = False) -> None:
+        """no_space: whether it is for want of room on the disk, or in a quota."""
+        self.no_space = no_space
         saved = list_checkpoints(wanted.parent) if wanted.name.isdigit() else []
         whole = f"; step {int(saved[-1].name):,} is whole" if saved else ""
         after = f"{whole}, and --resume goes on from there" if saved else ""
@@ -96,7 +108,10 @@ class Checkpoint:
         """The resolved recipe it was trained with; without its data where they are not needed, and without its
         trackers. Names mean the distributions that it notes. Raises BridgeflowError as `check_plugins`."""
         self.check_plugins(with_data)
-        text = (self.folder / "recipe.yaml").read_text(encoding="utf-8")
+        try:
+            text = (self.folder / "recipe.yaml").read_text(encoding="utf-8")
+        except OSError as error:
+            raise _damaged(self.folder, f"recipe.yaml cannot be read: {error.strerror or error}") from error
         homes = {(str(note["kind"]), str(note["name"])): str(note["distribution"]) for note in self.plugins}
         tree = layers.parse(text, str(self.folder / "recipe.yaml"))
         tree = naming.qualified(tree, lambda kind, name: homes.get((kind, name)))
@@ -221,8 +236,12 @@ def _open(folder: Path, thorough: bool) -> Checkpoint:
         raise _damaged(folder, "meta.json has changed since it was written")
     files, checksums = ({name: own for name, own in of.items() if name not in PAGES} for of in (files, checksums))
     for name, size in files.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != size:
+        # Asked once: training may remove the oldest checkpoint meanwhile.
+        try:
+            found = (folder / name).stat()
+        except OSError:
+            found = None
+        if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != size:
             raise _damaged(folder, f"{name} is cut short or missing")
     for name, written in checksums.items():
         if thorough or _makes_results(name, files):
@@ -310,6 +329,7 @@ def save_checkpoint(
     space for it otherwise. Raises NotSaved where it cannot be written, and NotFinite where a tensor is not to be kept.
     """
     final = folder / f"{step:06d}"
+    # A signal right after a checkpoint asks for the same step again.
     if not _is_whole(final):
 
         def fill(part: Path) -> None:
@@ -330,8 +350,9 @@ def save_checkpoint(
         }
         try:
             _write(final, step, assembly.recipe, fill, own)
-        except NotSaved:
-            if keep is None or not _make_room(folder, keep):
+        except NotSaved as error:
+            # Whatever else it is would not be fixed by the loss of a good checkpoint.
+            if not error.no_space or keep is None or not _make_room(folder, keep):
                 raise
             _write(final, step, assembly.recipe, fill, own)
     if keep is not None:
@@ -374,7 +395,7 @@ def _write(final: Path, step: int, recipe: Recipe, fill: Callable[[Path], None],
             put_aside(final)
         durable.settle(part, final)
     except (OSError, SafetensorError) as error:
-        raise NotSaved(final, reason_of(error)) from error
+        raise NotSaved(final, reason_of(error), errno_of(error) in (errno.ENOSPC, errno.EDQUOT)) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -387,8 +408,8 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _next_order(run: Path) -> int:
-    """One more than the highest `order` of the checkpoints of the runs beside this one: what was saved last, by
-    without a clock, which may be set back."""
+    """One more than the highest `order` of the checkpoints of the runs beside this one: it says which was saved last
+    without the clock, which may be set back. Two runs that save at one moment may get the same."""
     highest = 0
     for folder in run.resolve().parent.glob("*/checkpoints"):
         try:
@@ -451,16 +472,19 @@ def put_aside(path: Path) -> Path:
 
 
 def rotate(folder: Path, keep: int) -> None:
-    """Removes all but the newest `keep` checkpoints."""
+    """Removes all but the newest `keep` checkpoints. One that cannot be removed stays until the next time: a training
+    does not end for it."""
     for path in list_checkpoints(folder)[:-keep]:
-        durable.remove_folder(path)
+        with suppress(OSError):
+            durable.remove_folder(path)
 
 
 def _make_room(folder: Path, keep: int) -> bool:
     """Removes what `rotate` would remove after the next checkpoint, but never the newest; whether there was any."""
     older = list_checkpoints(folder)[: -max(1, keep - 1)]
     for path in older:
-        durable.remove_folder(path)
+        with suppress(OSError):
+            durable.remove_folder(path)
     return bool(older)
 
 

@@ -52,13 +52,31 @@ def write_state(tensors: Mapping[str, Tensor], path: Path) -> None:
     for name, tensor in tensors.items():
         if not is_finite(tensor):
             raise NotFinite(name, path)
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    save_file(_apart({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}), path)
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same, with a copy of each tensor that shares memory with one before it, as tied weights do: safetensors
+    refuses them."""
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        if tensor.numel() and place in seen:
+            tensors[name] = tensor.clone()
+        seen.add(place)
+    return tensors
+
+
+def errno_of(error: Exception) -> int | None:
+    """The system's number of an error; of safetensors' errors it stands in the text alone."""
+    number = re.search(r"os error (\d+)", str(error))
+    return int(number[1]) if number else getattr(error, "errno", None)
 
 
 def reason_of(error: Exception) -> str:
-    """The system's word for why a file cannot be written; safetensors gives the number of the error only."""
-    number = re.search(r"os error (\d+)", str(error))
-    return os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or str(error)
+    """The system's word for why a file cannot be written."""
+    number = errno_of(error)
+    return str(error) if number is None else os.strerror(number)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,8 @@ class PairedCoupling(Coupling):
     def _across_processes(self, z1: Tensor, index: Tensor, taken: Tensor) -> Tensor:
         """`rolled` where the null rows `index` take the targets of rows `taken`, both numbers of the whole batch.
 
-        Only null rows are sent, as many by every process as the one with the most of them has.
+        Only null rows are sent, as many by every process as the one with the most of them has. All hold the same `null`
+        and so compute the same rearrangement.
         """
         batch, first = len(z1), collective.rank() * len(z1)
         counts = torch.bincount(index // batch, minlength=collective.world())
@@ -74,7 +75,7 @@ class PairedCoupling(Coupling):
         sent = z1.new_zeros(most, *z1.shape[1:])
         sent[: len(own)] = z1[own]
         everyone = collective.gathered(sent)
-        # Of the rows sent, the n-th null row lies after the padding of the processes before its own.
+        # Those of rank r lie at r * most, r * most + 1, ...; `order` numbers a row among its own rank's.
         order = torch.arange(len(index)) - torch.cat([counts.new_zeros(1), counts.cumsum(0)[:-1]])[index // batch]
         place = dict(zip(index.tolist(), ((index // batch) * most + order).tolist(), strict=True))
         wanted = [place[row] for row in taken[index // batch == collective.rank()].tolist()]

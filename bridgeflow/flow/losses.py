@@ -22,6 +22,7 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """Mean over all axes but the first, (B, ...) -> (B,), of the values where `mask` is True.
 
     mask: bool, (B, L) or (B, 1, *sizes), broadcast over the axes it lacks. A row with nothing real gives 0.
+    Padding is multiplied by 0, so it has to be finite.
     """
     if mask is None:
         return values.flatten(1).mean(1)
@@ -52,6 +53,7 @@ def staged_flow_loss(
     total = weights[-1] * flow_loss(velocities[-1], target, mask)
     for velocity, weight in zip(velocities[:-1], weights[:-1], strict=True):
         ratio = target.shape[-1] // velocity.shape[-1]
+        # The mean of zeros and ones is 1 where all are; 0.999 leaves room for rounding.
         real = None if mask is None else F.avg_pool2d(mask.float(), ratio) > 0.999
         total = total + weight * flow_loss(velocity, pooled(target.float(), ratio), real)
     return total
@@ -81,7 +83,8 @@ def logit_multiplier(scale: Tensor, reading: LogitScale) -> Tensor:
     """What the cosine is multiplied by, from the learned scale."""
     if reading == "raw":
         return scale
-    # Held at 100 in value alone: a scale that went above must be able to come back.
+    # A straight-through clamp: the value is held at 100, but the gradient passes, so that a scale that went above can
+    # come back.
     return (scale + (scale.clamp(max=math.log(100)) - scale).detach()).exp()
 
 

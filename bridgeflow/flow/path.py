@@ -13,7 +13,8 @@ from bridgeflow.runtime.randomness import Randomness
 from bridgeflow.settings import Settings
 
 LARGEST_WEIGHT = 400.0
-"""Most that the squared error of a predicted target counts: that of the velocity at 5 % of the path before its end."""
+"""Most that the squared error of a predicted target counts, `time.weight` included: 1 / 0.05^2, reached at t = 0.95
+where that weight is 1."""
 
 
 def expand(t: Tensor, like: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class TimeSchedule(Settings):
         return self
 
     def _shifted(self, t: Tensor) -> Tensor:
-        # The formula of `shift` solved for t, so that small times keep their digits.
+        # The formula of `shift` in t rather than 1 - t, which would cancel the digits of small times.
         return t if self.shift == 1 else t / (t + self.shift * (1 - t))
 
     def _quantile(self, u: Tensor) -> Tensor:

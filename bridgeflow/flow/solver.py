@@ -77,8 +77,9 @@ class FixedStepSolver(Solver):
     def _run(self, velocity: Velocity, z: Tensor, grid: Tensor, observer: Observer | None, open_end: bool) -> Tensor:
         times = grid.tolist()
         self.start()
-        for place, (t, end) in enumerate(pairwise(times), start=2):
-            step = self.step_to_open_end if open_end and place == len(times) else self.step
+        last = len(times) - 2
+        for interval, (t, end) in enumerate(pairwise(times)):
+            step = self.step_to_open_end if open_end and interval == last else self.step
             z = step(velocity, z, t, end - t)
             if observer is not None:
                 observer(end, z)
@@ -159,6 +160,7 @@ class DormandPrince(Solver):
             chosen[-1] = grid[-1] - rest
         times = chosen.to(device=z.device, dtype=torch.float64 if z.dtype == torch.float64 else torch.float32)
         low, high = sorted((float(times[0]), float(times[-1])))
+        # The size of a step is chosen for the whole batch, so a row's result depends a little on the others.
         states = odeint(
             # The trial that sets the first step may look beyond the end, where the velocity is not defined.
             lambda t, state: velocity(state, min(max(float(t), low), high)),

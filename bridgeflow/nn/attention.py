@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,14 +13,16 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     """Softmax attention of (B, heads, N, d) over (B, heads, M, d); `mask` is bool (B, M), True where to look.
 
     Where gradients are needed on the CPU it is written as two matrix products and a softmax: there the fused
-    kernel's backward in bfloat16 takes several times as long. A row with nothing to look at gives not a number.
+    kernel's backward in bfloat16 takes several times as long. What a row with nothing to attend to gives is finite
+    and means nothing.
     """
-    bias = None if mask is None else mask[:, None, None, :]
+    # (B, M) to (B, 1, 1, M), over heads and queries.
+    real = None if mask is None else mask[:, None, None, :]
     if not (transformed() or (query.requires_grad and trains_on_cpu(query))):
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=real, dropout_p=dropout)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-    if bias is not None:
-        scores = scores.masked_fill(~bias, float("-inf"))
+    if real is not None:
+        scores = scores.masked_fill(~real, torch.finfo(scores.dtype).min)
     shares = F.dropout(scores.softmax(-1).to(value.dtype), dropout)
     return shares @ value
 

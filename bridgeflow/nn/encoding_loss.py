@@ -110,7 +110,8 @@ class ReconstructionSettings(EncodingLossSettings):
         """The loss."""
         sizes, patches = tower_sizes(self.tower, encoder, source, target, "target")
         own = TokenEncoderSettings(patch=patches["target"], target_patch=patches["source"], **sizes)
-        return Reconstruction(TokenEncoder(target, source, own))
+        # It runs backwards here: from z0, in the target's shape, to the source's.
+        return Reconstruction(TokenEncoder(target, source, own, key="encoding.tower"))
 
 
 class ContrastSettings(EncodingLossSettings):
@@ -134,7 +135,9 @@ class IntraContrastSettings(ContrastSettings):
         """The loss."""
         sizes, patches = tower_sizes(self.tower, encoder, source, target, "source")
         own = TokenEncoderSettings(patch=patches["source"], target_patch=patches["target"], **sizes)
-        return Contrast(TokenEncoder(source, target, own), "source", self.temperature, self.logit_scale)
+        return Contrast(
+            TokenEncoder(source, target, own, key="encoding.tower"), "source", self.temperature, self.logit_scale
+        )
 
 
 class CrossContrastSettings(ContrastSettings):
@@ -150,7 +153,9 @@ class CrossContrastSettings(ContrastSettings):
             return Contrast(TimmTower(self.tower, target), "target", self.temperature, self.logit_scale)
         sizes, patches = tower_sizes(self.tower, encoder, source, target, "target")
         own = TokenEncoderSettings(patch=patches["target"], target_patch=patches["target"], **sizes)
-        return Contrast(TokenEncoder(target, target, own), "target", self.temperature, self.logit_scale)
+        return Contrast(
+            TokenEncoder(target, target, own, key="encoding.tower"), "target", self.temperature, self.logit_scale
+        )
 
 
 def tower_sizes(

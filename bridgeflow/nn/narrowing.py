@@ -192,7 +192,9 @@ class NarrowingSource(SourceEncoder, Recomputing):
         self.compress = Compress(width, settings.compress) if settings.compress else None
         width = settings.compress or width
         narrowest = width >> settings.narrowings
-        if width % 2**settings.narrowings or any((width >> n) % settings.heads for n in range(settings.narrowings)):
+        if width % 2**settings.narrowings or any(
+            (width >> n) % settings.heads for n in range(max(1, settings.narrowings))
+        ):
             raise UsageError(
                 f"source_encoder 'narrowing' cannot halve a width of {width} {settings.narrowings} times into "
                 f"{settings.heads} heads: set source_encoder.compress, .narrowings or .heads."

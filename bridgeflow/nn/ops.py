@@ -24,6 +24,7 @@ CPU_KERNELS = os.environ.get("BRIDGEFLOW_CPU_KERNELS", "1") != "0"
 def transformed() -> bool:
     """True inside a transform of functions: forward mode, or vmap, grad, jvp of `torch.func`. They know neither a
     backward pass written by hand nor fused attention."""
+    # Neither has a public name in torch.
     return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
@@ -76,7 +77,8 @@ def layer_norm(x: Tensor, scale: Tensor, shift: Tensor, epsilon: float = 1e-5) -
 
 
 def depthwise(x: Tensor, layer: nn.Conv2d) -> Tensor:
-    """A convolution of each channel with its own (1, k, k) kernel, k odd, same size; x: (B, C, H, W)."""
+    """A convolution of each channel with its own (1, k, k) kernel, k odd, same size; x: (B, C, H, W). layer: with a
+    bias and zeros around, without stride or dilation."""
     if not trains_on_cpu(x):
         return layer(x)
     return convolutions.Depthwise.apply(x.to(product_dtype(x)), layer.weight, layer.bias)

@@ -52,5 +52,6 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def self_attention(qkv: Tensor, heads: int) -> Tensor:
     """Softmax attention over all tokens from queries, keys and values (B, N, 3 width); gives (B, N, width)."""
     query, key, value = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    shares = (query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)).softmax(-1)
+    scale = query.shape[-1] ** -0.5
+    shares = ((query * scale) @ key.transpose(-2, -1)).softmax(-1)
     return (shares.to(value.dtype) @ value).transpose(1, 2).flatten(2)

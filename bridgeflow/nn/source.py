@@ -80,14 +80,20 @@ class TokenEncoder(Recomputing):
     to each other, and the queries are read out. Padding is masked."""
 
     def __init__(
-        self, source: LatentSpec, target: LatentSpec, settings: TokenEncoderSettings, outputs: int = 1
+        self,
+        source: LatentSpec,
+        target: LatentSpec,
+        settings: TokenEncoderSettings,
+        outputs: int = 1,
+        key: str = "source_encoder",
     ) -> None:
+        """key: where a recipe has the settings, for errors."""
         super().__init__()
         width = settings.width
         if width % settings.heads:
-            raise UsageError(f"source_encoder.heads must divide its width: {width} is no multiple of {settings.heads}.")
-        self.source = Patches(source, settings.patch, "source_encoder.patch")
-        self.target = Patches(target, settings.target_patch, "source_encoder.target_patch")
+            raise UsageError(f"{key}.heads must divide its width: {width} is no multiple of {settings.heads}.")
+        self.source = Patches(source, settings.patch, f"{key}.patch")
+        self.target = Patches(target, settings.target_patch, f"{key}.target_patch")
         self.embed = (
             ConvStem(source, self.source, width, settings.stem_blocks)
             if settings.stem == "conv"

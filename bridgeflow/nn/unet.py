@@ -162,7 +162,7 @@ class UNet(VelocityNet, Recomputing):
             if index < last:
                 self.reduce.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
                 skips.append(width)
-        self.middle = nn.ModuleList([level(width, width, last), level(width, width, -1)])
+        self.middle = nn.ModuleList([level(width, width, last), level(width, width, -1)])  # -1: no attention
         self.up = nn.ModuleList()
         self.enlarge = nn.ModuleList()
         for index in range(last, -1, -1):
@@ -175,8 +175,8 @@ class UNet(VelocityNet, Recomputing):
                 self.enlarge.append(nn.Conv2d(width, width, 3, padding=1))
         self.norm = _norm(width, settings.norm)
         self.head = nn.Conv2d(width, channels * cells, 3, padding=1)
-        # The velocity holds -z0, so near t = 0 the state itself with a minus: a gain of its own spares the
-        # convolutions from carrying every detail of the source through to the output.
+        # The velocity contains -z0, which is -z_t near t = 0. A gain on z that depends on time provides that term, so
+        # the convolutions need not copy every detail of the source to the output.
         self.gain = nn.Linear(condition, channels)
         nn.init.zeros_(self.gain.weight)
         nn.init.zeros_(self.gain.bias)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 OWN = re.compile(
-    r"\.((\d{6}|best)(-aside-\d+)?|train|held_out|codecs|source|target|[\w-]+\.(json|jsonl|yaml|safetensors|md|png))"
+    r"\.((\d{6,}|best)(-aside-\d+)?|train|held_out|codecs|source|target|[\w-]+\.(json|jsonl|yaml|safetensors|md|png))"
     r"(\.safetensors|\.json)?\.(part|gone)-\d+"
 )
 """Temporary names of what bridgeflow writes; a folder may hold somebody else's."""

@@ -85,9 +85,9 @@ class Trainer:
         self.step = 0
         self.position = 0
         self.unreadable: list[str] = []
-        self._looked = False
-        self._reached = False
-        self._stepped = False
+        self._first_batch_checked = False
+        self._gradients_checked = False
+        self._first_pass_done = False
         self._interruptions: Tensor | None = None
         self.soundness = Soundness(self.recipe, folder, self.device)
         self._build(initial, resume)
@@ -170,7 +170,7 @@ class Trainer:
             if shown or self._due(settings.log_every):
                 self.soundness.settle()
                 self.reporter.report(self.step, self.optimizer.param_groups[0]["lr"], measured=shown)
-            # The end is saved and shown alike whether it is the last step's or a signal's.
+            # The last checkpoint is written by `run`, and so is the last sample, unless a signal ends the run.
             if self.step < settings.steps:
                 if self._due(settings.checkpoint_every):
                     self.save(last=False)
@@ -182,8 +182,8 @@ class Trainer:
         return self.step == self.settings.steps or (every > 0 and self.step % every == 0)
 
     def _interrupted(self, interruption: Interruption) -> str | None:
-        """The signal that any process received, so that all of them stop at the same step. Among several it counts a
-        step later, when the device need not be waited for."""
+        """The signal that any process received, so that all of them stop at the same step. Among several it is what was
+        reduced a step ago that is read, since reading this step's would wait for the device; all call it as often."""
         if self.accelerator.num_processes == 1:
             return interruption.received
         before = self._interruptions
@@ -222,7 +222,7 @@ class Trainer:
             with self._first("reading the first batch"):
                 batch = next(data)
             waited += time.monotonic() - start
-            parts.append(self._pass(batch, part == settings.accumulation - 1))
+            parts.append(self._accumulate(batch, part == settings.accumulation - 1))
         norm = optimizers.clip_gradient(self.bridge.parameters(), settings.clip)
         self.soundness.note("gradient", self.step, norm)
         self.prepared.step()
@@ -232,24 +232,24 @@ class Trainer:
         losses = mean_losses(parts)
         return Losses(losses.total, losses.terms | {GRADIENT_NORM: norm}, losses.health), waited
 
-    def _pass(self, batch: Batch, last: bool) -> Losses:
+    def _accumulate(self, batch: Batch, last: bool) -> Losses:
         """The losses of a batch, whose gradients are added up; of a step's `last` batch over the processes, too."""
         self._note_unreadable(batch.failures)
         with self._first("encoding the first batch"):
             source = latent(self.assembly.source, batch.source, self.device)
             target = latent(self.assembly.target, batch.target, self.device, self.bridge.needs_target_pixels)
-        if not self._looked:
-            self._looked = True
-            self._look_at(FirstBatch(self.assembly, batch, source, target))
+        if not self._first_batch_checked:
+            self._first_batch_checked = True
+            self._check_first_batch(FirstBatch(self.assembly, batch, source, target))
         sharding.synchronise(self.model, last)
         doing = self._first("compiling the network" if self.settings.compile else "taking the first step")
         with doing, nullcontext() if last else self.accelerator.no_sync(self.model):
             losses = self._backward(source, target)
-        self._stepped = True
+        self._first_pass_done = True
         return Losses(losses.total.detach(), losses.terms, losses.health)
 
-    def _look_at(self, first: FirstBatch) -> None:
-        """Tells what of the first batch no flow is made for: it trains all the same, at a loss that says little."""
+    def _check_first_batch(self, first: FirstBatch) -> None:
+        """Warns of a first batch that no flow is made for: it trains all the same, at a loss that says little."""
         for sentence in first.warnings():
             if self.accelerator.is_main_process:
                 self.console.warn(sentence)
@@ -257,11 +257,11 @@ class Trainer:
 
     def _first(self, what: str) -> AbstractContextManager[None]:
         """Says what is done where it takes long, until one batch has gone the whole way."""
-        return nullcontext() if self._stepped else self.console.doing(what)
+        return nullcontext() if self._first_pass_done else self.console.doing(what)
 
     def _backward(self, source: Latent, target: Latent) -> Losses:
-        """Losses and gradients of the next rows. Every draw depends on the row's place in the endless sequence of
-        pairs, so that it is the same on one process as on several."""
+        """Losses and gradients of the next rows. The draws of source, target, time and null rows depend on a row's
+        place in the endless sequence of pairs alone, whatever the number of processes; dropout goes by step and process."""
         settings, accelerator = self.settings, self.accelerator
         batch, rank = settings.batch_size, accelerator.process_index
         whole = batch * accelerator.num_processes
@@ -274,12 +274,12 @@ class Trainer:
             losses: Losses = self.model(source, target, rows, null)
         self.soundness.note("loss", self.step, losses.total.detach(), source, target)
         accelerator.backward(losses.total / settings.accumulation)
-        self._check_reached()
+        self._check_gradients()
         return losses
 
-    def _check_reached(self) -> None:
+    def _check_gradients(self) -> None:
         """Raises BridgeflowError where a parameter got no gradient: processes that wait for it would not agree."""
-        if self._reached or self.accelerator.num_processes == 1:
+        if self._gradients_checked or self.accelerator.num_processes == 1:
             return
         without = [name for name, own in self.bridge.named_parameters() if own.requires_grad and own.grad is None]
         if without:
@@ -287,7 +287,7 @@ class Trainer:
                 f"no loss reaches {', '.join(without[:3])} ({len(without)} parameters in all), so several processes "
                 "cannot train together: call requires_grad_(False) on what the network does not use."
             )
-        self._reached = True
+        self._gradients_checked = True
 
     def _note_unreadable(self, failures: list[str]) -> None:
         for failure in failures:

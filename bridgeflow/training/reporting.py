@@ -57,7 +57,7 @@ class Reporter:
 
     def begin(self, step: int) -> None:
         """Opens what is written, at the step that the run begins or goes on from."""
-        self._started, self._first = time.monotonic(), step
+        self._started, self._start_step = time.monotonic(), step
         if not self.accelerator.is_main_process:
             return
         if self.trackers is not None:
@@ -78,16 +78,17 @@ class Reporter:
         peak = peak_memory(self.accelerator.device)
         if peak is not None:
             figures["memory"] = peak / 1e9
-        told = figures | self.once | (self._measure(step) if measured and training.validation else {})
+        line = figures | self.once | (self._measure(step) if measured and training.validation else {})
         if self._journal is not None:
-            self._journal.write(step, told)
+            self._journal.write(step, line)
         self.once = {}
         self._window = Window()
         self._warn_of_collapse(step)
         self._show(step, figures)
 
     def _measure(self, step: int) -> dict[str, float]:
-        """The figures of held-out pairs, on the main process alone."""
+        """The figures of held-out pairs. All processes call it, since gathering the weights takes them all; the main
+        one alone has pairs, and gives figures."""
         bridge = self.results.at(step)
         figures: dict[str, float] = {}
         try:
@@ -113,7 +114,7 @@ class Reporter:
 
     def _show(self, step: int, figures: Mapping[str, float]) -> None:
         """A line on how far the run is."""
-        left = (time.monotonic() - self._started) / (step - self._first) * (self.settings.steps - step)
+        left = (time.monotonic() - self._started) / (step - self._start_step) * (self.settings.steps - step)
         self.console.status(
             f"{step:>6,}/{self.settings.steps:,}  loss {figures['train/loss']:.4f}  "
             f"z0 std {figures['source/z0_std']:.2f}  {figures['pairs_per_second']:,.0f} pairs/s  "

@@ -215,3 +215,14 @@ def test_the_kernels_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "CPU_KERNELS", False)
     torch.testing.assert_close(run(), ours, atol=1e-4, rtol=1e-4)
     assert not {"GatedMLPBackward", "MLPBackward", "RMSNormBackward", "DepthwiseBackward"} & set(names)
+
+
+def test_second_derivatives_are_partial_where_a_weight_is_used_twice() -> None:
+    """The second use's input depends on the weight, too: that way is counted once."""
+    weight, x = torch.randn(8, 8, requires_grad=True), torch.randn(5, 8)
+    found = []
+    for function in (ops.linear, F.linear):
+        out = function(function(x, weight), weight)
+        (slope,) = torch.autograd.grad(out.square().sum(), weight, create_graph=True)
+        found.append((slope.detach(), *torch.autograd.grad(slope.square().sum(), weight)))
+    torch.testing.assert_close(*found, atol=1e-2, rtol=1e-4)

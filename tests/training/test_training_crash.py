@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from training_faults import flip, killed_at, largest_file
 
 from bridgeflow.assembly.codec_files import restore_codec, save_codec
-from bridgeflow.checkpoints.checkpoint import list_checkpoints, open_checkpoint
+from bridgeflow.checkpoints.checkpoint import NotSaved, list_checkpoints, open_checkpoint
 from bridgeflow.checkpoints.runs import find_resumable, latest_run, new_folder
 from bridgeflow.config.recipe import Recipe
 from bridgeflow.errors import BridgeflowError, UsageError
@@ -223,6 +223,22 @@ def test_the_oldest_makes_room_where_the_newest_does_not_fit(
     monkeypatch.setattr(os, "fsync", full)
     quiet_train(tiny_depth("training.steps=6", "training.checkpoint_every=1", "training.keep=2"), output="run")
     assert [path.name for path in list_checkpoints(Path("run/checkpoints"))] == ["000005", "000006"]
+
+
+def test_no_checkpoint_makes_room_where_room_is_not_what_lacks(
+    tiny_depth: Make, quiet_train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def refused(descriptor: int) -> None:
+        if len(list(Path("run/checkpoints").glob("*00*"))) > 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refused)
+    with pytest.raises(NotSaved, match=r"000006' cannot be written \(Input/output error\)"):
+        quiet_train(tiny_depth("training.steps=6", "training.checkpoint_every=1", "training.keep=2"), output="run")
+    assert [path.name for path in list_checkpoints(Path("run/checkpoints"))] == ["000001", "000002"]
 
 
 def test_figures_wait_for_space(tmp_path: Path) -> None:

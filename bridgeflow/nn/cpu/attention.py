@@ -18,6 +18,7 @@ class SelfAttentionByRow(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, heads: int) -> Tensor:
         batch, count, width = qkv.shape
+        # `baddbmm` wants a tensor to add to; with beta=0 it is not read.
         seen, unread = qkv.new_empty(batch, count, width // 3), qkv.new_empty(1)
         shares = qkv.new_empty(batch, heads, count, count)
         scores = qkv.new_empty(heads, count, count)
@@ -41,7 +42,8 @@ class SelfAttentionByRow(torch.autograd.Function):
         of_rows = (_by_head(x, n, ctx.heads) for x, n in ((qkv, 3), (gradients[0], 1), (to_qkv, 3)))
         for own, to_seen, result, share in zip(*of_rows, shares, strict=True):
             query, key, value = own
-            # The shares come from memory: read once in order, they are at hand for the product that follows.
+            # In place, as softmax's derivative reads a row before it writes it. It reads the shares in order, which has
+            # them in the cache for the product that follows.
             to_share = torch.bmm(to_seen[0], value.transpose(1, 2), out=to_scores)
             torch.ops.aten._softmax_backward_data.out(to_share, share, -1, share.dtype, grad_input=to_scores)
             torch.bmm(share.transpose(1, 2), to_seen[0], out=result[2])

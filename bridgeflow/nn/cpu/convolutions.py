@@ -57,7 +57,8 @@ def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, size: int) -> Tensor
     found = []
     for first, after in zip(starts, [*starts[1:], size], strict=True):
         left, right = pad - first, after - 1 - pad
-        # The library pads both sides alike: a piece off the centre gets a padded or cropped copy of its own.
+        # oneDNN pads both sides alike: a piece off the centre gets a copy of its own, padded, or cropped where left or
+        # right is negative.
         seen, padding = (x, left) if left == right else (F.pad(x, (left, right)), 0)
         found.append(
             torch.ops.aten.convolution_backward(

@@ -16,7 +16,7 @@ from bridgeflow.nn.cpu.products import affine
 TANH_GELU = (2 * math.sqrt(2 / math.pi), 0.044715)
 """c and a of GELU's tanh form, x sigmoid(c (x + a x^3))."""
 CACHED = 2**18
-"""Numbers that are worked on together, step after step, so that they stay in a core's own cache."""
+"""Numbers that are worked on together, step after step, so that they stay in a core's own cache: 1 MiB of float32."""
 
 
 class GatedMLP(torch.autograd.Function):
@@ -31,6 +31,7 @@ class GatedMLP(torch.autograd.Function):
             gate, value = affine(rows, gate_w, gate_b.to(x.dtype)), affine(rows, value_w, value_b.to(x.dtype))
             active = F.gelu(gate)
             inner = active * value
+            # value * GELU'(gate), the derivative of `inner` by `gate`.
             slope = torch.ops.aten.gelu_backward(value, gate)
             result = affine(inner, out_w, out_b.to(x.dtype))
         keep(ctx, plain.gated_mlp, inputs, active, slope, inner)
@@ -92,11 +93,11 @@ def _tanh_gelu(x: Tensor) -> tuple[Tensor, Tensor]:
     for own, out, rise in zip(
         *(whole.split(max(64, CACHED // x.shape[1])) for whole in (x, active, slope)), strict=True
     ):
-        x = own.to(wide(own.dtype))
-        share = torch.addcmul(x.new_tensor(c), x, x, value=a * c).mul_(x).sigmoid_()
-        acted = x * share
+        part = own.to(wide(own.dtype))
+        share = torch.addcmul(part.new_tensor(c), part, part, value=a * c).mul_(part).sigmoid_()
+        acted = part * share
         out.copy_(acted)
         # s + x s (1 - s) c (1 + 3 a x^2)
-        steep = torch.addcmul(x.new_tensor(c), x, x, value=3 * a * c)
+        steep = torch.addcmul(part.new_tensor(c), part, part, value=3 * a * c)
         rise.copy_(share.addcmul_(steep, acted.addcmul(acted, share, value=-1)))
     return active, slope

@@ -31,7 +31,8 @@ class RMSNorm(torch.autograd.Function):
         x, scale, inverse = ctx.saved_tensors
         product = gradient * x
         to_scale = _for_batch(inverse.transpose(1, 2) @ product, scale)
-        # d rms / dx = x / (width rms), and rms = 1 / inverse up to epsilon.
+        # d rms / dx = x / (width rms). Exact would be 1 / (rms (rms + eps)^2) for inverse^3, the same unless rms is as
+        # small as eps.
         pull = product @ scale.expand(len(x), -1, -1).transpose(1, 2)
         to_x = torch.mul(gradient, scale, out=product).mul_(inverse)
         return to_x.addcmul_(x, pull * inverse.pow(3), value=-1.0 / x.shape[-1]), to_scale
