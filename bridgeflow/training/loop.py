@@ -261,7 +261,8 @@ class Trainer:
 
     def _backward(self, source: Latent, target: Latent) -> Losses:
         """Losses and gradients of the next rows. The draws of source, target, time and null rows depend on a row's
-        place in the endless sequence of pairs alone, whatever the number of processes; dropout goes by step and process."""
+        place in the endless sequence of pairs alone, whatever the number of processes; dropout goes by step and
+        process."""
         settings, accelerator = self.settings, self.accelerator
         batch, rank = settings.batch_size, accelerator.process_index
         whole = batch * accelerator.num_processes
