@@ -13,7 +13,7 @@ from bridgeflow.nn.dimr import DiMRSettings
 from bridgeflow.nn.dit import DiTSettings
 from bridgeflow.nn.unet import UNetSettings
 from bridgeflow.nn.velocity import NetworkSettings
-from tests.bench_measure import Figure, in_turns, ratio, step_flops, training_step
+from tests.bench_measure import Figure, dtypes, in_turns, ratio, step_flops, training_step
 
 Point = tuple[str, NetworkSettings, LatentSpec, int]
 
@@ -32,17 +32,18 @@ def growth() -> list[Figure]:
         ],
     }
     figures: list[Figure] = []
+    kind = list(dtypes())[-1]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for name, points in series.items():
         works, flops = {}, {}
         for label, settings, spec, batch in points:
-            works[label] = training_step(settings.build(spec), spec.shape, batch, True)
+            works[label] = training_step(settings.build(spec), spec.shape, batch, kind == "bf16")
             flops[label] = step_flops(settings, spec, batch)
         times = in_turns(works, 3)
         for small, large in itertools.pairwise(works):
             expected = flops[large] / flops[small]
-            what = f"{name}: bf16 step at {large} / at {small} (operations {expected:.2f}x)"
+            what = f"{name}: {kind} step at {large} / at {small} (operations {expected:.2f}x)"
             figures.append(ratio(what, large, small, times))
     torch.set_num_threads(threads)
     return [*figures, *_data()]

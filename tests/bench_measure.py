@@ -15,9 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bridgeflow.flow.losses import staged_flow_loss
 from bridgeflow.modality import LatentSpec
+from bridgeflow.nn import ops
 from bridgeflow.nn.velocity import NetworkSettings, VelocityNet
+from bridgeflow.runtime.precision import relative_time
 
 Work = Callable[[], object]
+EMULATED = 3.0
+"""Share of float32's time from which on bfloat16 is emulated."""
 PEAK_SIZE = 2048
 """Rows and columns of the matrices whose product is the peak."""
 
@@ -79,6 +83,26 @@ def ratio(what: str, slow: str, fast: str, times: Mapping[str, Sequence[float]],
 def of_values(what: str, values: Sequence[float], unit: str, bar: str = "") -> Figure:
     """Median and extremes of values."""
     return Figure(what, statistics.median(values), (min(values), max(values)), unit, bar)
+
+
+def dtypes() -> dict[str, torch.dtype]:
+    """The dtypes that steps are measured in: bf16 is left out where the processor emulates it, as steps of it then take
+    minutes and say nothing of the networks."""
+    emulated = relative_time("cpu") > EMULATED
+    return {"fp32": torch.float32} if emulated else {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def without_kernels(work: Work) -> Work:
+    """The same with the plain forms of the operations, as `BRIDGEFLOW_CPU_KERNELS=0` has it."""
+
+    def run() -> None:
+        ops.CPU_KERNELS = False
+        try:
+            work()
+        finally:
+            ops.CPU_KERNELS = True
+
+    return run
 
 
 def product(dtype: torch.dtype) -> Work:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.bench_measure import Figure, Work, in_turns, of_values, ratio
+from tests.bench_measure import Figure, Work, dtypes, in_turns, of_values, ratio
 
 WAIT_BAR = "<= 3"
 SMALL = ("data.size=1024", "data.held_out=16", "training.evaluate=0", "training.sample_every=0", "training.samples=2")
@@ -126,7 +126,7 @@ def compiling() -> list[Figure]:
     from tests.bench_measure import training_step
 
     figures = []
-    for kind in ("fp32", "bf16"):
+    for kind in dtypes():
         torch.manual_seed(0)
         plain, compiled = (DiTSettings(patch=2).build(LatentSpec((4, 32, 32), "grid")) for _ in range(2))
         compile_network(compiled, torch.device("cpu"))

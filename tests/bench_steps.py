@@ -21,7 +21,19 @@ from bridgeflow.nn.recompute import recompute_blocks
 from bridgeflow.nn.unet import UNetSettings
 from bridgeflow.nn.velocity import NetworkSettings
 from bridgeflow.training.allocator import keep_freed_memory
-from tests.bench_measure import PEAK_SIZE, Figure, Work, in_turns, of_values, product, ratio, step_flops, training_step
+from tests.bench_measure import (
+    PEAK_SIZE,
+    Figure,
+    Work,
+    dtypes,
+    in_turns,
+    of_values,
+    product,
+    ratio,
+    step_flops,
+    training_step,
+    without_kernels,
+)
 
 
 @dataclass(frozen=True)
@@ -84,12 +96,14 @@ def shares_of_peak(repeats: int = 7) -> list[Figure]:
         flops = step_flops(case.settings, case.spec, case.batch)
         network = case.settings.build(case.spec)
         works: dict[str, Work] = {}
-        for kind, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        kinds = dtypes()
+        for kind, dtype in kinds.items():
             works[kind] = training_step(network, case.spec.shape, case.batch, kind == "bf16")
             works[f"{kind} product"] = product(dtype)
+        works["plain"] = without_kernels(works["fp32"])
         times = in_turns(works, repeats)
         peak = 2 * PEAK_SIZE**3
-        for kind in ("fp32", "bf16"):
+        for kind in kinds:
             # The product beside a step may have been disturbed: the best of the run is the machine's.
             best = peak / min(times[f"{kind} product"])
             shares = [100 * flops / own / best for own in times[kind]]
@@ -104,10 +118,12 @@ def shares_of_peak(repeats: int = 7) -> list[Figure]:
                     {"step": statistics.median(times[kind]), "best step": min(times[kind])},
                 )
             )
-        figures.append(ratio(f"training step of {case.name}, fp32 / bf16", "fp32", "bf16", times))
+        figures.append(ratio(f"training step of {case.name}, fp32, without CPU kernels / with", "plain", "fp32", times))
+        if "bf16" in kinds:
+            figures.append(ratio(f"training step of {case.name}, fp32 / bf16", "fp32", "bf16", times))
         if case.published is not None:
             core = peak / min(times["fp32 product"])
-            for kind, bar in zip(("fp32", "bf16"), case.beside, strict=True):
+            for kind, bar in zip(kinds, case.beside, strict=False):
                 scaled = [own * core / PUBLISHED_PEAK / case.published for own in times[kind]]
                 what = f"the same, {kind} / the published implementation's fp32 step, by the fp32 peak"
                 figures.append(of_values(what, scaled, "x", bar))
@@ -118,7 +134,7 @@ def shares_of_peak(repeats: int = 7) -> list[Figure]:
 def attention() -> list[Figure]:
     """Forward and backward of attention: the fused kernel against two products and a softmax."""
     figures = []
-    for kind, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+    for kind, dtype in dtypes().items():
         q, k, v = (torch.randn(8, 4, 256, 64, dtype=dtype, requires_grad=True) for _ in range(3))
 
         def fused() -> None:
@@ -182,9 +198,10 @@ def _measure_memory(name: str, recompute: bool) -> None:
     if recompute:
         recompute_blocks(network)
     # A step of one row makes gradients and the optimiser's state, and loads what torch loads late.
-    training_step(network, GRID.shape, 1, True)()
+    bf16 = "bf16" in dtypes()
+    training_step(network, GRID.shape, 1, bf16)()
     before = _status("VmRSS")
-    times = in_turns({"step": training_step(network, GRID.shape, 16, True)}, 3)
+    times = in_turns({"step": training_step(network, GRID.shape, 16, bf16)}, 3)
     grown = _status("VmHWM") - before
     print(json.dumps({"bytes": grown, "seconds": times["step"]}))
 

@@ -47,12 +47,12 @@ def test_an_override_of_before_changes_what_is_said_now() -> None:
 
 
 def test_the_installed_models_are_of_before_and_sample_as_they_did() -> None:
-    folder = registry.shipped("depth/blocks-full")
+    folder = registry.shipped("superres/blocks-full")
     assert folder is not None
     checkpoint = open_checkpoint(folder)
     assert checkpoint.meta["sampling"]["solver"]["method"] == "euler"
-    assert checkpoint.sampling().solver == EulerSettings(steps=2)
-    assert checkpoint.recipe(with_data=False).sampling.solver == EulerSettings(steps=2)
+    assert checkpoint.sampling().solver == EulerSettings(steps=1)
+    assert checkpoint.recipe(with_data=False).sampling.solver == EulerSettings(steps=1)
 
 
 def test_weights_of_the_encoding_loss_have_their_name_of_now(tmp_path: Path) -> None:
