@@ -195,6 +195,7 @@ class Bridge(nn.Module):
         network_time: (B,), what the network takes for the time, where that is not t. With `prediction: target` there is
         no velocity at t = 1 (`FlowPath.velocity_towards`)."""
         seen = t if network_time is None else network_time
+        given: Tensor
         if encoded.context is None or self.null_context is None:
             given = self.network(z, seen, null)
         else:
@@ -221,7 +222,8 @@ class Bridge(nn.Module):
     @torch.no_grad()
     def encode(self, source: Latent, generator: Randomness = None, sample: bool = True) -> Encoded:
         """z0 of a batch, as sampling starts from it."""
-        return self.source_encoder(source, generator, sample)
+        encoded: Encoded = self.source_encoder(source, generator, sample)
+        return encoded
 
     @torch.no_grad()
     def sample(

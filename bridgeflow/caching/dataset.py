@@ -14,6 +14,7 @@ from bridgeflow import registry
 from bridgeflow.caching.index import Index, read_index
 from bridgeflow.caching.rows import CachedRows
 from bridgeflow.config import recipe as recipes
+from bridgeflow.config.validation import validated
 from bridgeflow.data.rows import DataSettings, MadeFrom, Rows, Split, Stream
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Progress
@@ -94,7 +95,7 @@ class Cache(DataSettings):
         if named and type(self) is kind:
             raise UsageError(f"data.original={self.original!r} names a cache: name the data that it was made from.")
         mistakes: list[str] = []
-        settings = recipes.validated(kind, section, "data", mistakes)
+        settings = validated(kind, section, "data", mistakes)
         if mistakes:
             raise BridgeflowError(f"the data that {self.path!r} was made from cannot be opened: {' '.join(mistakes)}")
         opened: DataSettings = settings

@@ -114,11 +114,10 @@ def _flag(key: str, field: FieldInfo, text: str) -> Callable[[Callable[..., Any]
 
 def _options(name: str, kind: type[Importer], given: dict[str, Any]) -> Importer:
     """The importer with the flags that were set. Raises UsageError with every mistake at once."""
-    from bridgeflow.config import recipe
 
     mistakes: list[str] = []
     values = {key: value for key, value in given.items() if value is not None}
-    options = recipe.validated(kind.Options, values, "", mistakes)
+    options = validated(kind.Options, values, "", mistakes)
     if mistakes:
         told = [f"--{key.replace('_', '-')}:{rest}" for key, _, rest in (m.partition(":") for m in mistakes)]
         raise UsageError(f"importer {name!r}: {' '.join(told)}")

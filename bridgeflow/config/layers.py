@@ -43,9 +43,8 @@ class _Loader(yaml.SafeLoader):
         """The next node. Raises ComposerError where it lies too deep, before Python's own limit does."""
         self._depth = getattr(self, "_depth", 0) + 1
         if self._depth > DEEPEST:
-            raise yaml.composer.ComposerError(
-                None, None, f"values lie more than {DEEPEST} deep", self.peek_event().start_mark
-            )
+            place = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, f"values lie more than {DEEPEST} deep", place)
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node

@@ -172,7 +172,7 @@ class DormandPrince(Solver):
             # Without it the last step overshoots, and the end is interpolated with a velocity from beyond it.
             options={"step_t": times[-1:]},
         )
-        end = states[-1]
+        end: Tensor = states[-1]
         if open_end:
             end = end + rest * velocity(end, float(times[-1]))
         if observer is not None:

@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from bridgeflow import registry
-from bridgeflow.config import recipe
+from bridgeflow.config.validation import validated
 from bridgeflow.data.encoding import fault_of_mask, fault_of_values
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import API_VERSION, Item, Latent, LatentSpec, Modality
@@ -163,7 +163,7 @@ class ModalitySubject(PluginSubject[Modality]):
         if not self.given_options:
             return default_settings(model)
         mistakes: list[str] = []
-        settings = recipe.validated(model, self.given_options, "", mistakes)
+        settings = validated(model, self.given_options, "", mistakes)
         if mistakes:
             raise UsageError(f"the options to check with have a mistake: {' '.join(mistakes)}")
         assert isinstance(settings, Settings)

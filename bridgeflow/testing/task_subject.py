@@ -13,6 +13,7 @@ import torch
 from bridgeflow import registry
 from bridgeflow.config import layers, recipe
 from bridgeflow.config.recipe import Recipe
+from bridgeflow.config.validation import validated
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item, Latent, Modality
 from bridgeflow.registry import naming
@@ -61,7 +62,7 @@ class TaskSubject(PluginSubject[Task]):
                 raise Fault(f"its {side} cannot be had: {error}") from error
             options = layers.merge(use.options, self._recipe_options(side))
             mistakes: list[str] = []
-            settings = recipe.validated(modality.Options, _few_steps(options, modality.Options), side, mistakes)
+            settings = validated(modality.Options, _few_steps(options, modality.Options), side, mistakes)
             if mistakes:
                 raise Fault(
                     f"the options of its {side} do not suit {use.name!r} ({mistakes[0].rstrip('.')}): fix them."

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bridgeflow.config import recipe
+from bridgeflow.config.validation import validated
 from bridgeflow.errors import UsageError
 from bridgeflow.testing.outcome import Fault, calling, remembered
 from bridgeflow.testing.subject import PluginSubject, default_settings
@@ -94,7 +94,7 @@ class TrackerSubject(PluginSubject[TrackerSettings]):
         if not self.given_options:
             return default
         mistakes: list[str] = []
-        chosen = recipe.validated(self.kind, self.given_options, "", mistakes)
+        chosen = validated(self.kind, self.given_options, "", mistakes)
         if mistakes:
             raise UsageError(" ".join(mistakes))
         assert isinstance(chosen, TrackerSettings)

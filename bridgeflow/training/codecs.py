@@ -16,6 +16,7 @@ from bridgeflow import registry
 from bridgeflow.assembly.codec_files import save_codec
 from bridgeflow.checkpoints.tensor_file import reason_of
 from bridgeflow.config import layers, recipe
+from bridgeflow.config.validation import validated
 from bridgeflow.data.choices import read_drawn
 from bridgeflow.data.pairs import describe_row, in_order, placed, usable
 from bridgeflow.data.rows import DataSettings
@@ -134,7 +135,7 @@ def _build(name: str, overrides: Sequence[str]) -> Modality:
     for assignment in overrides:
         tree = layers.override(tree, assignment)
     mistakes: list[str] = []
-    options = recipe.validated(kind.Options, tree, "", mistakes)
+    options = validated(kind.Options, tree, "", mistakes)
     if mistakes:
         raise UsageError(f"the options of modality {name!r} have a mistake: {' '.join(mistakes)}")
     return kind(options)

@@ -29,7 +29,7 @@ def by_hand(backward: Backward) -> Backward:
             return backward(ctx, *gradients)
         # Views of their own, so that these are partial derivatives: one input may be computed from another (shared
         # weights), a way that autograd follows itself.
-        inputs = [None if own is None else own.view_as(own) for own in ctx.saved_tensors[: ctx.count]]
+        inputs: list[Any] = [None if own is None else own.view_as(own) for own in ctx.saved_tensors[: ctx.count]]
         # `needs_input_grad` may be longer: numbers that follow the tensors have no gradient.
         asked = [own for own, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
         found = iter(torch.autograd.grad(ctx.plain(*inputs), asked, gradients, create_graph=True, allow_unused=True))
