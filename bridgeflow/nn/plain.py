@@ -28,9 +28,7 @@ def mlp(x: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bia
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x weight^T + bias; x: (..., inputs), weight: (outputs, inputs). A bias of a wider dtype takes that of x."""
-    if bias is not None and not torch.is_autocast_enabled(x.device.type):
-        bias = bias.to(x.dtype)
-    return F.linear(x, weight, bias)
+    return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
 
 
 def rms_norm(x: Tensor, scale: Tensor) -> Tensor:

@@ -143,7 +143,7 @@ def test_an_installed_model_without_its_data_says_where_they_come_from(bridgeflo
     assert (
         "the data of the installed model superres/photos are not here (there is no folder 'data/photos'): fetch" in told
     )
-    card = Path(told.partition("fetch them as ")[2].partition(" tells")[0])
+    card = Path(told.partition("fetch them as ")[2].partition(" says")[0])
     assert "make data-photos" in card.read_text(encoding="utf-8")
     other = bridgeflow("eval", "--task", "superres", "--data", "folder:nowhere")
     assert "there is no folder 'nowhere'" in other.err
