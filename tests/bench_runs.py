@@ -45,7 +45,7 @@ def _lines(folder: Path) -> list[dict[str, float]]:
 
 
 def cold_starts() -> list[Figure]:
-    """A process that carries one picture with a blocks model, against one that imports torch; and the help."""
+    """A process that runs a blocks model on one picture, against one that imports torch; and the help."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8)).save(folder / "picture.png")
@@ -65,7 +65,7 @@ def cold_starts() -> list[Figure]:
         ratio(
             "cold `bridgeflow run` of depth/blocks / `python -c 'import torch'`", "run", "import torch", times, "<= 1.6"
         ),
-        ratio("the same / a process that loads the model and carries nothing", "run", "load", times),
+        ratio("the same / a process that loads the model and runs nothing", "run", "load", times),
         ratio("`bridgeflow --help` / `python -c pass`", "--help", "python", times),
         ratio("`bridgeflow plugins list` / `python -c pass`", "plugins list", "python", times),
     ]
