@@ -68,7 +68,7 @@ class Key(Settings):
     variants: int
     """Draws of each training row."""
     dtype: Literal["float32", "float16", "bfloat16"]
-    """dtype of the files."""
+    """Data type (dtype) of the files."""
     observed: bool
     """Whether what the target's codec saw is kept too."""
     shard_rows: int

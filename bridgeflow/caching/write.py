@@ -54,7 +54,7 @@ class CacheOptions:
     """How latents are kept."""
 
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """dtype of the files."""
+    """Data type (dtype) of the files."""
     variants: int = 1
     """Draws of each training row."""
     batch_size: int = 64
@@ -68,16 +68,16 @@ class Processes:
 
     def __init__(self, device: str | None) -> None:
         self.world = launch.world_size()
-        on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
+        takes_cpu_kernels = device == "cpu" or (device is None and not torch.cuda.is_available())
         if self.world == 1:
             self.rank = 0
-            self.device = torch.device("cpu" if on_cpu else device or "cuda")
+            self.device = torch.device("cpu" if takes_cpu_kernels else device or "cuda")
             return
         from accelerate import PartialState
 
         # A process that is done waits for the others, however long their shards or a fitting take.
-        with launch.meeting(on_cpu):
-            self._state = PartialState(cpu=on_cpu, timeout=timedelta(days=30))
+        with launch.meeting(takes_cpu_kernels):
+            self._state = PartialState(cpu=takes_cpu_kernels, timeout=timedelta(days=30))
         self.rank, self.device = self._state.process_index, self._state.device
 
     @property

@@ -86,7 +86,7 @@ class CacheGroup(click.Group):
     type=click.Choice(["float32", "float16", "bfloat16"]),
     default="float32",
     show_default=True,
-    help="dtype of the files.",
+    help="Data type (dtype) of the files.",
 )
 @click.option(
     "--variants",

@@ -21,7 +21,7 @@ from bridgeflow.cli.output import emit
     type=click.Choice(["fp16", "bf16", "fp32"]),
     default="fp16",
     show_default=True,
-    help="dtype of the large weights.",
+    help="Data type (dtype) of the large weights.",
 )
 @click.option("--card", metavar="FILE", help="Model card to take along instead of the one that is written.")
 def export(checkpoint: str, output: str, precision: str, card: str | None) -> None:

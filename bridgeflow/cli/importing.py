@@ -114,7 +114,6 @@ def _flag(key: str, field: FieldInfo, text: str) -> Callable[[Callable[..., Any]
 
 def _options(name: str, kind: type[Importer], given: dict[str, Any]) -> Importer:
     """The importer with the flags that were set. Raises UsageError with every mistake at once."""
-
     from bridgeflow.config.validation import validated
 
     mistakes: list[str] = []

@@ -104,7 +104,7 @@ class _Request:
     type=click.Choice(["auto", "fp32", "bf16"]),
     default="auto",
     show_default=True,
-    help="dtype of the network; auto is that of its training where the device is faster with it.",
+    help="Data type (dtype) of the network; auto is that of its training where the device is faster with it.",
 )
 @click.option("--low-memory", is_flag=True, help="Hold encoder, network and decoder in memory one after the other.")
 @device_option

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bridgeflow.nn.ops import Linear, mlp, self_attention, trains_on_cpu, transformed
+from bridgeflow.nn.ops import Linear, mlp, self_attention, takes_custom_backward, transformed
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
@@ -18,7 +18,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     """
     # (B, M) to (B, 1, 1, M), over heads and queries.
     real = None if mask is None else mask[:, None, None, :]
-    if not (transformed() or (query.requires_grad and trains_on_cpu(query))):
+    if not (transformed() or (query.requires_grad and takes_custom_backward(query))):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=real, dropout_p=dropout)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     if real is not None:

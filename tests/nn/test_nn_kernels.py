@@ -226,3 +226,11 @@ def test_second_derivatives_are_partial_where_a_weight_is_used_twice() -> None:
         (slope,) = torch.autograd.grad(out.square().sum(), weight, create_graph=True)
         found.append((slope.detach(), *torch.autograd.grad(slope.square().sum(), weight)))
     torch.testing.assert_close(*found, atol=1e-2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_compiler_sees_one_graph(grad: bool) -> None:
+    block, x = _block(), torch.randn(2, 6, 8)
+    with torch.set_grad_enabled(grad):
+        found = torch.compile(block, backend="eager", fullgraph=True)(x)
+        torch.testing.assert_close(found, block(x), atol=1e-5, rtol=1e-5)
