@@ -24,9 +24,6 @@ CPU_KERNELS = os.environ.get("BRIDGEFLOW_CPU_KERNELS", "1") != "0"
 def transformed() -> bool:
     """True inside a transform of functions: forward mode, or vmap, grad, jvp of `torch.func`. They know neither a
     backward pass written by hand nor fused attention."""
-    if torch.compiler.is_compiling():
-        # The questions below would break the graph in two at every layer.
-        return False
     # Neither has a public name in torch.
     return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
