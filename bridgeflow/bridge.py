@@ -5,7 +5,7 @@ Source: CrossFlow (arXiv 2412.15213). The flow starts from the encoded source in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -24,6 +24,7 @@ from bridgeflow.flow.path import FlowPath, PathSettings, StraightPathSettings
 from bridgeflow.flow.schedule import TimeSchedule
 from bridgeflow.flow.solver import Noise, Observer, Solver
 from bridgeflow.modality import Latent, LatentSpec
+from bridgeflow.nn.conditioning import ConditionedEncoder, ConditioningSettings
 from bridgeflow.nn.encoded import Encoded, SourceEncoder, SourceEncoderSettings
 from bridgeflow.nn.encoding_loss import EncodingLoss, EncodingLossSettings, NoEncodingLossSettings
 from bridgeflow.nn.source import (
@@ -43,6 +44,8 @@ class BridgeSettings(Settings):
         DirectSourceSettings()
     )
     """How the source becomes z0."""
+    conditioning: ConditioningSettings = ConditioningSettings()
+    """How the conditions of a task with several sources reach the network."""
     coupling: Annotated[SerializeAsAny[CouplingSettings], Component("coupling", "paired")] = PairedCouplingSettings()
     """Which target each source of a batch flows to."""
     path: Annotated[SerializeAsAny[PathSettings], Component("path", "straight")] = StraightPathSettings()
@@ -81,8 +84,14 @@ class Bridge(nn.Module):
     """The flow from source latents to target latents: its training loss, and sampling from it."""
 
     def __init__(
-        self, settings: BridgeSettings, network: NetworkSettings, source: LatentSpec, target: LatentSpec
+        self,
+        settings: BridgeSettings,
+        network: NetworkSettings,
+        source: LatentSpec,
+        target: LatentSpec,
+        conditions: Mapping[str, LatentSpec] | None = None,
     ) -> None:
+        """conditions: latents beside that of the source, by name, for a task with several sources."""
         super().__init__()
         self.settings = settings
         self.target_spec = target
@@ -90,6 +99,8 @@ class Bridge(nn.Module):
         self.path: FlowPath = settings.path.build()
         self.objective: Objective = settings.objective.build()
         self.source_encoder: SourceEncoder = settings.source_encoder.build(source, target)
+        if conditions:
+            self.source_encoder = ConditionedEncoder(self.source_encoder, conditions, target, settings.conditioning)
         context = self.source_encoder.context
         self.network: VelocityNet = network.build(target, context)
         self.null_context = nn.Parameter(torch.zeros(1, 1, context.shape[-1])) if context is not None else None
@@ -182,6 +193,7 @@ class Bridge(nn.Module):
         context: tuple[Tensor | None, Tensor | None] = (None, None)
         if encoded.context is not None and self.null_context is not None:
             context = self._context(encoded, self.null_context, null)
+        z = self._with_added(encoded, z, null)
         # Only objectives with a second time give it, so that networks written without one work with all others.
         second = [] if r is None else [r]
         return list(self.network.velocities(z, t, null, *context, *second))
@@ -195,14 +207,23 @@ class Bridge(nn.Module):
         network_time: (B,), what the network takes for the time, where that is not t. With `prediction: target` there is
         no velocity at t = 1 (`FlowPath.velocity_towards`)."""
         seen = t if network_time is None else network_time
+        state = self._with_added(encoded, z, null)
         given: Tensor
         if encoded.context is None or self.null_context is None:
-            given = self.network(z, seen, null)
+            given = self.network(state, seen, null)
         else:
-            given = self.network(z, seen, null, *self._context(encoded, self.null_context, null))
+            given = self.network(state, seen, null, *self._context(encoded, self.null_context, null))
         if self.settings.prediction == "velocity":
             return given
         return self.path.velocity_towards(z, given.float(), t.to(z.device, torch.float32))
+
+    def _with_added(self, encoded: Encoded, z: Tensor, null: Tensor) -> Tensor:
+        """The state that the network sees: with what of conditions is added to it, but for null rows."""
+        if encoded.added is None:
+            return z
+        repeats = len(z) // len(encoded.added)
+        added = encoded.added.repeat(repeats, *[1] * (z.ndim - 1))
+        return z + added * ~null.to(z.device).view(-1, *[1] * (z.ndim - 1))
 
     def _context(self, encoded: Encoded, null_context: Tensor, null: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens to attend to, a learned one in front that null rows see alone, and which of them are real."""

@@ -12,7 +12,7 @@ import json
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -77,12 +77,15 @@ class Latent:
           a stochastic codec is still sampled afresh.
     mask: bool, True where the value is real. (B, L) for a sequence; (B, 1, *sizes) for a grid. None: all real.
     observed: what the items look like before any codec, (B, ...), for a contrast that sees them; usually None.
+    conditions: latents of what the network is given beside the state of the flow, by name; none but of a source whose
+          task has conditions.
     """
 
     mean: Tensor
     std: Tensor | None = None
     mask: Tensor | None = None
     observed: Tensor | None = None
+    conditions: Mapping[str, Latent] = field(default_factory=dict)
 
     def sample(self, generator: Randomness = None) -> Tensor:
         """A draw of shape (B, *shape); the mean itself where there is no std."""
@@ -98,6 +101,7 @@ class Latent:
             std=None if self.std is None else self.std.to(device),
             mask=None if self.mask is None else self.mask.to(device),
             observed=None if self.observed is None else self.observed.to(device),
+            conditions={name: own.to(device) for name, own in self.conditions.items()},
         )
 
     def rows(self, index: Tensor | slice) -> Latent:
@@ -107,6 +111,7 @@ class Latent:
             None if self.std is None else self.std[index],
             None if self.mask is None else self.mask[index],
             None if self.observed is None else self.observed[index],
+            {name: own.rows(index) for name, own in self.conditions.items()},
         )
 
     def __len__(self) -> int:
@@ -162,6 +167,15 @@ class Modality(nn.Module, ABC):
         """What `encode` makes of the pieces that a task cuts large items into when it runs; `latent`, unless those are
         larger than what it trains on. Then the flow starts from them directly, and the network takes any size."""
         return self.latent
+
+    @property
+    def conditions(self) -> Mapping[str, Modality]:
+        """Modalities of what else its items hold, by name; none but of a source whose task has conditions."""
+        return {}
+
+    def parts(self) -> Sequence[Modality]:
+        """The modalities that it is made of: itself, but for a source whose task has conditions."""
+        return [self]
 
     def batch_key(self, item: Item) -> Hashable:
         """Pieces of items go into one batch where this is the same; by default all do."""

@@ -45,6 +45,9 @@ class Task:
     summary: ClassVar[str] = ""
     source: ClassVar[ModalityUse]
     target: ClassVar[ModalityUse]
+    conditions: ClassVar[Mapping[str, ModalityUse]] = {}
+    """Further sources, by name: the network is given them beside the state of a flow that starts from `source`. `pair`
+    then gives a `bridgeflow.conditioned.Conditioned` as the source item."""
     columns: ClassVar[Mapping[str, str]] = {}
     """Columns that `pair` needs, each with what it holds."""
     better: ClassVar[Mapping[str, Literal["higher", "lower"]]] = {}

@@ -10,6 +10,7 @@ import torch
 
 from bridgeflow.assembly.codec_files import restore_codec
 from bridgeflow.bridge import Bridge
+from bridgeflow.conditioned import ConditionedModality, ConditionedOptions
 from bridgeflow.config.recipe import Recipe
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import Modality
@@ -56,7 +57,13 @@ class Assembly:
         Raises UsageError where the recipe's parts do not fit one another.
         """
         try:
-            bridge = Bridge(self.recipe.keys, self.recipe.network, self.source.latent, self.target.latent)
+            bridge = Bridge(
+                self.recipe.keys,
+                self.recipe.network,
+                self.source.latent,
+                self.target.latent,
+                {name: own.latent for name, own in self.source.conditions.items()},
+            )
         except ValueError as error:
             raise UsageError(f"recipe {self.recipe.name!r}: {error}") from error
         if bridge.needs_target_pixels and type(self.target).observed is Modality.observed:
@@ -90,7 +97,7 @@ def assemble(recipe: Recipe, codecs: Mapping[str, Path] | None = None) -> Assemb
     """The task and its modalities, with fitted codecs restored: those given, by side, else those that the recipe
     names."""
     with in_place(f"building the modalities and the task of the recipe {recipe.name!r}"):
-        source = recipe.source(recipe.source_options)
+        source = _source(recipe)
         target = recipe.target(recipe.target_options)
         assembly = Assembly(recipe, recipe.task(recipe.options, source, target))
     given: Mapping[str, Path] = {side: Path(folder) for side, folder in recipe.keys.codecs.items()}
@@ -98,6 +105,14 @@ def assemble(recipe: Recipe, codecs: Mapping[str, Path] | None = None) -> Assemb
         restore_codec(assembly.modality(side), folder)
     share_codec(assembly)
     return assembly
+
+
+def _source(recipe: Recipe) -> Modality:
+    options = recipe.source_options
+    if not isinstance(options, ConditionedOptions):
+        return recipe.source(options)
+    conditions = {name: kind(options.conditions[name]) for name, kind in recipe.conditions.items()}
+    return ConditionedModality(options, recipe.source(options.start), conditions)
 
 
 def latents_known(assembly: Assembly) -> bool:
@@ -119,6 +134,8 @@ def latents_known(assembly: Assembly) -> bool:
 def share_codec(assembly: Assembly) -> None:
     """Gives the source the target's fitted codec where both are set to the same one."""
     source, target = assembly.source, assembly.target
+    if isinstance(source, ConditionedModality):
+        source = source.start
     codec = getattr(target.options, "codec", None)
     same = codec is not None and getattr(source.options, "codec", None) == codec
     if source.needs_fit and not target.needs_fit and same:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from bridgeflow.data.encoding import encode
 from bridgeflow.modality import Latent
 
 PARTS = ("mean", "std", "mask", "observed")
-"""What a latent may hold, each a tensor of its own in a shard."""
+"""What a latent may hold beside its conditions, each a tensor of its own in a shard."""
 
 
 @dataclass
@@ -64,16 +65,25 @@ def _encode_chunk(
     for side in SIDES:
         batches = chunk.source if side == "source" else chunk.target
         latents = [encode(assembly.modality(side), batch, device, observed and side == "target") for batch in batches]
-        for part in PARTS:
-            drawn = [_kept(latent, part, dtype) for latent in latents]
-            whole = [tensor for tensor in drawn if tensor is not None]
-            if whole:
-                tensors[f"{side}.{part}"] = torch.stack(whole)
+        drawn = [tensors_of(latent, side) for latent in latents]
+        for name in dict.fromkeys(chain.from_iterable(drawn)):
+            whole = [own[name].cpu() for own in drawn if name in own]
+            tensors[name] = torch.stack(whole if whole[0].dtype == torch.bool else [own.to(dtype) for own in whole])
     return tensors
 
 
-def _kept(latent: Latent, part: str, dtype: torch.dtype) -> Tensor | None:
-    tensor: Tensor | None = getattr(latent, part)
-    if tensor is None or part == "mask":
-        return None if tensor is None else tensor.to("cpu", torch.bool)
-    return tensor.to("cpu", dtype)
+def tensors_of(latent: Latent, place: str) -> dict[str, Tensor]:
+    """What a latent holds, as `PLACE.PART`, and `PLACE.NAME.PART` of its conditions."""
+    held = {f"{place}.{part}": getattr(latent, part) for part in PARTS}
+    own = {name: tensor for name, tensor in held.items() if tensor is not None}
+    for name, condition in latent.conditions.items():
+        own |= tensors_of(condition, f"{place}.{name}")
+    return own
+
+
+def latent_of(tensors: Mapping[str, Tensor], place: str) -> Latent:
+    """The latent whose tensors `tensors_of` named."""
+    inside = [name.removeprefix(f"{place}.").split(".") for name in tensors if name.startswith(f"{place}.")]
+    conditions = {own[0]: latent_of(tensors, f"{place}.{own[0]}") for own in inside if len(own) > 1}
+    std, mask, observed = (tensors.get(f"{place}.{part}") for part in PARTS[1:])
+    return Latent(tensors[f"{place}.mean"], std, mask, observed, conditions)

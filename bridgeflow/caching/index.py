@@ -37,6 +37,8 @@ class CachedSide(Settings):
     """Layout of its latent."""
     shape: tuple[int, ...]
     """Shape of its latent, without rows."""
+    conditions: dict[str, tuple[int, ...]] = {}
+    """Shapes of the latents of a task's conditions, by name."""
 
 
 class CachedData(Settings):
@@ -183,6 +185,7 @@ def side_of(assembly: Assembly, side: str) -> CachedSide:
         reading=modality.reading if assembly.recipe.data.of_files else 0,
         layout=modality.latent.layout,
         shape=modality.latent.shape,
+        conditions={name: own.latent.shape for name, own in modality.conditions.items()},
     )
 
 
@@ -229,7 +232,7 @@ def side_differences(side: str, old: CachedSide, new: CachedSide) -> list[str]:
     if old.modality != new.modality:
         return [f"the {side} is {new.modality!r} here and was {old.modality!r}"]
     found = _changed(old.options, new.options, side)
-    if not found and (old.fingerprint, old.shape) != (new.fingerprint, new.shape):
+    if not found and (old.fingerprint, old.shape, old.conditions) != (new.fingerprint, new.shape, new.conditions):
         found = [f"the {side}'s codec has fingerprint {new.fingerprint} here and had {old.fingerprint}"]
     return found
 

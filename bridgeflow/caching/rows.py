@@ -13,7 +13,7 @@ import numpy as np
 from bridgeflow import registry
 from bridgeflow.assembly import SIDES, Assembly
 from bridgeflow.assembly.codec_files import restore_codec
-from bridgeflow.caching.encoding import PARTS
+from bridgeflow.caching.encoding import latent_of
 from bridgeflow.caching.index import CachedSide, Index, check_fits
 from bridgeflow.caching.order import WindowedOrder
 from bridgeflow.caching.shards import ShardReader, shard_path, tensor_of
@@ -101,8 +101,7 @@ class CachedRows:
                     gathered[name] = np.empty((len(rows), *array.shape[2:]), array.dtype)
                 gathered[name][here] = array[draws[here], places[here]]
         tensors = {name: tensor_of(array) for name, array in gathered.items()}
-        source, target = ({part: tensors.get(f"{side}.{part}") for part in PARTS} for side in SIDES)
-        return _latent(source), _latent(target)
+        return latent_of(tensors, "source"), latent_of(tensors, "target")
 
     @property
     def _variants(self) -> int:
@@ -159,7 +158,3 @@ class CachedRows:
     def _differs(self, assembly: Assembly, side: str) -> bool:
         options: dict[str, Any] = getattr(self.index.key, side).options
         return options != assembly.modality(side).options.model_dump(mode="json")
-
-
-def _latent(parts: dict[str, Any]) -> Latent:
-    return Latent(parts["mean"], parts["std"], parts["mask"], parts["observed"])

@@ -82,17 +82,15 @@ def _shard_faults(path: Path, split: Split, rows: int, key: Key) -> list[str]:
         return []
     variants = key.variants if split == "train" else 1
     arrays = ShardReader(path).arrays
-    faults = [
-        f"{path} lacks {side}.{part}."
-        for side in SIDES
-        for part in ("mean", *(["observed"] if key.observed and side == "target" else []))
-        if f"{side}.{part}" not in arrays
-    ]
+    shapes = {side: getattr(key, side).shape for side in SIDES}
+    shapes |= {f"{side}.{name}": own for side in SIDES for name, own in getattr(key, side).conditions.items()}
+    needed = [f"{place}.mean" for place in shapes] + (["target.observed"] if key.observed else [])
+    faults = [f"{path} lacks {name}." for name in needed if name not in arrays]
     for name, array in arrays.items():
-        side, _, part = name.partition(".")
+        place, _, part = name.rpartition(".")
         wanted: tuple[int, ...] = (variants, rows)
-        if part in ("mean", "std"):
-            wanted = (variants, rows, *getattr(key, side).shape)
+        if part in ("mean", "std") and place in shapes:
+            wanted = (variants, rows, *shapes[place])
         if array.shape[: len(wanted)] != wanted or (part in ("mean", "std") and len(array.shape) != len(wanted)):
             faults.append(f"{path}: {name} has shape {array.shape}, where {wanted} is expected.")
         if part == "mask":

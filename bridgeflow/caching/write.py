@@ -68,16 +68,16 @@ class Processes:
 
     def __init__(self, device: str | None) -> None:
         self.world = launch.world_size()
-        takes_cpu_kernels = device == "cpu" or (device is None and not torch.cuda.is_available())
+        on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
         if self.world == 1:
             self.rank = 0
-            self.device = torch.device("cpu" if takes_cpu_kernels else device or "cuda")
+            self.device = torch.device("cpu" if on_cpu else device or "cuda")
             return
         from accelerate import PartialState
 
         # A process that is done waits for the others, however long their shards or a fitting take.
-        with launch.meeting(takes_cpu_kernels):
-            self._state = PartialState(cpu=takes_cpu_kernels, timeout=timedelta(days=30))
+        with launch.meeting(on_cpu):
+            self._state = PartialState(cpu=on_cpu, timeout=timedelta(days=30))
         self.rank, self.device = self._state.process_index, self._state.device
 
     @property
@@ -183,7 +183,7 @@ def _begin(
         _restore(assembly, folder)
     else:
         warn_of_losses(assembly, rows["train"], console)
-        warn_of_slow_bf16("cpu", console.warn, source=recipe.source_options, target=recipe.target_options)
+        warn_of_slow_bf16("cpu", console.warn, **recipe.modality_options)
     to_fit = [side for side in SIDES if assembly.modality(side).needs_fit]
     prepare_codecs(assembly, rows["train"], console)
     with console.doing("taking the fingerprints of the codecs"):
@@ -214,7 +214,8 @@ def _refuse_others(folder: Path, found: list[str]) -> None:
 
 def _key(assembly: Assembly, rows: dict[Split, Rows | Stream], options: CacheOptions, before: Index | None) -> Key:
     recipe = assembly.recipe
-    sizes = assembly.source.latent.size + assembly.target.latent.size
+    conditions = sum(own.latent.size for own in assembly.source.conditions.values())
+    sizes = assembly.source.latent.size + conditions + assembly.target.latent.size
     per_row = sizes * getattr(torch, options.dtype).itemsize * options.variants
     usual = max(SHARD_BYTES // per_row // options.batch_size, 1) * options.batch_size
     shard_rows = options.shard_rows or (before.key.shard_rows if before is not None else min(usual, MOST_ROWS))

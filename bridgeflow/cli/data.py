@@ -152,6 +152,7 @@ def export(
     then = f"train --task {task} --data folder:{output}"
     if not source.textual:
         then = f"run --task {task} {own if own.is_dir() else output}"
+        then += "".join(f" --with {name}=VALUE" for name in resolved.conditions)
     console.say(f"{written.rows:,} rows of {rows.description} in {output}   next: bridgeflow {then}")
     for path in written.files:
         emit(path)

@@ -29,6 +29,8 @@ def describe_plugin(plugin: Plugin) -> dict[str, Any]:
             if plugin.kind == "task":
                 facts[side] = getattr(loaded, side).name
         if plugin.kind == "task":
+            if loaded.conditions:
+                facts["conditions"] = ", ".join(f"{name} ({use.name})" for name, use in loaded.conditions.items())
             facts["columns"] = ", ".join(f"{name} ({meaning})" for name, meaning in loaded.columns.items())
             facts["default recipe"] = loaded.default_recipe
         model = (

@@ -30,11 +30,11 @@ class Input:
     name: str
     value: Any
 
-    def read(self, source: Any) -> Any:
-        """The item of the source modality. Raises BridgeflowError where it cannot be read."""
+    def read(self, read: Callable[[Any], Any]) -> Any:
+        """The source item, made by `read`. Raises BridgeflowError where it cannot be read."""
         if isinstance(self.value, BridgeflowError):
             raise self.value
-        return source.read(self.value)
+        return read(self.value)
 
 
 def lines_on_stdin() -> list[str | Input]:
@@ -108,15 +108,15 @@ def _inputs_of(value: str, source: Any, warn: Callable[[str], None] | None) -> l
     return [entry for file in files for entry in _lines_of(file)]
 
 
-def read_one(value: str, source: Any, option: str) -> Any:
-    """The item of an option that takes one input, such as `--plus`.
+def read_one(value: str, source: Any, option: str, read: Callable[[Any], Any]) -> Any:
+    """The item, made by `read`, of an option that takes one input, such as `--plus`.
 
     Raises UsageError where the value holds several, and BridgeflowError where it cannot be read.
     """
     entries = expand([value], source)
     if len(entries) != 1:
         raise click.UsageError(f"{option} {value!r} holds {len(entries)} inputs, but takes one at a time.")
-    return entries[0].read(source)
+    return entries[0].read(read)
 
 
 def _existing(value: str) -> Path | None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 MOST_HELD = 256
 """Results that wait for one another with --low-memory."""
+Reader = Callable[[Any], Any]
+"""Makes a source item of the value of an input."""
 FRAMES = 9
 MOST_LOOKED_AT = 16
 """Files that are read once more for what is to be said of them."""
@@ -77,7 +80,8 @@ class _Request:
     '  bridgeflow run --task t2i "a red cube" --plus "a blue sphere" --minus "a red sphere"\n'
     '  bridgeflow run --task t2i "a red cube" --interpolate "a blue sphere" --frames 24 -o way.gif\n'
     "  cat prompts.txt | bridgeflow run --task t2i -o pictures/\n"
-    "  bridgeflow run --task superres small.png --trajectory flow.gif"
+    "  bridgeflow run --task superres small.png --trajectory flow.gif\n"
+    '  bridgeflow run --task recolour scene.png --with text="make the cube red"'
 )
 @task_option()
 @click.argument("inputs", nargs=-1, metavar="[FILE|FOLDER|TEXT]...")
@@ -88,6 +92,13 @@ class _Request:
     help="File for one result, folder for many; the current folder by default.",
 )
 @click.option("--checkpoint", metavar="DIR", help="Run or checkpoint; the task's latest run under runs/ by default.")
+@click.option(
+    "--with",
+    "conditions",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="What a task takes beside its input, the same for all; may be repeated.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of whatever is drawn.")
 @click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Results for each input.")
 @click.option("--steps", type=click.IntRange(min=1), help="Solver steps; the checkpoint's by default.")
@@ -114,6 +125,7 @@ def run(
     inputs: tuple[str, ...],
     output: str | None,
     checkpoint: str | None,
+    conditions: tuple[str, ...],
     seed: int,
     samples: int,
     steps: int | None,
@@ -141,6 +153,7 @@ def run(
     with console.doing(LOADING):
         find_task(task, lambda: given_checkpoint(task, checkpoint))
         from bridgeflow import api
+        from bridgeflow.conditioned import check_conditions
     _check_options(samples, plus + minus, interpolate, frames, trajectory)
     given = list(inputs) or lines_on_stdin()
     with console.doing("opening the checkpoint"):
@@ -150,28 +163,44 @@ def run(
     console.say(f"using {opened.folder}")
     set_sampling(pipeline, steps, solver, guidance, weak)
     source, target = pipeline.assembly.source, pipeline.assembly.target
+    beside = _conditions(conditions)
+    check_conditions(source.conditions, beside)
+    read = partial(pipeline.read, conditions=beside)
     entries = expand(given, source, console.warn)
     request = _Request(
         seed,
         samples,
-        tuple(read_one(value, source, "--plus") for value in plus),
-        tuple(read_one(value, source, "--minus") for value in minus),
-        None if interpolate is None else read_one(interpolate, source, "--interpolate"),
+        tuple(read_one(value, source, "--plus", read) for value in plus),
+        tuple(read_one(value, source, "--minus", read) for value in minus),
+        None if interpolate is None else read_one(interpolate, source, "--interpolate", read),
         0 if interpolate is None else frames or FRAMES,
     )
-    asked = {"plus": list(plus), "minus": list(minus), "interpolate": interpolate}
+    asked = {"with": beside, "plus": list(plus), "minus": list(minus), "interpolate": interpolate}
     facts = {"task": task, "checkpoint": str(opened.folder), "seed": seed, **{k: v for k, v in asked.items() if v}}
     if request.frames:
         writer: ResultWriter = FrameWriter(target, output, len(entries) > 1, as_json, facts, request.frames)
     else:
         writer = ResultWriter(target, output, len(entries) * samples > 1, as_json, facts)
-    _warn_of_losses(source, entries, request, console)
-    failed = _run_all(pipeline, entries, request, writer, trajectory, console)
+    _warn_of_losses(source, entries, request, read, console)
+    failed = _run_all(pipeline, entries, request, read, writer, trajectory, console)
     if failed < len(entries):
         writer.finish()
     if failed and len(entries) > 1:
         print(f"bridgeflow: {failed} of {len(entries)} inputs gave no result.", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _conditions(given: tuple[str, ...]) -> dict[str, str]:
+    """The values of `--with`, by name. Raises UsageError for one without a name, or given twice."""
+    found: dict[str, str] = {}
+    for assignment in given:
+        name, equals, value = assignment.partition("=")
+        if not equals or not name:
+            raise click.UsageError(f"--with {assignment!r} names nothing: write --with NAME=VALUE.")
+        if name in found:
+            raise click.UsageError(f"--with {name} is given twice: leave one of them out.")
+        found[name] = value
+    return found
 
 
 def _check_options(
@@ -192,14 +221,14 @@ def _check_options(
         raise click.UsageError("--interpolate draws a GIF of its own: leave --trajectory out.")
 
 
-def _warn_of_losses(source: Any, entries: list[Input], request: _Request, console: Any) -> None:
+def _warn_of_losses(source: Any, entries: list[Input], request: _Request, read: Reader, console: Any) -> None:
     """Says what the source modality's options lose of the inputs, of files for the first of them."""
 
     def items() -> Iterator[Any]:
         for entry in entries if source.textual else entries[:MOST_LOOKED_AT]:
             # What cannot be read is named when its turn comes.
             with suppress(BridgeflowError):
-                yield source.read(entry.value)
+                yield entry.read(read)
         yield from request.terms
 
     for sentence in source.advise(items(), "source"):
@@ -210,6 +239,7 @@ def _run_all(
     pipeline: Pipeline,
     entries: list[Input],
     request: _Request,
+    read: Reader,
     writer: ResultWriter,
     trajectory: str | None,
     console: Any,
@@ -220,7 +250,7 @@ def _run_all(
     for start in range(0, len(entries), size):
         group = entries[start : start + size]
         with console.doing("reading the inputs"):
-            chunk = _read(group, pipeline, request.terms)
+            chunk = _read(group, pipeline, request.terms, read)
         failed += len(group) - len(chunk)
         with console.doing("computing the results"):
             results = _results_of(pipeline, request, [item for _, item in chunk])
@@ -264,12 +294,12 @@ def _results_of(pipeline: Pipeline, request: _Request, items: list[Any]) -> list
         return [_results_of(pipeline, request, [item])[0] for item in items]
 
 
-def _read(entries: list[Input], pipeline: Pipeline, terms: list[Any]) -> list[tuple[Input, Any]]:
+def _read(entries: list[Input], pipeline: Pipeline, terms: list[Any], read: Reader) -> list[tuple[Input, Any]]:
     """The inputs that can be read, with their items; the others are named on stderr."""
     items: list[tuple[Input, Any]] = []
     for entry in entries:
         try:
-            item = entry.read(pipeline.assembly.source)
+            item = entry.read(read)
             pipeline.check_terms([item, *terms])
             items.append((entry, item))
         except Exception as error:

@@ -170,6 +170,7 @@ def _finish(run: Any, task: str, resolved: Any, as_json: bool, console: Any) -> 
         if run.report.picture is not None:
             emit(f"source, truth and prediction: {run.folder / 'evaluation.png'}")
     argument = '"SOME WORDS"' if resolved.source.textual else "FILE"
+    argument += "".join(f" --with {name}=VALUE" for name in resolved.conditions)
     found = latest_run(task)
     where = "" if found is not None and found.resolve() == run.folder.resolve() else f" --checkpoint {run.folder}"
     console.say(

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SerializeAsAny, 
 
 from bridgeflow import registry
 from bridgeflow.bridge import BridgeSettings
+from bridgeflow.conditioned import ConditionedOptions
 from bridgeflow.config import layers
 from bridgeflow.config.layers import Tree
 from bridgeflow.config.optimizers import AdamWSettings, OptimizerSettings
@@ -27,7 +28,7 @@ from bridgeflow.registry.component import Component
 from bridgeflow.registry.naming import Homes
 from bridgeflow.runtime.precision import Precision
 from bridgeflow.settings import Settings
-from bridgeflow.task import Task
+from bridgeflow.task import ModalityUse, Task
 
 
 class LearningRateSettings(Settings):
@@ -118,7 +119,7 @@ class RecipeKeys(BridgeSettings):
     options: dict[str, Any] = {}
     """Options of the task."""
     source: dict[str, Any] = {}
-    """Options of the source modality."""
+    """Options of the source modality; those of a task's conditions, by name, under `conditions`."""
     target: dict[str, Any] = {}
     """Options of the target modality."""
     data: dict[str, Any] = {"name": "blocks"}
@@ -152,6 +153,8 @@ class Recipe:
     target_options: Settings
     data: DataSettings
     network: NetworkSettings
+    conditions: Mapping[str, type[Modality]]
+    """Modalities of the task's conditions, by name; their options are in `source_options`."""
     homes: Homes
     """The distribution that is meant by each name of a plugin."""
     trackers: tuple[NamedTracker, ...] | None = None
@@ -192,6 +195,7 @@ class Recipe:
         needed = [
             ("task", self.task_name),
             ("modality", self.task.source.name),
+            *(("modality", use.name) for use in self.task.conditions.values()),
             ("modality", self.task.target.name),
             ("dataset", self.data_name),
             ("network", self.network_name),
@@ -199,6 +203,15 @@ class Recipe:
         ]
         found = [registry.find(kind, name, self.homes.get((kind, name), "")) for kind, name in needed]
         return list(dict.fromkeys(found))
+
+    @property
+    def modality_options(self) -> dict[str, Settings]:
+        """The options of every modality, each by the key of its section."""
+        source = self.source_options
+        if not isinstance(source, ConditionedOptions):
+            return {"source": source, "target": self.target_options}
+        conditions = {f"source.conditions.{name}": own for name, own in source.conditions.items()}
+        return {"source": source.start, **conditions, "target": self.target_options}
 
     def tree(self) -> Tree:
         """The whole recipe with every default written out; `resolve` takes it back unchanged."""
@@ -308,15 +321,7 @@ def resolve(
     sections: dict[str, Any] = {}
     if task is not None:
         sections["options"] = validated(task.Options, _mapping(tree, "options"), "options", mistakes)
-        for side in ("source", "target"):
-            use = getattr(task, side)
-            home = registry.find("task", tree["task"], known["task", tree["task"]]).distribution
-            known.setdefault(("modality", use.name), home)
-            modality = _plugin("modality", use.name, mistakes, known)
-            sections[f"{side}_class"] = modality
-            if modality is not None:
-                options = layers.merge(use.options, _mapping(tree, side))
-                sections[side] = validated(modality.Options, options, side, mistakes)
+        sections |= _modalities(task, tree, mistakes, known)
     for section, kind in _SECTIONS.items():
         given = _mapping(tree, section) or RecipeKeys.model_fields[section].default
         own = {key: value for key, value in given.items() if key != "name"}
@@ -343,6 +348,7 @@ def resolve(
         sections["target"],
         sections["data"],
         sections["network"],
+        sections["conditions"],
         known,
         trackers,
     )
@@ -402,6 +408,54 @@ def _chosen(place: str, name: Any, default: BaseModel) -> type[BaseModel] | None
         # Told where the recipe is checked.
         return None
     return own
+
+
+def _modalities(
+    task: type[Task], tree: Mapping[str, Any], mistakes: list[str], known: dict[tuple[str, str], str]
+) -> dict[str, Any]:
+    """Classes and options of the modalities of a task, by the fields of `Recipe`."""
+    home = registry.find("task", tree["task"], known["task", tree["task"]]).distribution
+    source = dict(_mapping(tree, "source"))
+    given = source.pop("conditions", {}) if task.conditions else {}
+    start, options = _modality(task.source, source, "source", home, mistakes, known)
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in _names(given) - task.conditions.keys():
+        takes = ", ".join(task.conditions)
+        mistakes.append(f"source.conditions.{name}: the task {tree['task']!r} has none of this name, but {takes}.")
+    for name, use in task.conditions.items():
+        place = f"source.conditions.{name}"
+        found[name] = _modality(use, _mapping(given, name), place, home, mistakes, known)
+    if found and not mistakes:
+        options = ConditionedOptions(start=options, conditions={name: own for name, (_, own) in found.items()})
+    target, target_options = _modality(task.target, _mapping(tree, "target"), "target", home, mistakes, known)
+    conditions = {name: kind for name, (kind, _) in found.items()}
+    return {
+        "source_class": start,
+        "source": options,
+        "target_class": target,
+        "target": target_options,
+        "conditions": conditions,
+    }
+
+
+def _modality(
+    use: ModalityUse,
+    given: Mapping[str, Any],
+    place: str,
+    home: str,
+    mistakes: list[str],
+    known: dict[tuple[str, str], str],
+) -> tuple[Any, Any]:
+    """The class of a modality that a task uses, and its options: the task's own with a recipe's over them."""
+    known.setdefault(("modality", use.name), home)
+    modality = _plugin("modality", use.name, mistakes, known)
+    if modality is None:
+        return None, None
+    return modality, validated(modality.Options, layers.merge(use.options, given), place, mistakes)
+
+
+def _names(given: Any) -> set[str]:
+    return set(given) if isinstance(given, Mapping) else set()
 
 
 def _mapping(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -19,8 +19,13 @@ def latent(
     if not isinstance(given, Latent):
         return encode(modality, given, device, observed)
     moved = given.to(device)
-    seen = moved.observed.float() if observed and moved.observed is not None else None
-    return Latent(moved.mean.float(), None if moved.std is None else moved.std.float(), moved.mask, seen)
+    return _in_float32(moved, moved.observed.float() if observed and moved.observed is not None else None)
+
+
+def _in_float32(given: Latent, observed: Tensor | None = None) -> Latent:
+    conditions = {name: _in_float32(own) for name, own in given.conditions.items()}
+    std = None if given.std is None else given.std.float()
+    return Latent(given.mean.float(), std, given.mask, observed, conditions)
 
 
 @torch.no_grad()
@@ -32,13 +37,17 @@ def encode(modality: Modality, batch: dict[str, Tensor], device: torch.device, o
     """
     batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
     latent = modality.encode(batch)
+    _check(modality, latent, next((len(tensor) for tensor in batch.values() if tensor.ndim), None))
+    return _in_float32(latent, modality.observed(batch) if observed else None)
+
+
+def _check(modality: Modality, latent: Any, rows: int | None) -> None:
     specs = (modality.latent, modality.piece_latent)
-    rows = next((len(tensor) for tensor in batch.values() if tensor.ndim), None)
     fault = fault_of_values(latent, *specs, rows=rows) or fault_of_mask(latent, *specs)
     if fault is not None:
         raise BridgeflowError(blamed(modality, fault))
-    std = None if latent.std is None else latent.std.float()
-    return Latent(latent.mean.float(), std, latent.mask, modality.observed(batch) if observed else None)
+    for name, condition in modality.conditions.items():
+        _check(condition, latent.conditions[name], rows)
 
 
 def fault_of_values(latent: Any, *specs: LatentSpec, rows: int | None = None) -> str | None:

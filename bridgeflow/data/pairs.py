@@ -155,8 +155,8 @@ def usable(found: Iterable[T | BridgeflowError], most: int) -> Iterator[T | Brid
 
 def _endings(task: Task, column: str) -> set[str]:
     """Endings of the files that a task may open for a column; none where its items are words."""
-    both = (task.from_modality, task.to_modality)
-    own = [modality for modality in both if modality.column == column] or both
+    every = [*task.from_modality.parts(), *task.to_modality.parts()]
+    own = [modality for modality in every if modality.column == column] or every
     return {ending for modality in own if not modality.textual for ending in modality.reads}
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bridgeflow.data.pairs import describe_row, in_order, named, placed
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.errors import BridgeflowError
@@ -85,7 +87,7 @@ def _write_row(
     for column in task.columns:
         if complete.get(column) is None:
             raise BridgeflowError(f"the column {renames.get(column, column)!r} is empty.")
-    writers = {column: own for column in task.columns if (own := _modality(task, column)) is not None}
+    writers = {column: own for column in task.columns if (own := _modality(task, column, complete[column])) is not None}
     several = sum(not own.textual for own in writers.values()) > 1
     for column in task.columns:
         modality = writers.get(column)
@@ -115,7 +117,10 @@ def _in_words(value: Any, modality: Modality | None, column: str) -> Any:
     return value
 
 
-def _modality(task: Task, column: str) -> Modality | None:
-    """The modality of a task whose items the column holds, where there is one."""
-    both = (task.to_modality, task.from_modality)
-    return next((own for own in both if own.column == column), None)
+def _modality(task: Task, column: str, value: Any) -> Modality | None:
+    """The modality of a task whose items the column holds: one that has its name, else the target's for what is no
+    words or numbers. None where there is none."""
+    every = [*task.to_modality.parts(), *task.from_modality.parts()]
+    named = next((own for own in every if own.column == column), None)
+    holds_items = isinstance(value, np.ndarray | bytes | Path) and bool(task.to_modality.writes)
+    return task.to_modality if named is None and holds_items else named

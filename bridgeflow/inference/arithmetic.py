@@ -49,7 +49,7 @@ def mix(terms: Sequence[Encoded], mixtures: Sequence[Mixture]) -> Encoded:
     first = terms[0]
     if all(mixture == PLAIN for mixture in mixtures):
         return first
-    if first.context is not None and first.mu is None:
+    if first.from_noise:
         raise BridgeflowError(
             "this model's flow starts from noise (source_encoder.name=noise), so that there is no source in it to add "
             "to or to interpolate: use a model with another source encoder."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from numbers import Integral, Real
 from pathlib import Path
@@ -16,6 +16,7 @@ from bridgeflow.assembly import SIDES, Assembly, assemble
 from bridgeflow.bridge import Bridge
 from bridgeflow.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from bridgeflow.checkpoints.loading import load_bridge
+from bridgeflow.conditioned import Conditioned, check_conditions
 from bridgeflow.config.recipe import SamplingSettings
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.flow.guidance import GuidanceSettings, IndicatorGuidanceSettings, NoGuidanceSettings
@@ -129,6 +130,7 @@ class Pipeline:
         self,
         inputs: Any,
         *,
+        conditions: Mapping[str, Any] | None = None,
         samples: int = 1,
         seed: int = 0,
         steps: int | None = None,
@@ -138,8 +140,10 @@ class Pipeline:
         """The result of one input, or a list of results for a list (or tuple) of inputs.
 
             >>> pipeline("a red cube", samples=4, seed=7, steps=20)
+            >>> pipeline("scene.png", conditions={"text": "make the cube red"})
 
         inputs: whatever the source modality reads: a path, words, bytes, an array, a PIL image; or a list of them.
+        conditions: for a task that has them, what each of their modalities reads, by name; the same for all inputs.
         samples: results for each input; above 1 they are a list for each. seed: of whatever is drawn.
         steps, solver, guidance: as in `adjusted`, for this call alone.
 
@@ -153,10 +157,19 @@ class Pipeline:
         once = copy(self)
         once.sampling = self.adjusted(steps, solver, guidance)
         many = isinstance(inputs, list | tuple)
-        items = [self.assembly.source.read(value) for value in (inputs if many else [inputs])]
+        items = [self.read(value, conditions) for value in (inputs if many else [inputs])]
         results = once.generate(items, samples, seed) if items else []
         each = results if samples > 1 else [own[0] for own in results]
         return each if many else each[0]
+
+    def read(self, value: Any, conditions: Mapping[str, Any] | None = None) -> Item:
+        """The source item of an input, with the task's conditions; see `__call__`.
+
+        Raises BridgeflowError where it cannot be read, and UsageError for a condition that is missing or unknown.
+        """
+        source = self.assembly.source
+        check_conditions(source.conditions, conditions or {})
+        return source.read(Conditioned(value, conditions) if conditions else value)
 
     def adjusted(
         self, steps: int | None = None, solver: str | None = None, guidance: float | None = None

@@ -18,7 +18,8 @@ class Encoded:
 
     z0: (B, *target shape), where the flow starts. mu, logvar: the same shape; mu is given by learned encoders,
     logvar by the variational one alone. context: (B, M, D) tokens for cross-attention, with its bool mask
-    (B, M), from encoders that have the network attend to the source.
+    (B, M), from encoders that have the network attend to the source. added: (B, *target shape), what of conditions is
+    added to the network's state. from_noise: whether z0 holds nothing of the source.
     """
 
     z0: Tensor
@@ -26,6 +27,8 @@ class Encoded:
     logvar: Tensor | None = None
     context: Tensor | None = None
     context_mask: Tensor | None = None
+    added: Tensor | None = None
+    from_noise: bool = False
 
 
 class SourceEncoder(nn.Module, ABC):

@@ -255,7 +255,8 @@ class NoiseSource(SourceEncoder):
         """Noise is drawn whether or not `sample` is set."""
         latent = source.sample(generator) if sample else source.mean
         noise = normal((len(source), *self.target.shape), generator, latent)
-        return Encoded(noise, context=self.patches.split(latent), context_mask=self.patches.mask(source.mask))
+        mask = self.patches.mask(source.mask)
+        return Encoded(noise, context=self.patches.split(latent), context_mask=mask, from_noise=True)
 
 
 class DirectSourceSettings(SourceEncoderSettings):

@@ -86,8 +86,10 @@ def restored_elsewhere(
         said, _ = _asked(request, Path(folder))
         if said is None:
             return Elsewhere(failed="__init__", error="it ended the process")
-        latent = Latent(**load_file(Path(folder, LATENT))) if not said["failed"] else None
-        return Elsewhere(latent=latent, **said)
+        if said["failed"]:
+            return Elsewhere(**said)
+        parts = load_file(Path(folder, LATENT))
+        return Elsewhere(latent=Latent(parts["mean"], parts.get("std"), parts.get("mask")), **said)
 
 
 def _asked(request: Mapping[str, Any], folder: Path) -> tuple[Any, int]:

@@ -25,10 +25,9 @@ STEPS = 2
 
 def check_modalities(subject: TaskSubject) -> str | None:
     """Source and target are installed and take the options they are given."""
-    for side in SIDES:
-        _ = subject.use(side)
+    *sources, target = (use.name for use in subject.uses.values())
     _ = subject.unfitted
-    return " -> ".join(subject.use(side).name for side in SIDES)
+    return f"{', '.join(sources)} -> {target}"
 
 
 def check_construction(subject: TaskSubject) -> str | None:
@@ -181,7 +180,9 @@ def _check_data(recipe: Recipe) -> None:
 
 def check_training(subject: TaskSubject) -> str | None:
     """Two steps of a tiny bridge give a finite loss with gradients."""
-    bridge = tiny_bridge(subject.modality("source").latent, subject.modality("target").latent)
+    source = subject.modality("source")
+    conditions = {name: own.latent for name, own in source.conditions.items()}
+    bridge = tiny_bridge(source.latent, subject.modality("target").latent, conditions)
     losses = [training_step(bridge, subject.sources, subject.targets, seed) for seed in range(STEPS)]
     return f"loss {losses[-1]:.3g}"
 

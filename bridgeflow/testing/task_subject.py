@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from bridgeflow import registry
+from bridgeflow.conditioned import Conditioned, ConditionedModality, ConditionedOptions
 from bridgeflow.config import layers, recipe
 from bridgeflow.config.recipe import Recipe
 from bridgeflow.config.validation import validated
@@ -48,12 +49,22 @@ class TaskSubject(PluginSubject[Task]):
             raise Fault(f'`{side}` is not set: write {side} = ModalityUse("the name of a modality") in the class.')
         return use
 
+    @property
+    def uses(self) -> dict[str, ModalityUse]:
+        """What the class says of every modality, by the section of a recipe that has its options."""
+        conditions = getattr(self.kind, "conditions", None)
+        if not isinstance(conditions, Mapping) or not all(isinstance(own, ModalityUse) for own in conditions.values()):
+            raise Fault(
+                '`conditions` is no mapping from names to modalities: write conditions = {"text": ModalityUse("text")}.'
+            )
+        others = {f"source.conditions.{name}": use for name, use in conditions.items()}
+        return {"source": self.use("source"), **others, "target": self.use("target")}
+
     @remembered
     def modalities(self) -> dict[str, tuple[type[Modality], Settings]]:
-        """The class and the options of each side: those of the default recipe, where that fits."""
+        """The class and the options of each of them: those of the default recipe, where that fits."""
         found = {}
-        for side in SIDES:
-            use = self.use(side)
+        for side, use in self.uses.items():
             try:
                 own = self.loaded[1]
                 home = own.distribution if own is not None else ""
@@ -76,7 +87,7 @@ class TaskSubject(PluginSubject[Task]):
         except Fault:
             # The check of the default recipe says what is wrong with it.
             return {}
-        options: Settings | None = getattr(resolved, f"{side}_options", None)
+        options = None if resolved is None else resolved.modality_options.get(side)
         return {} if options is None else options.model_dump(mode="json")
 
     @remembered
@@ -108,8 +119,14 @@ class TaskSubject(PluginSubject[Task]):
         for side, (modality, settings) in self.modalities.items():
             with calling(f"{modality.__name__}.__init__", f"the options of its {side}"):
                 built[side] = modality(settings)
+        source = built["source"]
+        conditions = {name: built[f"source.conditions.{name}"] for name in self.kind.conditions}
+        if conditions:
+            own_options = {name: own.options for name, own in conditions.items()}
+            options = ConditionedOptions(start=source.options, conditions=own_options)
+            source = ConditionedModality(options, source, conditions)
         with calling("__init__", "its options and both modalities"):
-            return self.kind(self.settings, built["source"], built["target"])
+            return self.kind(self.settings, source, built["target"])
 
     @remembered
     def rows(self) -> list[dict[str, Any]]:
@@ -134,6 +151,13 @@ class TaskSubject(PluginSubject[Task]):
             pair = self.unfitted.pair(copied(row), np.random.default_rng(seed))
         if not isinstance(pair, tuple) or len(pair) != 2:
             raise Fault(f"`pair` gave a {type(pair).__name__}: let it give (source item, target item).")
+        names = pair[0].conditions.keys() if isinstance(pair[0], Conditioned) else ()
+        if set(names) != set(self.kind.conditions):
+            declared = listed(self.kind.conditions)
+            raise Fault(
+                f"`pair` gave a source item with {listed(names)}, where the class declares {declared}: let it "
+                "give a bridgeflow.conditioned.Conditioned with an item for each of `conditions`."
+            )
         return pair
 
     @remembered
@@ -233,6 +257,11 @@ class TaskSubject(PluginSubject[Task]):
         if not isinstance(pieces, list) or not pieces:
             raise Fault("`split` gave no list of pieces: let it give at least one item for every source item.")
         return pieces
+
+
+def listed(names: Collection[str]) -> str:
+    """Conditions by name, in words."""
+    return f"the conditions {', '.join(sorted(names))}" if names else "no conditions"
 
 
 def _all_the_same(items: Sequence[Item]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from bridgeflow.bridge import Bridge, BridgeSettings
@@ -21,7 +23,7 @@ def patch_of(spec: LatentSpec) -> int:
     return max(n for n in range(1, LARGEST_PATCH + 1) if all(size % n == 0 for size in spec.shape[1:]))
 
 
-def tiny_bridge(source: LatentSpec, target: LatentSpec) -> Bridge:
+def tiny_bridge(source: LatentSpec, target: LatentSpec, conditions: Mapping[str, LatentSpec] | None = None) -> Bridge:
     """A bridge with one block a part, for latents of these shapes; always the same weights. The source encoder is
     learned, so that gradients meet the latents of both sides."""
     patch = patch_of(target)
@@ -30,7 +32,7 @@ def tiny_bridge(source: LatentSpec, target: LatentSpec) -> Bridge:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         with calling("latent", "the shape of a tiny bridge"):
-            return Bridge(BridgeSettings(source_encoder=encoder), network, source, target)
+            return Bridge(BridgeSettings(source_encoder=encoder), network, source, target, conditions)
 
 
 def training_step(bridge: Bridge, source: Latent, target: Latent, seed: int) -> float:

@@ -56,12 +56,13 @@ def estimate(assembly: Assembly, precision: str, device: torch.device | str = "c
     """
     recipe = assembly.recipe
     latents = assembly.source.latent, assembly.target.latent
+    conditions = {name: own.latent for name, own in assembly.source.conditions.items()}
     try:
         bridge = assembly.sketch_bridge().train()
         recomputable = recompute_blocks(bridge.network) > 0
         recompute_blocks(bridge, recipe.training.gradient_checkpointing)
         with _FusedAttention() if torch.device(device).type == "cuda" else contextlib.nullcontext():
-            kept = _saved_bytes(bridge, *latents, recipe.training.batch_size)
+            kept = _saved_bytes(bridge, *latents, conditions, recipe.training.batch_size)
     except RuntimeError as error:
         # A network that looks at its numbers cannot run without any; other faults are the recipe's.
         if isinstance(error, NotImplementedError) or "meta" in str(error).lower():
@@ -87,7 +88,15 @@ def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _saved_bytes(bridge: Bridge, source: LatentSpec, target: LatentSpec, batch: int) -> int:
+def _unread(source: LatentSpec, batch: int) -> Latent:
+    """A latent of no numbers. Texts differ in length, and attention that is masked keeps more."""
+    mask = torch.ones(batch, source.shape[0], dtype=torch.bool, device="meta")
+    return Latent(torch.empty(batch, *source.shape, device="meta"), mask=mask if source.layout == "sequence" else None)
+
+
+def _saved_bytes(
+    bridge: Bridge, source: LatentSpec, target: LatentSpec, conditions: Mapping[str, LatentSpec], batch: int
+) -> int:
     """Bytes that autograd keeps for the backward pass of the training loss of a batch."""
     own = {_storage(parameter) for parameter in bridge.parameters()}
     seen: dict[int, Tensor] = {}
@@ -98,11 +107,8 @@ def _saved_bytes(bridge: Bridge, source: LatentSpec, target: LatentSpec, batch: 
         return tensor
 
     pixels = torch.empty(batch, 3, 8, 8, device="meta") if bridge.needs_target_pixels else None
-    latents = [Latent(torch.empty(batch, *spec.shape, device="meta")) for spec in (source, target)]
-    latents[1].observed = pixels
-    if source.layout == "sequence":
-        # Texts differ in length, and attention that is masked keeps more.
-        latents[0].mask = torch.ones(batch, source.shape[0], dtype=torch.bool, device="meta")
+    latents = [_unread(source, batch), Latent(torch.empty(batch, *target.shape, device="meta"), observed=pixels)]
+    latents[0].conditions = {name: _unread(spec, batch) for name, spec in conditions.items()}
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         bridge(*latents)
         return sum(tensor.untyped_storage().nbytes() for tensor in seen.values())

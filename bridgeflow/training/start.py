@@ -83,8 +83,9 @@ def describe(assembly: Assembly, bridge: Bridge, rows: Rows | Stream) -> str:
     recipe = assembly.recipe
     trained = sum(p.numel() for p in bridge.parameters() if p.requires_grad)
     use = recipe.task
+    sources = ", ".join([use.source.name, *(own.name for own in use.conditions.values())])
     return (
-        f"{recipe.name}   {use.source.name} -> {use.target.name}   {recipe.network_name} "
+        f"{recipe.name}   {sources} -> {use.target.name}   {recipe.network_name} "
         f"{trained / 1e6:.1f}M   {rows.description}"
     )
 
@@ -206,8 +207,8 @@ def _set_best(saved: Path, step: int, console: Progress) -> None:
 
 def computed_sections(recipe: Recipe, fitted: bool) -> dict[str, Settings]:
     """The sections of a recipe whose dtypes a run computes in, by key; those of codecs unless they are fitted."""
-    options = {"source": recipe.source_options, "target": recipe.target_options}
-    codecs = {side: own for side, own in options.items() if not fitted and side not in recipe.keys.codecs}
+    options = recipe.modality_options
+    codecs = {key: own for key, own in options.items() if not fitted and key not in recipe.keys.codecs}
     return {"training": recipe.training, **codecs}
 
 

@@ -15,7 +15,7 @@ from bridgeflow.task import Task
 from bridgeflow_plugins.blocks import render_scene
 from bridgeflow_tasks.superres import turned, zoomed_cut
 
-TASKS = ("caption", "depth", "superres", "t2i")
+TASKS = ("caption", "depth", "recolour", "superres", "t2i")
 
 
 def assembled(name: str, *overrides: str) -> Assembly:
@@ -36,7 +36,7 @@ def test_a_task_declares_what_it_needs(name: str) -> None:
     task: type[Task] = registry.load("task", name)
     assert task.default_recipe == f"{name}/blocks"
     assert f"{name}/folder" in layers.recipe_names(name)
-    assert set(task.columns) <= {"image", "text", "depth"}
+    assert set(task.columns) <= {"image", "text", "depth", "edited"}
     assert task.summary
 
 
@@ -46,7 +46,7 @@ def test_both_recipes_give_bridges_that_fit(name: str, scene: Mapping[str, Any])
         assembly = assembled(f"{name}/{recipe}")
         bridge = assembly.build_bridge()
         assert bridge.target_spec == assembly.target.latent
-        source, _ = assembly.task.pair(scene, rng())
+        source, _ = assembly.task.pair({**scene, "edited": scene["image"]}, rng())
         assert assembly.task.split(source)[0] is not None
 
 

@@ -58,6 +58,10 @@ class TestDepthTask(TaskConformance):
     task = "depth"
 
 
+class TestRecolourTask(TaskConformance):
+    task = "recolour"
+
+
 class TestSuperResolutionTask(TaskConformance):
     task = "superres"
 

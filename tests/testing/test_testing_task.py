@@ -13,6 +13,7 @@ import pytest
 from testing_fine import FineTask, Spoilt
 
 from bridgeflow.errors import UsageError
+from bridgeflow.conditioned import Conditioned
 from bridgeflow.modality import Item, Modality
 from bridgeflow.settings import Settings
 from bridgeflow.task import ModalityUse, Task
@@ -65,6 +66,28 @@ class NoSource(Task):
     columns = FineTask.columns
     pair = FineTask.pair
     example = FineTask.example
+
+
+@spoils("modalities", "`conditions` is no mapping from names to modalities")
+class ConditionsByName(FineTask):
+    conditions = {"hint": "image_latent"}  # type: ignore[dict-item]
+
+
+@spoils("modalities", "its source.conditions.hint cannot be had: no modality 'imagelatent'")
+class UnknownCondition(FineTask):
+    conditions = {"hint": ModalityUse("imagelatent")}
+
+
+@spoils("pairs", "a source item with no conditions, where the class declares the conditions hint")
+class ForgottenCondition(FineTask):
+    conditions = {"hint": ModalityUse("image_latent", {"size": 16})}
+
+
+@spoils("pairs", "a source item with the conditions hint, where the class declares no conditions")
+class UndeclaredCondition(FineTask):
+    def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
+        source, target = super().pair(row, rng)
+        return Conditioned(source, {"hint": source}), target
 
 
 @spoils("construction", "call super().__init__(options, source, target)")
@@ -290,6 +313,29 @@ def test_a_task_without_a_fault_passes_every_check() -> None:
     notes = {outcome.check.name: outcome.message for outcome in outcomes}
     assert notes["pairs"] == "grid 3x16x16 -> grid 3x16x16"
     assert (notes["metrics"], notes["baseline"]) == ("error", "not mirrored")
+
+
+class HintedTask(FineTask):
+    conditions = {"hint": ModalityUse("image_latent", {"size": 16})}
+
+    def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
+        source, target = super().pair(row, rng)
+        return Conditioned(source, {"hint": source}), target
+
+    def metrics(self, results: Sequence[Item], *arguments: Any) -> dict[str, float]:
+        truths, sources, rows = arguments
+        return super().metrics(results, truths, [own.start for own in sources], rows)
+
+    def baseline(self, *arguments: Any) -> Any:
+        truths, sources, examples = arguments
+        return super().baseline(truths, [own.start for own in sources], examples)
+
+
+def test_a_task_with_conditions_passes_every_check() -> None:
+    outcomes = check_task(HintedTask)
+    assert failing(outcomes) == {}
+    notes = {outcome.check.name: outcome.message for outcome in outcomes}
+    assert notes["modalities"] == "image_latent, image_latent -> image_latent"
 
 
 @pytest.mark.parametrize("kind", SPOILT, ids=lambda kind: kind.__name__)
