@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +24,19 @@ class Outcome:
     err: str
 
 
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where rendered scenes lie, which are the same for all tests."""
+    return tmp_path_factory.mktemp("scenes")
+
+
 @pytest.fixture
 def bridgeflow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., Outcome]]:
     """Calls a command in an empty folder; no traceback may show, whatever happens."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BRIDGEFLOW_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("BRIDGEFLOW_CACHE", str(scenes))
     monkeypatch.setenv("COLUMNS", "100")
     registry.forget()
 
@@ -41,6 +48,32 @@ def bridgeflow(
 
     yield call
     registry.forget()
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Path]:
+    """Folders that commands made, by the commands' arguments."""
+    return {}
+
+
+@pytest.fixture
+def made(
+    bridgeflow: Callable[..., Outcome], kept: dict[tuple[str, ...], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """`made("runs/own", "train", "--task", "depth")`: what the command makes with `-o runs/own`, made once a session
+    and copied from then on."""
+
+    def make(folder: str, *arguments: str) -> Path:
+        if arguments not in kept:
+            outcome = bridgeflow(*arguments, "-o", folder)
+            assert outcome.code == 0, outcome.err
+            kept[arguments] = tmp_path_factory.mktemp("made") / "folder"
+            shutil.copytree(folder, kept[arguments], symlinks=True)
+        elif not Path(folder).exists():
+            shutil.copytree(kept[arguments], folder, symlinks=True)
+        return Path(folder)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ WRONG_USAGE = [
     ("zzz", "no command 'zzz'. Commands: train, run, "),
     ("--bogus", "No such option '--bogus'. See: bridgeflow --help."),
     ("train", "Missing option '--task'. See: bridgeflow train --help."),
-    ("train --task dept", "no task 'dept'. Did you mean 'depth'? Installed: caption, depth, superres, t2i."),
+    ("train --task dept", "no task 'dept'. Did you mean 'depth'? Installed: caption, depth, recolour, superres, t2i."),
     ("train --task depth --recpe x", "No such option '--recpe'"),
     ("train --task depth --recipe depth/blok", "no recipe 'depth/blok'. Did you mean 'depth/blocks'?"),
     ("train --task depth --recipe none.yaml", "no recipe file 'none.yaml': "),
@@ -45,7 +45,8 @@ WRONG_USAGE = [
     ("train --task depth network.channels=[1", "the value of 'network.channels', line 1 is not valid YAML: "),
     (
         "train --task depth --data blokcs",
-        "no dataset 'blokcs'. Did you mean 'blocks'? Installed: blocks, cache, examples, folder, hf, webdataset.",
+        "no dataset 'blokcs'. Did you mean 'blocks'? Installed: blocks, cache, examples, folder, hf, "
+        "recoloured_blocks, webdataset.",
     ),
     ("train --task depth --data photos", "no dataset 'photos'. For a folder of your own write --data folder:photos."),
     ("train --task depth --data blocks:3", "--data 'blocks:3': this data set takes no location"),

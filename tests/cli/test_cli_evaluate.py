@@ -22,10 +22,9 @@ TINY = [
 
 
 @pytest.fixture
-def runs(bridgeflow: Call) -> tuple[str, str]:
+def runs(made: Callable[..., Path]) -> tuple[str, str]:
     for name, seed in (("one", 0), ("two", 1)):
-        made = bridgeflow("train", "--task", "depth", *TINY, f"training.seed={seed}", "-o", f"runs/{name}")
-        assert made.code == 0, made.err
+        made(f"runs/{name}", "train", "--task", "depth", *TINY, f"training.seed={seed}")
     return "runs/one", "runs/two"
 
 

@@ -33,11 +33,9 @@ TINY = [
 
 
 @pytest.fixture
-def model(bridgeflow: Call) -> Path:
-    assert bridgeflow("train", "--task", "depth", *TINY, "-o", "runs/own").code == 0
-    outcome = bridgeflow("export", "runs/own", "-o", "models/depth")
-    assert outcome.code == 0, outcome.err
-    return Path("models/depth")
+def model(made: Callable[..., Path]) -> Path:
+    made("runs/own", "train", "--task", "depth", *TINY)
+    return made("models/depth", "export", "runs/own")
 
 
 def test_an_exported_model_gives_the_results_of_its_run(bridgeflow: Call, model: Path) -> None:

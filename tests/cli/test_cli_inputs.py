@@ -72,9 +72,9 @@ def test_an_input_that_cannot_be_listed_stops_no_other(tmp_path: Path) -> None:
     assert sentences[5:] == ["bad", "a cube"]
     for place in (0, 2, 3, 4, 5):
         with pytest.raises(BridgeflowError):
-            entries[place].read(Words())
+            entries[place].read(str)
     with pytest.raises(BridgeflowError, match="cannot be read as UTF-8"):
-        read_one(str(tmp_path / "latin.txt"), Words(), "--plus")
+        read_one(str(tmp_path / "latin.txt"), Words(), "--plus", str)
 
 
 HIDDEN = ("._a", "__MACOSX/._a", "__MACOSX/b", ".ipynb_checkpoints/a-checkpoint", ".hidden", "s/.c/d")

@@ -53,7 +53,7 @@ def test_help_and_lists_answer_in_under_three_tenths_of_a_second(arguments: list
 
 def test_tasks_list_tells_recipes_and_origin(bridgeflow: Call) -> None:
     found = {row["task"]: row for row in json.loads(bridgeflow("tasks", "list", "--json").out)}
-    assert set(found) == {"caption", "depth", "superres", "t2i"}
+    assert set(found) == {"caption", "depth", "recolour", "superres", "t2i"}
     assert (
         found["depth"]["recipes"]
         == "depth/blocks, depth/blocks-full, depth/folder, depth/kitti, depth/nyuv2, depth/zero-shot"
@@ -61,7 +61,7 @@ def test_tasks_list_tells_recipes_and_origin(bridgeflow: Call) -> None:
     assert found["depth"]["distribution"].startswith("bridgeflow-torch ")
     lines = bridgeflow("tasks", "list").out.splitlines()
     assert lines[0].split() == ["task", "recipes", "distribution"]
-    assert [line.split()[0] for line in lines[1:]] == ["caption", "depth", "superres", "t2i"]
+    assert [line.split()[0] for line in lines[1:]] == ["caption", "depth", "recolour", "superres", "t2i"]
 
 
 def test_recipes_list_tells_what_each_is_for(bridgeflow: Call) -> None:

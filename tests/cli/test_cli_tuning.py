@@ -23,9 +23,8 @@ TUNE = ["tune-sampler", "--task", "depth", "--count", "16", "--most", "4"]
 
 
 @pytest.fixture
-def run(bridgeflow: Call) -> Path:
-    assert bridgeflow("train", "--task", "depth", *TINY, "-o", "runs/own").code == 0
-    return Path("runs/own/checkpoints/000003")
+def run(made: Callable[..., Path]) -> Path:
+    return made("runs/own", "train", "--task", "depth", *TINY) / "checkpoints" / "000003"
 
 
 def test_the_choice_becomes_the_default_and_goes_back(bridgeflow: Call, run: Path) -> None:

@@ -147,10 +147,11 @@ def test_keys_of_the_chosen_member_of_a_union_are_the_ones_known() -> None:
         ("network.name=uent", "no network 'uent'. Did you mean 'unet'? Installed: dimr, dit, unet."),
         (
             "data.name=blokcs",
-            "no dataset 'blokcs'. Did you mean 'blocks'? Installed: blocks, cache, examples, folder, hf, webdataset.",
+            "no dataset 'blokcs'. Did you mean 'blocks'? Installed: blocks, cache, examples, folder, hf, "
+            "recoloured_blocks, webdataset.",
         ),
-        ("task=dept", "no task 'dept'. Did you mean 'depth'? Installed: caption, depth, superres, t2i."),
-        ("task=3", "task: no name is given; one of caption, depth, superres, t2i is expected."),
+        ("task=dept", "no task 'dept'. Did you mean 'depth'? Installed: caption, depth, recolour, superres, t2i."),
+        ("task=3", "task: no name is given; one of caption, depth, recolour, superres, t2i is expected."),
         ("data.name=folder", "data.path: this key is required."),
     ],
 )
@@ -304,9 +305,10 @@ def test_data_argument_that_is_a_folder_suggests_folder(tmp_path: Path, monkeypa
     [
         (
             "fodler:x",
-            "no dataset 'fodler'. Did you mean 'folder'? Installed: blocks, cache, examples, folder, hf, webdataset.",
+            "no dataset 'fodler'. Did you mean 'folder'? Installed: blocks, cache, examples, folder, hf, "
+            "recoloured_blocks, webdataset.",
         ),
-        ("", "no dataset ''. Installed: blocks, cache, examples, folder, hf, webdataset."),
+        ("", "no dataset ''. Installed: blocks, cache, examples, folder, hf, recoloured_blocks, webdataset."),
         ("blocks:3", "--data 'blocks:3': this data set takes no location, so leave '3' out."),
     ],
 )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from bridgeflow import registry
@@ -46,6 +47,8 @@ def part(base: type[Settings], build: Callable[..., Any], doc: str = "A part.", 
     """Settings of a kind whose `build` gives what a test wants."""
     annotations = {"name": Literal["spoilt"], **dict.fromkeys(fields, Any)}
     body = {"__doc__": doc, "__module__": __name__, "__annotations__": annotations, "name": "spoilt", **fields}
+    # For docstrings pydantic would read the source of every frame of pytest.
+    body["model_config"] = ConfigDict(use_attribute_docstrings=False)
     return type("Spoilt", (base,), {**body, "build": lambda self, *given: build(*given)})
 
 

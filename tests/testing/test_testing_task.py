@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from testing_fine import FineTask, Spoilt
 
-from bridgeflow.errors import UsageError
 from bridgeflow.conditioned import Conditioned
+from bridgeflow.errors import UsageError
 from bridgeflow.modality import Item, Modality
 from bridgeflow.settings import Settings
 from bridgeflow.task import ModalityUse, Task

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 from PIL import Image
+from pydantic import ConfigDict
 from testing_fine import FineTracker, Lines, Spoilt
 
 from bridgeflow.cli.main import invoke
@@ -25,7 +26,9 @@ spoils = SPOILT.by
 
 def of(tracker: type[Tracker], name: str) -> type[FineTracker]:
     """Settings that build a tracker."""
-    return type(name, (FineTracker,), {"build": lambda self: tracker()})
+    # For docstrings pydantic would read the source of every frame of pytest.
+    body = {"build": lambda self: tracker(), "model_config": ConfigDict(use_attribute_docstrings=False)}
+    return type(name, (FineTracker,), body)
 
 
 @spoils("contract", "version 0 of the contract")

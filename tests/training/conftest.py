@@ -23,6 +23,8 @@ TINY = (
     "training.validation=4",
     "training.log_every=1",
     "training.schedule.warmup=2",
+    # Estimated on the meta device, which takes longer than the steps do.
+    "training.check_memory=false",
 )
 
 

@@ -28,7 +28,7 @@ def test_a_run_that_does_not_fit_is_refused_before_data_or_folders_are_made_of_i
     little: None, tiny_depth: Make, quiet_train: Callable
 ) -> None:
     with pytest.raises(BridgeflowError) as caught:
-        quiet_train(tiny_depth(), output="run")
+        quiet_train(tiny_depth("training.check_memory=true"), output="run")
     sentence = str(caught.value)
     for words in (
         "training would take about 0.01 GB of memory a process, 0.01 GB of it for activations, and 0.00 GB are free",
@@ -49,7 +49,7 @@ def test_it_starts_all_the_same_where_that_is_asked_for(little: None, tiny_depth
 def test_a_run_that_goes_on_is_held_against_what_is_free_now(
     tiny_depth: Make, quiet_train: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    quiet_train(tiny_depth("training.steps=1"), output="run")
+    quiet_train(tiny_depth("training.steps=1", "training.check_memory=true"), output="run")
     monkeypatch.setattr(memory, "free_memory", lambda device: 10**6)
     line = ["train", "--task", "depth", "--device", "cpu", "-o", "run", "--resume", "training.steps=2"]
     assert invoke(line) == 1
