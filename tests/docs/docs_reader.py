@@ -18,10 +18,19 @@ TUTORIALS = ("write-a-modality.md", "write-a-task.md")
 """Followed from beginning to end by tests of their own."""
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").glob("*.md") if page.name not in TUTORIALS)]
 
-TINY = ["training.steps=2", "training.batch_size=4", "training.precision=fp32", "training.evaluate=0"]
+TINY = [
+    "training.steps=2",
+    "training.batch_size=4",
+    "training.precision=fp32",
+    "training.evaluate=0",
+    "training.validation=4",
+    "training.samples=2",
+]
+SMALL_UNET = ["network.channels=[8,16,32]", "network.blocks=1"]
 TINY_TASK = {
-    "depth": [],
-    "superres": [],
+    "depth": SMALL_UNET,
+    "recolour": SMALL_UNET,
+    "superres": SMALL_UNET,
     "caption": ["target.codec.steps=2", "target.codec.width=32"],
     "t2i": ["target.codec.steps=2", "network.channels=[16]", "network.blocks=1", "source_encoder.depth=1"],
 }
@@ -43,8 +52,9 @@ def write_files(folder: Path) -> None:
         words = "a red cube" if number % 2 else "a blue sphere"
         lines.append(json.dumps({"file_name": f"p{number}.png", "text": words, "description": words}))
     (folder / "photos/metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    picture.resize((80, 72)).save(folder / "photo.jpg")
+    picture.resize((40, 36)).save(folder / "photo.jpg")
     picture.resize((16, 16)).save(folder / "small.png")
+    picture.resize((64, 64)).save(folder / "scene.png")
     (folder / "prompts.txt").write_text("a red cube\na blue sphere\n", encoding="utf-8")
 
 

@@ -132,6 +132,8 @@ def shortened(words: list[str]) -> list[str]:
     # A recipe of the blocks scenes would have all of its tens of thousands drawn.
     scenes = [] if parameters["data"] or recipe.endswith(".yaml") else SCENES
     own = TINY_TASK[parameters["task"]]
+    if any(override.startswith("network.name=") for override in parameters["overrides"]):
+        own = [override for override in own if not override.startswith("network.")]
     return [*words, *TINY, *scenes, *own]
 
 

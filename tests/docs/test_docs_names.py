@@ -132,6 +132,8 @@ NAMED = {"data": bridgeflow.datasets, "network": bridgeflow.networks}
 
 def fields(path: str) -> Fields:
     """What a key of a recipe may be, one for each plugin or choice that has it; nothing where none has."""
+    # The options of a condition, whatever its name, are those of a modality.
+    path = re.sub(r"^source\.conditions\.\w+\.", "source.", path)
     first, *rest = path.split(".")
     whole = [model.model_fields[first] for model in (RecipeKeys, ArmSettings) if first in model.model_fields]
     level = SECTIONS_OF_PLUGINS.get(first) or [model for own in whole for model in models(own.annotation)]
