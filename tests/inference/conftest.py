@@ -26,7 +26,8 @@ from bridgeflow.training.start import train
 
 COMMON = [
     "data.size=64", "data.held_out=8", "data.workers=1", "training.steps=3", "training.batch_size=4",
-    "training.precision=fp32", "training.evaluate=0", "training.sample_every=0",
+    "training.precision=fp32", "training.evaluate=0", "training.sample_every=0", "training.samples=2",
+    "training.validation=4", "training.check_memory=false", "sampling.solver.steps=3",
 ]  # fmt: skip
 SMALL_UNET = ["network.channels=[8,16]", "network.blocks=1", "network.attention=[]"]
 SMALL_SOURCE = [
@@ -47,7 +48,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             "depth": SMALL_UNET,
             "superres": SMALL_UNET,
             "caption": [*SMALL_DIT, "target.codec.steps=30", "target.codec.width=32"],
-            "t2i": [*SMALL_UNET, *SMALL_SOURCE, "target.codec.steps=30"],
+            "t2i": [*SMALL_UNET, *SMALL_SOURCE, "target.codec.steps=4"],
         }
         for task, overrides in own.items():
             train(recipes.load(f"{task}/blocks", [*COMMON, *overrides]), device="cpu", console=Progress(quiet=True))
