@@ -190,13 +190,11 @@ class Bridge(nn.Module):
 
     def _predict(self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor, r: Tensor | None = None) -> list[Tensor]:
         """What the network predicts at each of its resolutions, the last at the latent's own."""
-        context: tuple[Tensor | None, Tensor | None] = (None, None)
-        if encoded.context is not None and self.null_context is not None:
-            context = self._context(encoded, self.null_context, null)
+        context = self._context(encoded, null)
         z = self._with_added(encoded, z, null)
         # Only objectives with a second time give it, so that networks written without one work with all others.
-        second = [] if r is None else [r]
-        return list(self.network.velocities(z, t, null, *context, *second))
+        second = {} if r is None else {"r": r}
+        return list(self.network.velocities(z, t, null, *context, **second))
 
     def velocity(
         self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor, network_time: Tensor | None = None
@@ -208,11 +206,7 @@ class Bridge(nn.Module):
         no velocity at t = 1 (`FlowPath.velocity_towards`)."""
         seen = t if network_time is None else network_time
         state = self._with_added(encoded, z, null)
-        given: Tensor
-        if encoded.context is None or self.null_context is None:
-            given = self.network(state, seen, null)
-        else:
-            given = self.network(state, seen, null, *self._context(encoded, self.null_context, null))
+        given: Tensor = self.network(state, seen, null, *self._context(encoded, null))
         if self.settings.prediction == "velocity":
             return given
         return self.path.velocity_towards(z, given.float(), t.to(z.device, torch.float32))
@@ -225,17 +219,20 @@ class Bridge(nn.Module):
         added = encoded.added.repeat(repeats, *[1] * (z.ndim - 1))
         return z + added * ~null.to(z.device).view(-1, *[1] * (z.ndim - 1))
 
-    def _context(self, encoded: Encoded, null_context: Tensor, null: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens to attend to, a learned one in front that null rows see alone, and which of them are real."""
-        context, real = encoded.context, encoded.context_mask
-        assert context is not None
+    def _context(self, encoded: Encoded, null: Tensor) -> tuple[Tensor, Tensor] | tuple[()]:
+        """Tokens to attend to, a learned one in front that null rows see alone, and which of them are real; nothing
+        where the network attends to none."""
+        attended = encoded.attended
+        if attended is None or self.null_context is None:
+            return ()
+        context, real = attended
         if len(null) != len(context):
             repeats = len(null) // len(context)
             context = context.repeat(repeats, *([1] * (context.ndim - 1)))
             real = None if real is None else real.repeat(repeats, 1)
         if real is None:
             real = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
-        context = torch.cat([null_context.expand(len(context), -1, -1).to(context.dtype), context], dim=1)
+        context = torch.cat([self.null_context.expand(len(context), -1, -1).to(context.dtype), context], dim=1)
         return context, torch.cat([real.new_ones(len(real), 1), real & ~null[:, None]], dim=1)
 
     # -- sampling ----------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ To the engine both are one modality, whose items are `Conditioned` and whose lat
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,8 @@ import numpy as np
 from pydantic import SerializeAsAny, model_serializer
 from torch import Tensor, nn
 
-from bridgeflow.errors import UsageError
-from bridgeflow.modality import Item, Latent, LatentSpec, Modality, Progress
+from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.modality import Item, Latent, LatentSpec, Modality
 from bridgeflow.settings import Settings
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ class ConditionedOptions(Settings):
 
 
 class ConditionedModality(Modality):
-    """A source with conditions, as one modality. Tensors of its batches and of its fitted state are those of the start,
-    and `NAME/...` for each condition."""
+    """A source with conditions, as one modality: it reads, collates and encodes all of them together. Tensors of its
+    batches are those of the start, and `NAME/...` for each condition. Codecs are fitted and kept for each part."""
 
     options: ConditionedOptions
 
@@ -70,9 +70,9 @@ class ConditionedModality(Modality):
         """The conditions' modalities, by name."""
         return {name: own for name, own in self._conditions.items() if isinstance(own, Modality)}
 
-    def parts(self) -> Sequence[Modality]:
-        """The start and the conditions."""
-        return list(self._parts.values())
+    def parts(self, place: str) -> dict[str, Modality]:
+        """The start at the place itself, and each condition at PLACE.conditions.NAME."""
+        return {place: self.start, **{f"{place}.conditions.{name}": own for name, own in self.conditions.items()}}
 
     @property
     def _parts(self) -> dict[str, Modality]:
@@ -89,25 +89,20 @@ class ConditionedModality(Modality):
         """That of the start."""
         return self.start.piece_latent
 
-    @property
-    def most_fitted(self) -> int:  # type: ignore[override]
-        """The most that any part takes."""
-        return max(own.most_fitted for own in self._parts.values())
-
     def batch_key(self, item: Conditioned) -> Hashable:
         """Pieces that go together in every part."""
         return tuple(own.batch_key(_part(item, prefix)) for prefix, own in self._parts.items())
 
     def read(self, value: Any) -> Conditioned:
-        """The items of a `Conditioned` of values. Raises UsageError where a condition is missing or unknown."""
-        given = value.conditions if isinstance(value, Conditioned) else {}
-        check_conditions(self.conditions, given)
-        start = value.start if isinstance(value, Conditioned) else value
-        conditions = {name: own.read(given[name]) for name, own in self.conditions.items()}
-        return Conditioned(self.start.read(start), conditions)
+        """The items of a `Conditioned` of values. Raises BridgeflowError where a condition is missing or unknown."""
+        given = checked(value, self.conditions)
+        conditions = {name: own.read(given.conditions[name]) for name, own in self.conditions.items()}
+        return Conditioned(self.start.read(given.start), conditions)
 
     def collate(self, items: Sequence[Conditioned]) -> dict[str, Tensor]:
-        """The batches of all parts."""
+        """The batches of all parts. Raises BridgeflowError for items that are no `Conditioned` of these conditions."""
+        for item in items:
+            checked(item, self.conditions)
         return {
             f"{prefix}{name}": tensor
             for prefix, own in self._parts.items()
@@ -136,31 +131,21 @@ class ConditionedModality(Modality):
             if (name.startswith(prefix) if prefix else not name.startswith(others))
         }
 
-    def advise(self, items: Iterable[Conditioned], side: str) -> list[str]:
-        """What the options of any part lose."""
-        own = list(items)
-        found = self.start.advise((item.start for item in own), side)
-        for name, modality in self.conditions.items():
-            found += modality.advise((item.conditions[name] for item in own), f"{side}.conditions.{name}")
-        return found
-
     def unload(self) -> None:
         """Frees the weights of all parts."""
         for own in self._parts.values():
             own.unload()
 
     def preview(self, item: Conditioned) -> Image:
-        """All parts side by side."""
-        from PIL import Image
+        """That of the start; `previews` has the others."""
+        return self.start.preview(item.start)
 
-        pictures = [own.preview(_part(item, prefix)) for prefix, own in self._parts.items()]
-        height = max(picture.height for picture in pictures)
-        shown = Image.new("RGB", (sum(picture.width for picture in pictures), height), "white")
-        at = 0
-        for picture in pictures:
-            shown.paste(picture, (at, (height - picture.height) // 2))
-            at += picture.width
-        return shown
+    def previews(self, item: Conditioned) -> dict[str, Image]:
+        """That of the start, as 'source', and of each condition, by name."""
+        return {
+            "source": self.preview(item),
+            **{name: own.preview(item.conditions[name]) for name, own in self.conditions.items()},
+        }
 
     def example(self, rng: np.random.Generator) -> Conditioned:
         """A made-up item of every part, which have nothing to do with one another."""
@@ -173,43 +158,10 @@ class ConditionedModality(Modality):
         conditions = {name: own.example(rng) for name, own in self.conditions.items()}
         return {name: Conditioned(item, conditions) for name, item in self.start.extremes().items()}
 
-    # -- codecs that are fitted ------------------------------------------------------------------------------
-
     @property
     def needs_fit(self) -> bool:
-        """True while that of any part has to be fitted."""
+        """True while the codec of any part has to be fitted; each is fitted by itself (`Task.parts`)."""
         return any(own.needs_fit for own in self._parts.values())
-
-    def fit(self, items: Iterable[Conditioned], progress: Progress | None = None) -> dict[str, float]:
-        """Fits the parts that still need it; figures of a condition are called `NAME/...`."""
-        unfitted = {prefix: own for prefix, own in self._parts.items() if own.needs_fit}
-        figures: dict[str, float] = {}
-        for own_items, (prefix, own) in zip(itertools.tee(items, len(unfitted)), unfitted.items(), strict=True):
-            found = own.fit(map(_taking(prefix), itertools.islice(own_items, own.most_fitted)), progress)
-            figures |= {f"{prefix}{name}": value for name, value in found.items()}
-        return figures
-
-    def fitted_state(self) -> dict[str, Tensor]:
-        """That of all parts."""
-        return {
-            f"{prefix}{name}": tensor
-            for prefix, own in self._parts.items()
-            for name, tensor in own.fitted_state().items()
-        }
-
-    def fitted_facts(self) -> dict[str, Any]:
-        """That of the start, and under `NAME/` that of a condition."""
-        conditions = {f"{name}/": facts for name, own in self.conditions.items() if (facts := own.fitted_facts())}
-        return {**self.start.fitted_facts(), **conditions}
-
-    def restore(self, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Takes back what `fitted_state` and `fitted_facts` gave, or the start's alone."""
-        names = {f"{name}/" for name in self.conditions}
-        for prefix, own in self._parts.items():
-            own_state = self._own(state, prefix)
-            own_facts = facts.get(prefix, {}) if prefix else {k: v for k, v in facts.items() if k not in names}
-            if own_state or own_facts:
-                own.restore(own_state, own_facts)
 
     def fingerprint(self) -> str:
         """Changes with that of any part."""
@@ -221,21 +173,54 @@ def _part(item: Conditioned, prefix: str) -> Item:
     return item.conditions[prefix[:-1]] if prefix else item.start
 
 
-def _taking(prefix: str) -> Callable[[Conditioned], Item]:
-    return lambda item: _part(item, prefix)
+def checked(given: Any, conditions: Iterable[str]) -> Conditioned:
+    """What was given, a `Conditioned` with these conditions. Raises BridgeflowError for anything else."""
+    wanted = list(conditions)
+    if not isinstance(given, Conditioned):
+        made = ", ".join(f"{name!r}: ..." for name in wanted)
+        raise BridgeflowError(
+            f"a source with conditions is made from a {type(given).__name__}: give a bridgeflow.conditioned.Conditioned"
+            f"(start, {{{made}}})."
+        )
+    check_conditions(wanted, given.conditions)
+    return given
 
 
-def check_conditions(known: Iterable[str], given: Iterable[str]) -> None:
-    """Raises UsageError where conditions that are given are not those of the task."""
-    known, given = list(known), list(given)
-    unknown = [name for name in given if name not in known]
+def check_conditions(wanted: Sequence[str], given: Iterable[str]) -> None:
+    """Raises UsageError where the conditions given are not those of the task."""
+    given = list(given)
+    unknown = [name for name in given if name not in wanted]
     if unknown:
-        takes = f"it takes {', '.join(known)}" if known else "it takes none"
-        raise UsageError(f"this model takes no condition {unknown[0]!r}: {takes}.")
-    missing = [name for name in known if name not in given]
+        takes = f"it takes {', '.join(wanted)}" if wanted else "it takes none"
+        raise UsageError(f"this task has no condition {unknown[0]!r}: {takes}.")
+    missing = [name for name in wanted if name not in given]
     if missing:
         name = missing[0]
         raise UsageError(
-            f"this model needs {name!r} beside its input: give it with --with {name}=VALUE, or in Python with "
+            f"this task needs {name!r} beside its input: give it with --with {name}=VALUE, or in Python with "
             f"conditions={{{name!r}: value}}."
         )
+
+
+def item_at(pair: tuple[Item, Item], place: str) -> Item:
+    """The item of a task's pair for the modality at a place, as `Task.parts` names it."""
+    source, target = pair
+    if place == "target":
+        return target
+    name = place.partition(".conditions.")[2]
+    if name:
+        return source.conditions[name]
+    return start_of(source)
+
+
+def start_of(item: Item) -> Item:
+    """What of a source item the flow starts from."""
+    return item.start if isinstance(item, Conditioned) else item
+
+
+def fault_of_name(name: str) -> str | None:
+    """Why a task cannot call a condition so, in a clause; None where it can."""
+    if re.fullmatch(r"[a-z][a-z0-9_]*", name) is None:
+        return "it should be of lower-case letters, digits and underscores"
+    # Modules are kept by these names, as attributes of a torch.nn.ModuleDict.
+    return "torch.nn.Module has an attribute of this name" if hasattr(nn.ModuleDict, name) else None

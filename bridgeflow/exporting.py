@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bridgeflow.assembly import SIDES, Assembly, assemble
+from bridgeflow.assembly import Assembly, assemble
 from bridgeflow.assembly.codec_files import save_codec
 from bridgeflow.assembly.preparing import open_rows
 from bridgeflow.bridge import Bridge
@@ -55,7 +55,7 @@ def export(checkpoint: Checkpoint, folder: Path, precision: Precision, card: str
         # Latents on this machine say nothing to whoever is given the model.
         recipe = recipe.changed(data=origin.section)
         facts["data"] = {"description": origin.description, "fingerprint": origin.fingerprint}
-    assembly = assemble(recipe, {side: own for side in SIDES if (own := checkpoint.codec(side))})
+    assembly = assemble(recipe, checkpoint.codecs(recipe))
     bridge = load_bridge(assembly, checkpoint)
     known = _learn_inputs(assembly, recipe, console)
     report = _figures_of(checkpoint)
@@ -64,11 +64,10 @@ def export(checkpoint: Checkpoint, folder: Path, precision: Precision, card: str
 
     def fill(part: Path) -> None:
         write_state(_narrowed(bridge, TYPES[precision]), part / "model.safetensors")
-        for side in SIDES:
-            modality = assembly.modality(side)
+        for place, modality in assembly.parts.items():
             if modality.fitted_state() or modality.fitted_facts():
-                about = {"modality": getattr(recipe.task, side).name}
-                save_codec(modality, part / side, about, TYPES[precision])
+                about = {"modality": recipe.uses[place].name}
+                save_codec(modality, part / place, about, TYPES[precision])
         if known is not None:
             known.save(part)
         if report is not None:

@@ -114,6 +114,10 @@ class Latent:
             {name: own.rows(index) for name, own in self.conditions.items()},
         )
 
+    def parts(self, place: str) -> dict[str, Latent]:
+        """This latent at a place, and those of its conditions at PLACE.conditions.NAME."""
+        return {place: self, **{f"{place}.conditions.{name}": own for name, own in self.conditions.items()}}
+
     def __len__(self) -> int:
         return self.mean.shape[0]
 
@@ -173,9 +177,10 @@ class Modality(nn.Module, ABC):
         """Modalities of what else its items hold, by name; none but of a source whose task has conditions."""
         return {}
 
-    def parts(self) -> Sequence[Modality]:
-        """The modalities that it is made of: itself, but for a source whose task has conditions."""
-        return [self]
+    def parts(self, place: str) -> dict[str, Modality]:
+        """The modalities that it is made of, by the key of a recipe's section for each, where its own is `place`:
+        itself, but for a source whose task has conditions."""
+        return {place: self}
 
     def batch_key(self, item: Item) -> Hashable:
         """Pieces of items go into one batch where this is the same; by default all do."""
@@ -206,7 +211,7 @@ class Modality(nn.Module, ABC):
         that are clipped, each with what to set instead; none by default.
 
         items: the first of the data, before training and in `data check`, or what `run` was given; one by one, or none
-        at all. side: 'source' or 'target', the section of a recipe where the options are set.
+        at all. side: 'source', 'target' or 'source.conditions.NAME', the section of a recipe where the options are set.
         """
         return []
 
@@ -227,6 +232,10 @@ class Modality(nn.Module, ABC):
     @abstractmethod
     def preview(self, item: Item) -> Image:
         """The item as an RGB picture for people to look at."""
+
+    def previews(self, item: Item) -> dict[str, Image]:
+        """Pictures of all that a source item holds, by name: one, but where the task has conditions."""
+        return {"source": self.preview(item)}
 
     # -- made-up items, for checks, dry runs and first steps ---------------------------------------------
 

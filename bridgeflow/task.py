@@ -1,4 +1,4 @@
-"""The contract of a task: two modalities, the pair that a row of data holds, and how the result is judged."""
+"""The contract of a task: its modalities, the pair that a row of data holds, and how the result is judged."""
 
 from __future__ import annotations
 
@@ -50,6 +50,9 @@ class Task:
     then gives a `bridgeflow.conditioned.Conditioned` as the source item."""
     columns: ClassVar[Mapping[str, str]] = {}
     """Columns that `pair` needs, each with what it holds."""
+    holds: ClassVar[Mapping[str, str]] = {}
+    """Columns whose items are those of a modality with a `column` of another name: 'source', 'target' or
+    'source.conditions.NAME' for each, such as {"edited": "target"}."""
     better: ClassVar[Mapping[str, Literal["higher", "lower"]]] = {}
     """Metrics by which results are ranked, and which way is better. The first that `metrics` gives for the data at
     hand stands for all of them, as where sampling is tuned."""
@@ -69,6 +72,10 @@ class Task:
         self.from_modality = source
         self.to_modality = target
         self.weights: dict[str, str] = {}
+
+    def parts(self) -> dict[str, Modality]:
+        """Its modalities, each by the key of a recipe's section: 'source', 'source.conditions.NAME', 'target'."""
+        return {**self.from_modality.parts("source"), **self.to_modality.parts("target")}
 
     def judge_by(self, weights: Mapping[str, str]) -> None:
         """Names the weights (name to place) that `thorough` judges by. Raises UsageError where the task has no such

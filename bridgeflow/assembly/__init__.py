@@ -22,7 +22,7 @@ SIDES = ("source", "target")
 
 @dataclass
 class Assembly:
-    """A task with its two modalities, ready to read, encode and decode."""
+    """A task with its modalities, ready to read, encode and decode."""
 
     recipe: Recipe
     task: Task
@@ -40,6 +40,11 @@ class Assembly:
     def modality(self, side: str) -> Modality:
         """The modality of a side, 'source' or 'target'."""
         return self.source if side == "source" else self.target
+
+    @property
+    def parts(self) -> dict[str, Modality]:
+        """Every modality by the key of its section: codecs are fitted, named and kept for each."""
+        return self.task.parts()
 
     def to(self, device: torch.device | str) -> Assembly:
         """Both modalities moved to a device."""
@@ -102,7 +107,7 @@ def assemble(recipe: Recipe, codecs: Mapping[str, Path] | None = None) -> Assemb
         assembly = Assembly(recipe, recipe.task(recipe.options, source, target))
     given: Mapping[str, Path] = {side: Path(folder) for side, folder in recipe.keys.codecs.items()}
     for side, folder in (given if codecs is None else codecs).items():
-        restore_codec(assembly.modality(side), folder)
+        restore_codec(assembly.parts[side], folder)
     share_codec(assembly)
     return assembly
 
@@ -116,12 +121,11 @@ def _source(recipe: Recipe) -> Modality:
 
 
 def latents_known(assembly: Assembly) -> bool:
-    """Whether both latents are known, though codecs may still have to be fitted.
+    """Whether all latents are known, though codecs may still have to be fitted.
 
     Raises what a modality that needs no fitting raises, such as BridgeflowError for an encoder that is not there.
     """
-    for side in SIDES:
-        modality = assembly.modality(side)
+    for modality in assembly.parts.values():
         try:
             _ = modality.latent
         except Exception:
@@ -132,11 +136,10 @@ def latents_known(assembly: Assembly) -> bool:
 
 
 def share_codec(assembly: Assembly) -> None:
-    """Gives the source the target's fitted codec where both are set to the same one."""
-    source, target = assembly.source, assembly.target
-    if isinstance(source, ConditionedModality):
-        source = source.start
+    """Gives the sources the target's fitted codec where both are set to the same one."""
+    target = assembly.target
     codec = getattr(target.options, "codec", None)
-    same = codec is not None and getattr(source.options, "codec", None) == codec
-    if source.needs_fit and not target.needs_fit and same:
-        source.restore(target.fitted_state(), target.fitted_facts())
+    for source in assembly.source.parts("source").values():
+        same = codec is not None and getattr(source.options, "codec", None) == codec
+        if source.needs_fit and not target.needs_fit and same:
+            source.restore(target.fitted_state(), target.fitted_facts())

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from bridgeflow.assembly import Assembly, latents_known, share_codec
+from bridgeflow.conditioned import item_at
 from bridgeflow.config.recipe import Recipe
 from bridgeflow.data.advice import advice
 from bridgeflow.data.pairs import check_columns, read_pairs
@@ -49,14 +50,14 @@ def prepare_codecs(assembly: Assembly, rows: Rows | Stream, console: Progress) -
     started = time.monotonic()
     count = 0
 
-    def items_of(side: str) -> Iterator[Item]:
+    def items_of(place: str) -> Iterator[Item]:
         nonlocal count
         count = 0
-        most = assembly.modality(side).most_fitted
+        most = assembly.parts[place].most_fitted
         for pair in read_pairs(rows, assembly.task, assembly.recipe.columns, most):
             if not isinstance(pair, BridgeflowError):
                 count += 1
-                yield pair[0] if side == "source" else pair[1]
+                yield item_at(pair[:2], place)
         if count == 0:
             raise BridgeflowError(
                 f"no row of {rows.description} can be read to fit a codec to: see why with bridgeflow data check."
@@ -64,8 +65,8 @@ def prepare_codecs(assembly: Assembly, rows: Rows | Stream, console: Progress) -
 
     with console.doing("fitting the codecs"):
         figures = _fit_codecs(assembly, items_of, lambda done, total, what: console(done, total, what))
-    for side, own in figures.items():
-        name = getattr(assembly.recipe.task, side).name
+    for place, own in figures.items():
+        name = assembly.recipe.uses[place].name
         shown = "  ".join(f"{key} {value:.4g}" for key, value in own.items())
         console.say(f"fitted the {name} codec to {count:,} examples in {duration(time.monotonic() - started)}: {shown}")
 
@@ -73,18 +74,18 @@ def prepare_codecs(assembly: Assembly, rows: Rows | Stream, console: Progress) -
 def _fit_codecs(
     assembly: Assembly, items_of: Callable[[str], Iterable[Item]], progress: OnProgress | None = None
 ) -> dict[str, dict[str, float]]:
-    """Fits whatever codec still needs it to the items of its side; figures by side.
+    """Fits whatever codec still needs it to the items of its place; figures by place.
 
-    `items_of('target')` gives the items of that side one by one, so that no more than the codec keeps is held. A side
-    that needs no fitting and cannot be had is reported before the other is fitted.
+    `items_of('target')` gives the items of that place one by one, so that no more than the codec keeps is held. A
+    modality that needs no fitting and cannot be had is reported before another is fitted.
     """
     latents_known(assembly)
     figures: dict[str, dict[str, float]] = {}
-    for side in ("target", "source"):
+    # The target comes first: sources may share its codec.
+    for place, modality in reversed(assembly.parts.items()):
         share_codec(assembly)
-        modality = assembly.modality(side)
         if modality.needs_fit:
-            figures[side] = modality.fit(items_of(side), progress)
+            figures[place] = modality.fit(items_of(place), progress)
     return figures
 
 

@@ -132,7 +132,12 @@ def index_path(folder: Path) -> Path:
 
 def write_index(folder: Path, index: Index) -> None:
     """Writes the index, whole or not at all."""
-    text = json.dumps(index.model_dump(mode="json"), indent=1, ensure_ascii=False)
+    facts = index.model_dump(mode="json")
+    for side in SIDES:
+        # Left out where there are none, so that versions before them still read the cache.
+        if not facts["key"][side]["conditions"]:
+            del facts["key"][side]["conditions"]
+    text = json.dumps(facts, indent=1, ensure_ascii=False)
     write_file(index_path(folder), text.encode())
 
 

@@ -134,9 +134,9 @@ class CachedRows:
 
         Raises UsageError, with the reason, where the recipe encodes otherwise.
         """
-        for side in SIDES:
-            modality, kept = assembly.modality(side), self.folder / "codecs" / side
-            if modality.needs_fit and kept.is_dir() and not self._differs(assembly, side):
+        for place, modality in assembly.parts.items():
+            kept = self.folder / "codecs" / place
+            if modality.needs_fit and kept.is_dir() and not self._differs(assembly, place.partition(".")[0]):
                 restore_codec(modality, kept)
         self.check(assembly)
 

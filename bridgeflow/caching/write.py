@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from pydantic import ValidationError
 
-from bridgeflow.assembly import SIDES, Assembly, assemble
+from bridgeflow.assembly import Assembly, assemble
 from bridgeflow.assembly.codec_files import restore_codec, save_codec
 from bridgeflow.caching.encoding import encode_shard
 from bridgeflow.caching.index import (
@@ -184,7 +184,7 @@ def _begin(
     else:
         warn_of_losses(assembly, rows["train"], console)
         warn_of_slow_bf16("cpu", console.warn, **recipe.modality_options)
-    to_fit = [side for side in SIDES if assembly.modality(side).needs_fit]
+    to_fit = [place for place, own in assembly.parts.items() if own.needs_fit]
     prepare_codecs(assembly, rows["train"], console)
     with console.doing("taking the fingerprints of the codecs"):
         key = _key(assembly, rows, options, before)
@@ -237,25 +237,23 @@ def _key(assembly: Assembly, rows: dict[Split, Rows | Stream], options: CacheOpt
     )
 
 
-def _keep_codecs(assembly: Assembly, sides: list[str], folder: Path) -> None:
+def _keep_codecs(assembly: Assembly, fitted: list[str], folder: Path) -> None:
     """Keeps the fitted codecs, all of them or none."""
     remove_folder(folder / "codecs")
     part = part_of(folder / "codecs")
     shutil.rmtree(part, ignore_errors=True)
-    for side in SIDES:
-        modality = assembly.modality(side)
-        if side in sides or modality.fitted_state() or modality.fitted_facts():
-            save_codec(modality, part / side, {"modality": getattr(assembly.recipe.task, side).name})
+    for place, modality in assembly.parts.items():
+        if place in fitted or modality.fitted_state() or modality.fitted_facts():
+            save_codec(modality, part / place, {"modality": assembly.recipe.uses[place].name})
     if part.is_dir():
         settle(part, folder / "codecs")
 
 
 def _restore(assembly: Assembly, folder: Path) -> None:
     """Gives the codecs that still need fitting the state that the cache keeps."""
-    for side in SIDES:
-        modality = assembly.modality(side)
-        if modality.needs_fit and (folder / "codecs" / side).is_dir():
-            restore_codec(modality, folder / "codecs" / side)
+    for place, modality in assembly.parts.items():
+        if modality.needs_fit and (folder / "codecs" / place).is_dir():
+            restore_codec(modality, folder / "codecs" / place)
 
 
 def _note_path(folder: Path, split: Split, number: int) -> Path:

@@ -162,10 +162,14 @@ class Checkpoint:
         average = self.folder / "ema.safetensors"
         return _tensors(average if averaged and average.is_file() else self.folder / "model.safetensors")
 
-    def codec(self, side: str) -> Path | None:
-        """The folder of the fitted codec of a side, where it has one."""
-        folder = self.folder / side
+    def codec(self, place: str) -> Path | None:
+        """The folder of the fitted codec of a modality, by the key of its section, where it has one."""
+        folder = self.folder / place
         return folder if folder.is_dir() else None
+
+    def codecs(self, recipe: Recipe) -> dict[str, Path]:
+        """The folders of all that it has of a recipe's."""
+        return {place: folder for place in recipe.uses if (folder := self.codec(place)) is not None}
 
 
 FORMER_NAMES = {"tower.": "encoding_loss.tower.", "logit_scale": "encoding_loss.logit_scale"}
@@ -338,10 +342,9 @@ def save_checkpoint(
             if average is not None:
                 write_state(average.state_dict(), part / "ema.safetensors")
             write_state(trainer, part / "trainer" / "optimizer.safetensors")
-            for side in SIDES:
-                modality = assembly.modality(side)
+            for place, modality in assembly.parts.items():
                 if modality.fitted_state() or modality.fitted_facts():
-                    save_codec(modality, part / side, {"modality": getattr(assembly.recipe.task, side).name})
+                    save_codec(modality, part / place, {"modality": assembly.recipe.uses[place].name})
 
         own = {
             "fingerprints": {side: assembly.modality(side).fingerprint() for side in SIDES},

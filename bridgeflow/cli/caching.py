@@ -213,7 +213,9 @@ def _print_facts(folder: Path, index: Any, as_json: bool) -> None:
     for side in ("source", "target"):
         own = facts[side]
         shape = "x".join(map(str, own["shape"]))
-        emit(f"{side:<10}{own['modality']}   {own['layout']} {shape}   codec {own['fingerprint']}")
+        conditions = [f"{name} {'x'.join(map(str, sizes))}" for name, sizes in own["conditions"].items()]
+        beside = f"   with {', '.join(conditions)}" if conditions else ""
+        emit(f"{side:<10}{own['modality']}   {own['layout']} {shape}{beside}   codec {own['fingerprint']}")
     emit(f"{'task':<10}{facts['task']}   recipe {folder / facts['recipe']}")
     for split in ("train", "held_out"):
         emit(f"{split:<10}fingerprint {facts[split]['fingerprint']}")

@@ -164,7 +164,7 @@ def run(
     set_sampling(pipeline, steps, solver, guidance, weak)
     source, target = pipeline.assembly.source, pipeline.assembly.target
     beside = _conditions(conditions)
-    check_conditions(source.conditions, beside)
+    check_conditions(list(source.conditions), beside)
     read = partial(pipeline.read, conditions=beside)
     entries = expand(given, source, console.warn)
     request = _Request(
@@ -223,6 +223,8 @@ def _check_options(
 
 def _warn_of_losses(source: Any, entries: list[Input], request: _Request, read: Reader, console: Any) -> None:
     """Says what the source modality's options lose of the inputs, of files for the first of them."""
+    from bridgeflow.conditioned import item_at
+    from bridgeflow.modality import Modality
 
     def items() -> Iterator[Any]:
         for entry in entries if source.textual else entries[:MOST_LOOKED_AT]:
@@ -231,8 +233,11 @@ def _warn_of_losses(source: Any, entries: list[Input], request: _Request, read: 
                 yield entry.read(read)
         yield from request.terms
 
-    for sentence in source.advise(items(), "source"):
-        console.warn(sentence)
+    for place, part in source.parts("source").items():
+        # Files are read once more for those only that have something to say.
+        if type(part).advise is not Modality.advise:
+            for sentence in part.advise((item_at((item, None), place) for item in items()), place):
+                console.warn(sentence)
 
 
 def _run_all(
@@ -344,7 +349,7 @@ def _draw_trajectory(pipeline: Pipeline, item: Any, request: _Request, path: Pat
     from bridgeflow.inference.pictures import save_gif, strip
 
     preview = pipeline.assembly.target.preview
-    frames = [("source", pipeline.assembly.source.preview(item))]
+    frames = list(pipeline.assembly.source.previews(item).items())
     flow = pipeline.trajectory(item, request.seed, request.plus, request.minus)
     frames += [(f"t = {t:.2f}", preview(state)) for t, state in flow]
     if path.suffix.lower() == ".gif":

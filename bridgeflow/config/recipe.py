@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SerializeAsAny, 
 
 from bridgeflow import registry
 from bridgeflow.bridge import BridgeSettings
-from bridgeflow.conditioned import ConditionedOptions
+from bridgeflow.conditioned import ConditionedOptions, fault_of_name
 from bridgeflow.config import layers
 from bridgeflow.config.layers import Tree
 from bridgeflow.config.optimizers import AdamWSettings, OptimizerSettings
@@ -124,8 +124,9 @@ class RecipeKeys(BridgeSettings):
     """Options of the target modality."""
     data: dict[str, Any] = {"name": "blocks"}
     """The data set by `name`, with its settings."""
-    codecs: dict[Literal["source", "target"], str] = {}
-    """Folders of codecs that `bridgeflow fit` made; a codec without one is fitted when training starts."""
+    codecs: dict[str, str] = {}
+    """Folders of codecs that `bridgeflow fit` made, by the key of the modality's section: source, target, or
+    source.conditions.NAME; a codec without one is fitted when training starts."""
     columns: dict[str, str] = {}
     """Column that the task needs -> column of the data, where the names differ."""
     network: dict[str, Any] = {"name": "dit"}
@@ -194,15 +195,18 @@ class Recipe:
         """Every plugin that it is made of, each once."""
         needed = [
             ("task", self.task_name),
-            ("modality", self.task.source.name),
-            *(("modality", use.name) for use in self.task.conditions.values()),
-            ("modality", self.task.target.name),
+            *(("modality", use.name) for use in self.uses.values()),
             ("dataset", self.data_name),
             ("network", self.network_name),
             *((kind, _at(self.keys, place).name) for place, kind in COMPONENTS.items()),
         ]
         found = [registry.find(kind, name, self.homes.get((kind, name), "")) for kind, name in needed]
         return list(dict.fromkeys(found))
+
+    @property
+    def uses(self) -> dict[str, ModalityUse]:
+        """What the task says of every modality, each by the key of its section."""
+        return modality_uses(self.task)
 
     @property
     def modality_options(self) -> dict[str, Settings]:
@@ -331,6 +335,11 @@ def resolve(
         settings = _plugin(kind, given.get("name"), mistakes, known)
         if settings is not None:
             sections[section] = validated(settings, own, section, mistakes)
+    if keys is not None and task is not None:
+        for name in keys.conditioning.added:
+            if name not in task.conditions:
+                has = ", ".join(task.conditions) or "none"
+                mistakes.append(f"conditioning.added: {name!r} is no condition of the task, which has {has}.")
     trackers = chosen(keys.training.trackers, mistakes) if keys is not None and with_trackers else None
     if mistakes or keys is None or task is None:
         each = list(dict.fromkeys(mistakes))
@@ -410,52 +419,67 @@ def _chosen(place: str, name: Any, default: BaseModel) -> type[BaseModel] | None
     return own
 
 
+def modality_uses(task: type[Task]) -> dict[str, ModalityUse]:
+    """What a task says of every modality, each by the key of its section in a recipe."""
+    conditions = {f"source.conditions.{name}": use for name, use in task.conditions.items()}
+    return {"source": task.source, **conditions, "target": task.target}
+
+
 def _modalities(
     task: type[Task], tree: Mapping[str, Any], mistakes: list[str], known: dict[tuple[str, str], str]
 ) -> dict[str, Any]:
     """Classes and options of the modalities of a task, by the fields of `Recipe`."""
     home = registry.find("task", tree["task"], known["task", tree["task"]]).distribution
     source = dict(_mapping(tree, "source"))
-    given = source.pop("conditions", {}) if task.conditions else {}
-    start, options = _modality(task.source, source, "source", home, mistakes, known)
-    found: dict[str, tuple[Any, Any]] = {}
-    for name in _names(given) - task.conditions.keys():
-        takes = ", ".join(task.conditions)
-        mistakes.append(f"source.conditions.{name}: the task {tree['task']!r} has none of this name, but {takes}.")
-    for name, use in task.conditions.items():
-        place = f"source.conditions.{name}"
-        found[name] = _modality(use, _mapping(given, name), place, home, mistakes, known)
-    if found and not mistakes:
-        options = ConditionedOptions(start=options, conditions={name: own for name, (_, own) in found.items()})
-    target, target_options = _modality(task.target, _mapping(tree, "target"), "target", home, mistakes, known)
-    conditions = {name: kind for name, (kind, _) in found.items()}
+    given = {"source": source, "target": _mapping(tree, "target")}
+    given |= _condition_sections(task, source, mistakes)
+    kinds: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    for place, use in modality_uses(task).items():
+        known.setdefault(("modality", use.name), home)
+        kinds[place] = _plugin("modality", use.name, mistakes, known)
+        if kinds[place] is not None:
+            own = layers.merge(use.options, given.get(place, {}))
+            options[place] = validated(kinds[place].Options, own, place, mistakes)
+    for key in _mapping(tree, "codecs"):
+        if key not in kinds:
+            mistakes.append(f"codecs.{key}: no modality of the task has this key; {', '.join(kinds)} is expected.")
+    conditions = {name: kinds[f"source.conditions.{name}"] for name in task.conditions}
+    source_options = options.get("source")
+    if conditions and not mistakes:
+        own_options = {name: options[f"source.conditions.{name}"] for name in conditions}
+        source_options = ConditionedOptions(start=source_options, conditions=own_options)
     return {
-        "source_class": start,
-        "source": options,
-        "target_class": target,
-        "target": target_options,
+        "source_class": kinds["source"],
+        "source": source_options,
+        "target_class": kinds["target"],
+        "target": options.get("target"),
         "conditions": conditions,
     }
 
 
-def _modality(
-    use: ModalityUse,
-    given: Mapping[str, Any],
-    place: str,
-    home: str,
-    mistakes: list[str],
-    known: dict[tuple[str, str], str],
-) -> tuple[Any, Any]:
-    """The class of a modality that a task uses, and its options: the task's own with a recipe's over them."""
-    known.setdefault(("modality", use.name), home)
-    modality = _plugin("modality", use.name, mistakes, known)
-    if modality is None:
-        return None, None
-    return modality, validated(modality.Options, layers.merge(use.options, given), place, mistakes)
-
-
-def _names(given: Any) -> set[str]:
-    return set(given) if isinstance(given, Mapping) else set()
+def _condition_sections(task: type[Task], source: dict[str, Any], mistakes: list[str]) -> dict[str, Any]:
+    """What a recipe says of each condition of a task, by the key of its section; taken out of the section `source`."""
+    if not task.conditions:
+        return {}
+    for name in task.conditions:
+        fault = fault_of_name(name)
+        if fault is not None:
+            mistakes.append(f"the task cannot have a condition {name!r}: {fault}.")
+    given = source.pop("conditions", {})
+    if not isinstance(given, Mapping):
+        mistakes.append(f"source.conditions: should be a mapping of keys to values, not {given!r}.")
+        return {}
+    found: dict[str, Any] = {}
+    for name, own in given.items():
+        place = f"source.conditions.{name}"
+        if name not in task.conditions:
+            mistakes.append(f"{place}: the task has no such condition; {', '.join(task.conditions)} is expected.")
+        elif not isinstance(own, Mapping):
+            mistakes.append(f"{place}: should be a mapping of keys to values, not {own!r}.")
+        else:
+            found[place] = own
+    return found
 
 
 def _mapping(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:

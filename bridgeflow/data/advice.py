@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 
+from bridgeflow.conditioned import item_at
 from bridgeflow.data.pairs import in_order, read_pair
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.errors import BridgeflowError
@@ -18,25 +19,25 @@ MOST_SECONDS = 5.0
 
 
 def advice(rows: Rows | Stream, task: Task, renames: Mapping[str, str], limit: int | None = None) -> list[str]:
-    """Sentences of both modalities on the first rows (`limit` at most) that can be read, see `Modality.advise`."""
+    """Sentences of a task's modalities on the first rows (`limit` at most) that can be read, see `Modality.advise`."""
     most = min(MOST_ROWS, limit or MOST_ROWS)
     found: list[str] = []
-    for place, (side, modality) in enumerate((("source", task.from_modality), ("target", task.to_modality))):
+    for place, modality in task.parts().items():
         # Rows are read for those only that have something to say.
         if type(modality).advise is not Modality.advise:
-            found += modality.advise(_items(rows, task, renames, place, most), side)
+            found += modality.advise(_items(rows, task, renames, place, most), place)
     is_whole = isinstance(rows, Rows) and len(rows) <= most
     return found if is_whole else [f"of the first {most} rows, {sentence}" for sentence in found]
 
 
-def _items(rows: Rows | Stream, task: Task, renames: Mapping[str, str], place: int, most: int) -> Iterator[Item]:
-    """The source (place 0) or target (1) items of the first rows that can be read in time."""
+def _items(rows: Rows | Stream, task: Task, renames: Mapping[str, str], place: str, most: int) -> Iterator[Item]:
+    """The items for the modality at a place, of the first rows that can be read in time."""
     until = time.monotonic() + MOST_SECONDS
     for index, row in in_order(rows, most):
         if isinstance(row, BridgeflowError):
             continue
         try:
-            yield read_pair(task, row, renames, index, index)[place]
+            yield item_at(read_pair(task, row, renames, index, index), place)
         except BridgeflowError:
             continue
         if time.monotonic() > until:

@@ -42,12 +42,14 @@ def encode(modality: Modality, batch: dict[str, Tensor], device: torch.device, o
 
 
 def _check(modality: Modality, latent: Any, rows: int | None) -> None:
+    # Of a source with conditions the fault is that of a part.
+    modality, *conditions = modality.parts("").values()
     specs = (modality.latent, modality.piece_latent)
     fault = fault_of_values(latent, *specs, rows=rows) or fault_of_mask(latent, *specs)
     if fault is not None:
         raise BridgeflowError(blamed(modality, fault))
-    for name, condition in modality.conditions.items():
-        _check(condition, latent.conditions[name], rows)
+    for condition, own in zip(conditions, latent.conditions.values(), strict=True):
+        _check(condition, own, rows)
 
 
 def fault_of_values(latent: Any, *specs: LatentSpec, rows: int | None = None) -> str | None:

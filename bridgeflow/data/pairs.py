@@ -14,7 +14,7 @@ from torch import Tensor
 from bridgeflow.data.files import check_words
 from bridgeflow.data.rows import NamedRow, Rows, Stream
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.modality import Item, Latent
+from bridgeflow.modality import Item, Latent, Modality
 from bridgeflow.runtime.randomness import seed_of
 from bridgeflow.task import Task
 
@@ -153,10 +153,18 @@ def usable(found: Iterable[T | BridgeflowError], most: int) -> Iterator[T | Brid
             return
 
 
+def modalities_of(task: Task, column: str) -> list[Modality]:
+    """The modalities of a task whose items a column holds: that which the task names for it, or those that it is called
+    after."""
+    parts = task.parts()
+    if column in task.holds:
+        return [parts[task.holds[column]]]
+    return [modality for modality in parts.values() if modality.column == column]
+
+
 def _endings(task: Task, column: str) -> set[str]:
     """Endings of the files that a task may open for a column; none where its items are words."""
-    every = [*task.from_modality.parts(), *task.to_modality.parts()]
-    own = [modality for modality in every if modality.column == column] or every
+    own = modalities_of(task, column) or list(task.parts().values())
     return {ending for modality in own if not modality.textual for ending in modality.reads}
 
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from bridgeflow.data.pairs import describe_row, in_order, named, placed
+from bridgeflow.data.pairs import describe_row, in_order, modalities_of, named, placed
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Modality
@@ -87,7 +85,8 @@ def _write_row(
     for column in task.columns:
         if complete.get(column) is None:
             raise BridgeflowError(f"the column {renames.get(column, column)!r} is empty.")
-    writers = {column: own for column in task.columns if (own := _modality(task, column, complete[column])) is not None}
+    # Where both sides have such items, the target's modality writes them.
+    writers = {column: own[-1] for column in task.columns if (own := modalities_of(task, column))}
     several = sum(not own.textual for own in writers.values()) > 1
     for column in task.columns:
         modality = writers.get(column)
@@ -115,12 +114,3 @@ def _in_words(value: Any, modality: Modality | None, column: str) -> Any:
             f"the column {column!r} holds a {type(value).__name__}, which no modality of the task writes to a file."
         ) from error
     return value
-
-
-def _modality(task: Task, column: str, value: Any) -> Modality | None:
-    """The modality of a task whose items the column holds: one that has its name, else the target's for what is no
-    words or numbers. None where there is none."""
-    every = [*task.to_modality.parts(), *task.from_modality.parts()]
-    named = next((own for own in every if own.column == column), None)
-    holds_items = isinstance(value, np.ndarray | bytes | Path) and bool(task.to_modality.writes)
-    return task.to_modality if named is None and holds_items else named

@@ -189,7 +189,7 @@ def picture_of(pipeline: Pipeline, examples: Examples, results: Sequence[Item], 
         sources,
         truths,
         chosen,
-        ("source", "truth", "prediction"),
+        ("truth", "prediction"),
     )
 
 

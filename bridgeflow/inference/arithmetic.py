@@ -49,7 +49,7 @@ def mix(terms: Sequence[Encoded], mixtures: Sequence[Mixture]) -> Encoded:
     first = terms[0]
     if all(mixture == PLAIN for mixture in mixtures):
         return first
-    if first.from_noise:
+    if first.context is not None and first.mu is None:
         raise BridgeflowError(
             "this model's flow starts from noise (source_encoder.name=noise), so that there is no source in it to add "
             "to or to interpolate: use a model with another source encoder."
@@ -62,8 +62,19 @@ def mix(terms: Sequence[Encoded], mixtures: Sequence[Mixture]) -> Encoded:
         else:
             _refuse_nothing(mixed, weights)
             mixed = _averaged(mixed, weights)
-    context, real = _mixed_context(terms, mixtures)
-    return replace(first, z0=mixed.to(first.z0.device, first.z0.dtype), context=context, context_mask=real)
+    context, real = _mixed_context([(term.context, term.context_mask) for term in terms], mixtures)
+    found = replace(first, z0=mixed.to(first.z0.device, first.z0.dtype), context=context, context_mask=real)
+    # A sum is one of sources: the conditions stay those of the first. On the way between two they change with it.
+    return found if mixtures[0].standardised else _between_conditions(found, terms, mixtures)
+
+
+def _between_conditions(found: Encoded, terms: Sequence[Encoded], mixtures: Sequence[Mixture]) -> Encoded:
+    conditions, real = _mixed_context([(term.conditions, term.conditions_mask) for term in terms], mixtures)
+    added = None
+    if found.added is not None:
+        mixed, _ = _weighted([term.added for term in terms if term.added is not None], mixtures)
+        added = mixed.to(found.added.device, found.added.dtype)
+    return replace(found, conditions=conditions, conditions_mask=real, added=added)
 
 
 def _weighted(values: Sequence[Tensor], mixtures: Sequence[Mixture]) -> tuple[Tensor, Tensor]:
@@ -75,13 +86,14 @@ def _weighted(values: Sequence[Tensor], mixtures: Sequence[Mixture]) -> tuple[Te
     return weights[:, 0] * held[0] + others, weights
 
 
-def _mixed_context(terms: Sequence[Encoded], mixtures: Sequence[Mixture]) -> tuple[Tensor | None, Tensor | None]:
-    """What there is to attend to, place by place; a place is real where it is in a term that counts."""
-    contexts = [term.context for term in terms]
-    first, real = contexts[0], terms[0].context_mask
+def _mixed_context(
+    parts: Sequence[tuple[Tensor | None, Tensor | None]], mixtures: Sequence[Mixture]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Tokens with their masks, place by place; a place is real where it is in a term that counts."""
+    contexts, masks = [tokens for tokens, _ in parts], [mask for _, mask in parts]
+    first, real = contexts[0], masks[0]
     if first is None:
         return None, None
-    masks = [term.context_mask for term in terms]
     values = [
         context if mask is None else context * mask.unsqueeze(-1)
         for context, mask in zip(contexts, masks, strict=True)

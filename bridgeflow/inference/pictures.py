@@ -53,17 +53,15 @@ def comparison(
     sources: Sequence[Item],
     truths: Sequence[Item] | None,
     results: Sequence[Item],
-    titles: tuple[str, str, str] = ("source", "truth", "result"),
+    titles: tuple[str, str] = ("truth", "result"),
 ) -> Image.Image:
-    """A grid of source, truth (where there is one) and result."""
-    rows = []
-    for index, item in enumerate(sources):
-        row = [source.preview(item)]
-        if truths is not None:
-            row.append(target.preview(truths[index]))
-        rows.append([*row, target.preview(results[index])])
-    shown = titles if truths is not None else (titles[0], titles[2])
-    return grid(shown, rows, pairs_across=2 if len(rows) > 4 else 1)
+    """A grid of source with its conditions, truth (where there is one) and result."""
+    shown = [source.previews(item) for item in sources]
+    rows = [[*own.values()] for own in shown]
+    for index, row in enumerate(rows):
+        row += [target.preview(own[index]) for own in (truths, results) if own is not None]
+    names = list(shown[0]) if shown else ["source"]
+    return grid([*names, *titles[truths is None :]], rows, pairs_across=2 if len(rows) > 4 else 1)
 
 
 def stacked(parts: Sequence[tuple[str, Image.Image]]) -> Image.Image:

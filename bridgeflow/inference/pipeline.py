@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from bridgeflow import registry
-from bridgeflow.assembly import SIDES, Assembly, assemble
+from bridgeflow.assembly import Assembly, assemble
 from bridgeflow.bridge import Bridge
 from bridgeflow.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from bridgeflow.checkpoints.loading import load_bridge
-from bridgeflow.conditioned import Conditioned, check_conditions
+from bridgeflow.conditioned import Conditioned, check_conditions, start_of
 from bridgeflow.config.recipe import SamplingSettings
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.flow.guidance import GuidanceSettings, IndicatorGuidanceSettings, NoGuidanceSettings
@@ -86,7 +86,7 @@ class Pipeline:
     ) -> Pipeline:
         """A pipeline from an opened checkpoint; see `open`."""
         recipe = checkpoint.recipe(with_data=False)
-        assembly = assemble(recipe, {side: folder for side in SIDES if (folder := checkpoint.codec(side))})
+        assembly = assemble(recipe, checkpoint.codecs(recipe))
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if precision is None:
             trained_in_bf16 = recipe.training.precision == "bf16"
@@ -143,7 +143,8 @@ class Pipeline:
             >>> pipeline("scene.png", conditions={"text": "make the cube red"})
 
         inputs: whatever the source modality reads: a path, words, bytes, an array, a PIL image; or a list of them.
-        conditions: for a task that has them, what each of their modalities reads, by name; the same for all inputs.
+        conditions: for a task that has them, what each of their modalities reads, by name; the same for all inputs. An
+            input with conditions of its own is a `bridgeflow.conditioned.Conditioned`.
         samples: results for each input; above 1 they are a list for each. seed: of whatever is drawn.
         steps, solver, guidance: as in `adjusted`, for this call alone.
 
@@ -168,7 +169,9 @@ class Pipeline:
         Raises BridgeflowError where it cannot be read, and UsageError for a condition that is missing or unknown.
         """
         source = self.assembly.source
-        check_conditions(source.conditions, conditions or {})
+        if isinstance(value, Conditioned) and conditions is None:
+            return source.read(value)
+        check_conditions(list(source.conditions), conditions or {})
         return source.read(Conditioned(value, conditions) if conditions else value)
 
     def adjusted(
@@ -350,7 +353,7 @@ def _is_number(value: object) -> bool:
 def _check_layouts(items: Sequence[Item], terms: Sequence[Sequence[Piece]]) -> None:
     """Raises BridgeflowError where items are computed in pieces that do not stand in the same places."""
     counts = {len(pieces) for pieces in terms}
-    shapes = {tuple(getattr(item, "shape", ())) for item in items}
+    shapes = {tuple(getattr(start_of(item), "shape", ())) for item in items}
     if len(counts) > 1:
         raise BridgeflowError(
             f"these inputs do not go together, because they are computed in {min(counts)} to {max(counts)} pieces: "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TypeVar
 
@@ -161,7 +161,7 @@ class Stages:
             rows = {piece: row for row, piece in enumerate(dict.fromkeys(column))}
             batch = source.collate([piece.value for piece in rows])
             latent = encode(source, batch, self.device)
-            if not torch.isfinite(latent.mean).all():
+            if not all(torch.isfinite(own.mean).all() for own in latent.parts("source").values()):
                 raise BridgeflowError("it holds numbers that are not finite (NaN or infinite): fix the input.")
             terms.append((self._wait(latent), torch.tensor([rows[piece] for piece in column])))
             self._note_strange(jobs, latent, terms[-1][1])
@@ -182,20 +182,12 @@ class Stages:
         steps = _Steps(sampling.solver, bridge.open_end, place, count, self._tell)
         with self._autocast():
             # The same draws for every term, so that what is added and subtracted again leaves nothing.
-            terms = [
-                bridge.encode(
-                    latent.to(self.device).rows(rows.to(self.device)),
-                    [generator(*job.draw) for job in batch.jobs],
-                    sample=sampling.source == "sample",
-                )
-                for latent, rows in batch.terms
-            ]
-            encoded = mix(terms, [job.mixture for job in batch.jobs])
+            encoded = self._start(bridge, batch, sampling)
             z1 = bridge.sample(
                 encoded,
                 solver,
                 sampling.solver.steps,
-                self._guidance(encoded, solver, sampling),
+                self._guidance(encoded, batch, solver, sampling),
                 (lambda t, z: states.append((t, self._wait(z.float())))) if whole_flow else None,
                 steps.begin,
                 sampling.grid,
@@ -205,13 +197,29 @@ class Stages:
         self.evaluations = solver.evaluations
         return _Sampled(batch.jobs, states if whole_flow else [(1.0, self._wait(z1.float()))])
 
-    def _guidance(self, encoded: Encoded, solver: Solver, sampling: SamplingSettings) -> Guidance:
+    def _start(self, bridge: Bridge, batch: _Encoded, sampling: SamplingSettings) -> Encoded:
+        """What a bridge makes of the sources of a batch. The draws are the same for every term, so that what is added
+        and subtracted again leaves nothing."""
+        terms = [
+            bridge.encode(
+                latent.to(self.device).rows(rows.to(self.device)),
+                [generator(*job.draw) for job in batch.jobs],
+                sample=sampling.source == "sample",
+            )
+            for latent, rows in batch.terms
+        ]
+        return mix(terms, [job.mixture for job in batch.jobs])
+
+    def _guidance(self, encoded: Encoded, batch: _Encoded, solver: Solver, sampling: SamplingSettings) -> Guidance:
         """The guidance of the settings; away from the weaker model where there is one."""
         own = sampling.guidance
         if self.weak is None:
             return own.build()
-        weak = self._place(self.weak).velocity_in(encoded, solver, sampling.solver.steps, sampling.grid)
-        return AutoGuidance(weak, own.scale, own.interval)
+        weak = self._place(self.weak)
+        # It stands at the same state, and attends to what its own weights make of the source and the conditions.
+        its = replace(self._start(weak, batch, sampling), z0=encoded.z0)
+        velocity = weak.velocity_in(its, solver, sampling.solver.steps, sampling.grid)
+        return AutoGuidance(velocity, own.scale, own.interval)
 
     @torch.no_grad()
     def _decode(self, batch: _Sampled, place: int, count: int) -> Done:

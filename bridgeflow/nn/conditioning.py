@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import Latent, LatentSpec
-from bridgeflow.nn.encoded import Encoded, SourceEncoder
+from bridgeflow.nn.encoded import Encoded, SourceEncoder, joined
 from bridgeflow.nn.patches import Patches, grid_positions
 from bridgeflow.runtime.randomness import Randomness
 from bridgeflow.settings import Settings
@@ -47,8 +47,8 @@ class Attended(nn.Module):
 
 
 class ConditionedEncoder(SourceEncoder):
-    """A source encoder with conditions beside it: those that are attended to join its own context, if any, and the sum
-    of the others, which begins at zero (as in ControlNet, arXiv 2302.05543), is added to the network's state."""
+    """A source encoder with conditions beside it: tokens of those that are attended to; the sum of the others, which is
+    added to the network's state and begins at zero (as in ControlNet, arXiv 2302.05543)."""
 
     def __init__(
         self,
@@ -60,10 +60,9 @@ class ConditionedEncoder(SourceEncoder):
         """Raises UsageError where a condition cannot be given in the way that the settings say."""
         super().__init__()
         self.inner = inner
-        unknown = [name for name in settings.added if name not in conditions]
-        if unknown:
-            raise UsageError(f"conditioning.added names {unknown[0]!r}: the task has {', '.join(conditions)}.")
-        self.learned, self.takes_any_size = inner.learned, inner.takes_any_size
+        self.learned = inner.learned
+        # What is added has the size of training.
+        self.takes_any_size = inner.takes_any_size and not settings.added
         self.attended = nn.ModuleDict(
             {name: Attended(spec, settings) for name, spec in conditions.items() if name not in settings.added}
         )
@@ -88,11 +87,10 @@ class ConditionedEncoder(SourceEncoder):
             name: source.conditions[name].sample(generator) if sample else source.conditions[name].mean
             for name in source.conditions
         }
-        if self.attended:
-            parts = [] if self.own is None else [(self.own(encoded.context), encoded.context_mask)]
-            parts += [module(drawn[name], source.conditions[name].mask) for name, module in self.attended.items()]
-            encoded.context = torch.cat([tokens for tokens, _ in parts], dim=1)
-            encoded.context_mask = _joined([mask for _, mask in parts], [tokens for tokens, _ in parts])
+        if self.own is not None:
+            encoded.context = self.own(encoded.context)
+        parts = [module(drawn[name], source.conditions[name].mask) for name, module in self.attended.items()]
+        encoded.conditions, encoded.conditions_mask = joined(parts) or (None, None)
         for name, module in self.added.items():
             part = module(drawn[name].movedim(1, -1)).movedim(-1, 1)
             encoded.added = part if encoded.added is None else encoded.added + part
@@ -110,13 +108,3 @@ def _projection(name: str, condition: LatentSpec, target: LatentSpec) -> nn.Line
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-def _joined(masks: list[Tensor | None], tokens: list[Tensor]) -> Tensor | None:
-    if all(mask is None for mask in masks):
-        return None
-    each = [
-        torch.ones(own.shape[:2], dtype=torch.bool, device=own.device) if mask is None else mask
-        for mask, own in zip(masks, tokens, strict=True)
-    ]
-    return torch.cat(each, dim=1)

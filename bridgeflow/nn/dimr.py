@@ -86,7 +86,7 @@ class DiMRSettings(NetworkSettings):
         if context is not None:
             raise UsageError(
                 "network 'dimr' starts from the source and attends to no context: choose another source_encoder "
-                "than 'noise', or network.name=dit."
+                "than 'noise', name conditions in conditioning.added, or set network.name=dit."
             )
         if self.second_time:
             raise UsageError("network 'dimr' has no second time: leave network.second_time out.")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from bridgeflow.modality import Latent, LatentSpec
@@ -18,8 +20,10 @@ class Encoded:
 
     z0: (B, *target shape), where the flow starts. mu, logvar: the same shape; mu is given by learned encoders,
     logvar by the variational one alone. context: (B, M, D) tokens for cross-attention, with its bool mask
-    (B, M), from encoders that have the network attend to the source. added: (B, *target shape), what of conditions is
-    added to the network's state. from_noise: whether z0 holds nothing of the source.
+    (B, M), from encoders that have the network attend to the source.
+
+    Of a task's conditions: conditions, (B, K, D) tokens to attend to, with their bool mask (B, K); added,
+    (B, *target shape), what is added to the network's state.
     """
 
     z0: Tensor
@@ -27,8 +31,26 @@ class Encoded:
     logvar: Tensor | None = None
     context: Tensor | None = None
     context_mask: Tensor | None = None
+    conditions: Tensor | None = None
+    conditions_mask: Tensor | None = None
     added: Tensor | None = None
-    from_noise: bool = False
+
+    @property
+    def attended(self) -> tuple[Tensor, Tensor | None] | None:
+        """All tokens to attend to, (B, M + K, D), and which are real, where not all are; None where there are none."""
+        return joined([(self.context, self.context_mask), (self.conditions, self.conditions_mask)])
+
+
+def joined(parts: Sequence[tuple[Tensor | None, Tensor | None]]) -> tuple[Tensor, Tensor | None] | None:
+    """Tokens one behind the other, (B, N, D) each or None, with their masks: None where all are real."""
+    held = [(tokens, mask) for tokens, mask in parts if tokens is not None]
+    if not held:
+        return None
+    tokens = torch.cat([own for own, _ in held], dim=1)
+    if all(mask is None for _, mask in held):
+        return tokens, None
+    masks = [own.new_ones(own.shape[:2], dtype=torch.bool) if mask is None else mask for own, mask in held]
+    return tokens, torch.cat(masks, dim=1)
 
 
 class SourceEncoder(nn.Module, ABC):

@@ -255,8 +255,7 @@ class NoiseSource(SourceEncoder):
         """Noise is drawn whether or not `sample` is set."""
         latent = source.sample(generator) if sample else source.mean
         noise = normal((len(source), *self.target.shape), generator, latent)
-        mask = self.patches.mask(source.mask)
-        return Encoded(noise, context=self.patches.split(latent), context_mask=mask, from_noise=True)
+        return Encoded(noise, context=self.patches.split(latent), context_mask=self.patches.mask(source.mask))
 
 
 class DirectSourceSettings(SourceEncoderSettings):

@@ -81,8 +81,11 @@ def check_pairs(subject: TaskSubject) -> str | None:
                 f"`pair` reads the column {fault.__cause__}, which `columns` does not name: add it there."
             ) from fault.__cause__
     for side, latent in (("source", subject.sources), ("target", subject.targets)):
-        if not latent.mean.isfinite().all():
-            raise Fault(f"the latent of a {side} item is not finite: let `pair` give items as the modality reads them.")
+        for place, own in latent.parts(side).items():
+            if not own.mean.isfinite().all():
+                raise Fault(
+                    f"the latent of a {place} item is not finite: let `pair` give items as the modality reads them."
+                )
     return f"{subject.modality('source').latent} -> {subject.modality('target').latent}"
 
 

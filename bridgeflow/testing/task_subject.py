@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from bridgeflow import registry
-from bridgeflow.conditioned import Conditioned, ConditionedModality, ConditionedOptions
+from bridgeflow.conditioned import Conditioned, ConditionedModality, ConditionedOptions, fault_of_name, item_at
 from bridgeflow.config import layers, recipe
-from bridgeflow.config.recipe import Recipe
+from bridgeflow.config.recipe import Recipe, modality_uses
 from bridgeflow.config.validation import validated
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item, Latent, Modality
@@ -57,8 +57,12 @@ class TaskSubject(PluginSubject[Task]):
             raise Fault(
                 '`conditions` is no mapping from names to modalities: write conditions = {"text": ModalityUse("text")}.'
             )
-        others = {f"source.conditions.{name}": use for name, use in conditions.items()}
-        return {"source": self.use("source"), **others, "target": self.use("target")}
+        for name in conditions:
+            fault = fault_of_name(name)
+            if fault is not None:
+                raise Fault(f"`conditions` names {name!r}, which is no name for one: {fault}.")
+        _ = self.use("source"), self.use("target")
+        return modality_uses(self.kind)
 
     @remembered
     def modalities(self) -> dict[str, tuple[type[Modality], Settings]]:
@@ -169,13 +173,13 @@ class TaskSubject(PluginSubject[Task]):
     def ready(self) -> Task:
         """The task with fitted modalities."""
         task = self.unfitted
-        for number, side in enumerate(SIDES):
-            modality = self.modality(side)
-            if modality.needs_fit:
-                items = [self.pair(self.row(seed))[number] for seed in range(FITTED)]
-                with calling("fit", f"items of the {side}"), torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(0)
-                    modality.fit(iter(items))
+        for side in SIDES:
+            for place, modality in self.modality(side).parts(side).items():
+                if modality.needs_fit:
+                    items = [item_at(self.pair(self.row(seed)), place) for seed in range(FITTED)]
+                    with calling("fit", f"items of the {place}"), torch.random.fork_rng(devices=[]):
+                        torch.manual_seed(0)
+                        modality.fit(iter(items))
         return task
 
     def modality(self, side: str) -> Modality:

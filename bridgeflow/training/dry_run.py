@@ -8,7 +8,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from bridgeflow.assembly import SIDES, Assembly, assemble, latents_known
+from bridgeflow.assembly import Assembly, assemble, latents_known
 from bridgeflow.assembly.preparing import open_first_rows, open_rows, prepare_codecs
 from bridgeflow.checkpoints.checkpoint import Checkpoint
 from bridgeflow.config.recipe import Recipe
@@ -54,6 +54,7 @@ def dry_run(
         return {**facts, "mode": "unfitted", "verdict": f"nothing is known before fitting. {unfitted}"}
     facts |= {
         "source_latent": str(assembly.source.latent),
+        **{f"{name}_latent": str(own.latent) for name, own in assembly.source.conditions.items()},
         "target_latent": str(assembly.target.latent),
         "global_batch": global_batch(training.batch_size, training.accumulation, accelerator.num_processes),
         "device": str(accelerator.device),
@@ -91,10 +92,10 @@ def dry_run(
 
 def _unfitted(assembly: Assembly) -> str:
     """A sentence on the codecs that training fits before its first step; empty where there are none."""
-    sides = [side for side in SIDES if assembly.modality(side).needs_fit]
-    if not sides:
+    places = [place for place, own in assembly.parts.items() if own.needs_fit]
+    if not places:
         return ""
-    names = " and ".join(getattr(assembly.recipe.task, side).name for side in sides)
+    names = " and ".join(assembly.recipe.uses[place].name for place in places)
     return f"Training fits the codec of {names} first, which was left out here, and so no step was tried."
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from bridgeflow.assembly import SIDES, Assembly
+from bridgeflow.assembly import Assembly
 from bridgeflow.data.encoding import blamed
 from bridgeflow.data.pairs import Batch
 from bridgeflow.data.scale import EXPECTED, FIX, all_alike, items_differ, scale_of
@@ -17,14 +17,14 @@ from bridgeflow.modality import Latent
 def freeze(assembly: Assembly) -> str | None:
     """Freezes what of the modalities' weights asks for gradients, and says so; None where all are frozen already."""
     asking = {
-        side: [name for name, weight in assembly.modality(side).named_parameters() if weight.requires_grad]
-        for side in SIDES
+        place: [name for name, weight in modality.named_parameters() if weight.requires_grad]
+        for place, modality in assembly.parts.items()
     }
     if not any(asking.values()):
         return None
-    for side in SIDES:
-        assembly.modality(side).requires_grad_(False)
-    told = [f"{names[0]!r} of the {side} {_named(assembly, side)}" for side, names in asking.items() if names]
+    for modality in assembly.parts.values():
+        modality.requires_grad_(False)
+    told = [f"{names[0]!r} of the {place} {_named(assembly, place)}" for place, names in asking.items() if names]
     count = sum(map(len, asking.values()))
     return (
         f"{count} weight{'s' if count > 1 else ''} of the modalities ask for gradients, such as {' and '.join(told)}; "
@@ -38,7 +38,7 @@ class FirstBatch:
     def __init__(self, assembly: Assembly, batch: Batch, source: Latent, target: Latent) -> None:
         self.assembly = assembly
         self.given = {"source": batch.source, "target": batch.target}
-        self.latents = {"source": source, "target": target}
+        self.latents = {**source.parts("source"), **target.parts("target")}
         self.scales = {side: scale_of(latent) for side, latent in self.latents.items()}
 
     @property
@@ -54,9 +54,9 @@ class FirstBatch:
         """A sentence for whatever no flow is made for. Raises BridgeflowError for a spread below zero."""
         for side, latent in self.latents.items():
             if latent.std is not None and bool((latent.std < 0).any()):
-                modality = self.assembly.modality(side)
+                modality = self.assembly.parts[side]
                 raise BridgeflowError(blamed(modality, "a `std` below zero: give standard deviations, or None."))
-            given = self.given[side]
+            given = self.given.get(side)
             if isinstance(given, dict) and all_alike(latent) and items_differ(given):
                 yield (
                     f"the {side} {_named(self.assembly, side)} gives the same latent for all {len(latent)} items of "
@@ -66,7 +66,7 @@ class FirstBatch:
                 yield self._out_of_scale(side)
 
     def _out_of_scale(self, side: str) -> str:
-        other = next(own for own in SIDES if own != side)
+        other = "source" if side == "target" else "target"
         beside = f"those of the {other} have {self.scales[other]}"
         return (
             f"the latents of the {side} {_named(self.assembly, side)} have {self.scales[side]} in the first batch "
@@ -74,5 +74,5 @@ class FirstBatch:
         )
 
 
-def _named(assembly: Assembly, side: str) -> str:
-    return repr(getattr(assembly.recipe.task, side).name)
+def _named(assembly: Assembly, place: str) -> str:
+    return repr(assembly.recipe.uses[place].name)

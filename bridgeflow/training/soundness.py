@@ -59,11 +59,11 @@ class Soundness:
                 self._stop(noted)
 
     def _stop(self, noted: _Noted) -> NoReturn:
-        for side, latent in noted.latents:
+        for place, latent in [own for side, whole in noted.latents for own in whole.parts(side).items()]:
             if not torch.isfinite(latent.mean).all():
-                name = getattr(self.recipe.task, side).name
+                name = self.recipe.uses[place].name
                 raise BridgeflowError(
-                    f"the {side} {name!r} of a row holds numbers that are not finite, at step {noted.step}: find the "
+                    f"the {place} {name!r} of a row holds numbers that are not finite, at step {noted.step}: find the "
                     f"row with {self.recipe.data.checked_by}, and fix it or leave it out."
                 )
         self.stop(noted.what, noted.step)

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
-from bridgeflow.assembly import SIDES, Assembly, assemble, latents_known
+from bridgeflow.assembly import Assembly, assemble, latents_known
 from bridgeflow.assembly.codec_files import restore_codec, save_codec
 from bridgeflow.assembly.preparing import open_rows, prepare_codecs, warn_of_losses
 from bridgeflow.bridge import Bridge
@@ -72,10 +72,10 @@ def _holder(held: ExitStack, console: Progress) -> Hold:
 
 def take_codecs(assembly: Assembly, initial: Checkpoint) -> None:
     """Gives the codecs that still need fitting those of a checkpoint to start from."""
-    for side in SIDES:
-        codec = initial.codec(side)
-        if codec is not None and assembly.modality(side).needs_fit:
-            restore_codec(assembly.modality(side), codec)
+    for place, modality in assembly.parts.items():
+        codec = initial.codec(place)
+        if codec is not None and modality.needs_fit:
+            restore_codec(modality, codec)
 
 
 def describe(assembly: Assembly, bridge: Bridge, rows: Rows | Stream) -> str:
@@ -181,7 +181,7 @@ def _go_on(
     recipe: Recipe, rows: Rows | Stream, resume: Checkpoint, accelerator: Accelerator, console: Progress
 ) -> tuple[Assembly, Path]:
     """The assembly of a run that goes on, and its folder, in which nothing is of a later step any more."""
-    assembly = assemble(recipe, {side: f for side in SIDES if (f := resume.codec(side))})
+    assembly = assemble(recipe, resume.codecs(recipe))
     check_memory(assembly, accelerator, console)
     _check_resumed(resume, rows, accelerator.num_processes, console)
     if isinstance(rows, EncodedRows):
@@ -282,11 +282,11 @@ def _begin(
     agreed = [""]
     if accelerator.is_main_process:
         folder = new_folder(recipe, output)
-        to_fit = [side for side in SIDES if assembly.modality(side).needs_fit]
+        to_fit = {place: own for place, own in assembly.parts.items() if own.needs_fit}
         prepare_codecs(assembly, rows, console)
         try:
-            for side in to_fit:
-                save_codec(assembly.modality(side), folder / "codecs" / side, {})
+            for place, modality in to_fit.items():
+                save_codec(modality, folder / "codecs" / place, {})
         except (OSError, SafetensorError) as error:
             raise BridgeflowError(
                 f"the codecs cannot be written to {str(folder)!r} ({reason_of(error)}): free some space or choose "
@@ -296,9 +296,9 @@ def _begin(
     broadcast_object_list(agreed)
     folder = Path(agreed[0])
     if not accelerator.is_main_process:
-        for side in SIDES:
-            if (folder / "codecs" / side).is_dir():
-                restore_codec(assembly.modality(side), folder / "codecs" / side)
+        for place, modality in assembly.parts.items():
+            if (folder / "codecs" / place).is_dir():
+                restore_codec(modality, folder / "codecs" / place)
     return assembly, folder
 
 

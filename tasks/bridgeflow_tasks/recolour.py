@@ -39,6 +39,7 @@ class Recolour(Task):
         "text": "what is to change, or a list of sentences of which one is drawn each time",
         "edited": "the picture after the change",
     }
+    holds = {"edited": "target"}
     better = {
         "changes_made": "higher",
         "others_kept": "higher",
@@ -49,14 +50,16 @@ class Recolour(Task):
 
     def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
         """(picture and words, picture after the change). Raises BridgeflowError where the pictures differ in size."""
-        words = read_drawn(row["text"], self.from_modality.conditions["text"].read, rng, "sentences")
-        before, after = self.to_modality.read(row["image"]), self.to_modality.read(row["edited"])
+        text = self.from_modality.conditions["text"]
+        words = read_drawn(row["text"], text.read, rng, "sentences")
+        source = self.from_modality.read(Conditioned(row["image"], {"text": words}))
+        before, after = source.start, self.to_modality.read(row["edited"])
         if before.shape != after.shape:
             sizes = [f"{own.shape[1]}x{own.shape[0]}" for own in (before, after)]
             raise BridgeflowError(
                 f"the picture has {sizes[0]} pixels and the edited one {sizes[1]}: give both in one size."
             )
-        return Conditioned(before, {"text": words}), after
+        return source, after
 
     def metrics(
         self,

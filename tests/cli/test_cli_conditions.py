@@ -82,8 +82,8 @@ def test_it_trains_on_cached_latents(bridgeflow: Call, run: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ([], "this model needs 'text' beside its input: give it with --with text=VALUE"),
-        (["--with", "txt=a"], "this model takes no condition 'txt': it takes text."),
+        ([], "this task needs 'text' beside its input: give it with --with text=VALUE"),
+        (["--with", "txt=a"], "this task has no condition 'txt': it takes text."),
         (["--with", "text"], "--with 'text' names nothing: write --with NAME=VALUE."),
         (["--with", "=a"], "--with '=a' names nothing"),
         (["--with", "text=a", "--with", "text=b"], "--with text is given twice"),

@@ -78,9 +78,18 @@ class UnknownCondition(FineTask):
     conditions = {"hint": ModalityUse("imagelatent")}
 
 
+@spoils("modalities", "`conditions` names 'items', which is no name for one: torch.nn.Module has an attribute")
+class NamedAsAnAttribute(FineTask):
+    conditions = {"items": ModalityUse("image_latent", {"size": 16})}
+
+
 @spoils("pairs", "a source item with no conditions, where the class declares the conditions hint")
 class ForgottenCondition(FineTask):
     conditions = {"hint": ModalityUse("image_latent", {"size": 16})}
+
+    def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
+        image = self.to_modality.read(row["image"])
+        return image, image
 
 
 @spoils("pairs", "a source item with the conditions hint, where the class declares no conditions")
@@ -319,8 +328,8 @@ class HintedTask(FineTask):
     conditions = {"hint": ModalityUse("image_latent", {"size": 16})}
 
     def pair(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[Item, Item]:
-        source, target = super().pair(row, rng)
-        return Conditioned(source, {"hint": source}), target
+        source = self.from_modality.read(Conditioned(row["image"], {"hint": row["image"]}))
+        return source, source.start[:, ::-1].copy()
 
     def metrics(self, results: Sequence[Item], *arguments: Any) -> dict[str, float]:
         truths, sources, rows = arguments
