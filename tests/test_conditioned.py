@@ -203,7 +203,9 @@ def test_codecs_of_every_part_are_fitted_kept_and_restored(tmp_path: Path) -> No
     found, expected = encoded(fresh), encoded(assembly)
     assert torch.equal(found.mean, expected.mean)
     assert torch.equal(found.conditions["text"].mean, expected.conditions["text"].mean)
-    with pytest.raises(UsageError, match=r"codecs\.words: no modality of the task has this key"):
+    with pytest.raises(
+        UsageError, match=r"codecs\.words: should be 'source', 'source\.conditions\.text' or 'target', not 'words'"
+    ):
         recipe.changed(codecs={"words": "a"})
     other = recipe.changed(source={"conditions": {"text": {"codec": {"channels": 8}}}}, codecs=named)
     with pytest.raises(BridgeflowError, match="was fitted with codec"):

@@ -441,9 +441,10 @@ def _modalities(
         if kinds[place] is not None:
             own = layers.merge(use.options, given.get(place, {}))
             options[place] = validated(kinds[place].Options, own, place, mistakes)
+    *some, last = map(repr, kinds)
     for key in _mapping(tree, "codecs"):
         if key not in kinds:
-            mistakes.append(f"codecs.{key}: no modality of the task has this key; {', '.join(kinds)} is expected.")
+            mistakes.append(f"codecs.{key}: should be {', '.join(some)} or {last}, not {key!r}.")
     conditions = {name: kinds[f"source.conditions.{name}"] for name in task.conditions}
     source_options = options.get("source")
     if conditions and not mistakes:

@@ -41,6 +41,7 @@ class Listed:
 @pytest.fixture
 def task() -> Task:
     number = SimpleNamespace(column="number", textual=False, reads=())
+    number.parts = lambda place: {place: number}
     return Doubled(Settings(), number, number)  # type: ignore[arg-type]
 
 

@@ -21,10 +21,10 @@ DRAWN = torch.randn(16, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
 def assembly(**modalities: nn.Module) -> Assembly:
-    names = {side: SimpleNamespace(name=f"my_{side}") for side in ("source", "target")}
+    places = ("source", "source.conditions.hint", "target")
     made: Any = SimpleNamespace(
-        recipe=SimpleNamespace(task=SimpleNamespace(**names)),
-        modality=lambda side: modalities.get(side, nn.Identity()),
+        recipe=SimpleNamespace(uses={place: SimpleNamespace(name=f"my_{place.split('.')[-1]}") for place in places}),
+        parts={place: modalities.get(place, nn.Identity()) for place in places},
     )
     return made  # type: ignore[no-any-return]
 
@@ -33,6 +33,11 @@ def told(source: Latent, given: Mapping[str, Tensor] | Latent | None = None) -> 
     """What is said of a source, beside a target without a fault."""
     batch = Batch({"x": DRAWN} if given is None else given, {"x": DRAWN})  # type: ignore[arg-type]
     return list(FirstBatch(assembly(), batch, source, Latent(DRAWN)).warnings())
+
+
+def test_a_condition_is_looked_at_as_a_source_is() -> None:
+    (sentence,) = told(Latent(DRAWN, conditions={"hint": Latent(DRAWN * 1000)}))
+    assert sentence.startswith("the latents of the source.conditions.hint 'my_hint' have ")
 
 
 @pytest.mark.parametrize(
