@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from bridgeflow.checkpoints.checkpoint import list_checkpoints, put_aside
-from bridgeflow.config.recipe import TrainingSettings
+from bridgeflow.config.keys import TrainingSettings
 from bridgeflow.runtime import durable
 
 BEST = "best"

@@ -35,7 +35,8 @@ from bridgeflow.checkpoints.tensor_file import (
 )
 from bridgeflow.config import layers
 from bridgeflow.config import recipe as recipes
-from bridgeflow.config.recipe import Recipe, SamplingSettings
+from bridgeflow.config.keys import SamplingSettings
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.registry import naming, requirements
 from bridgeflow.runtime import durable

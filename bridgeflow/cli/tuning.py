@@ -162,7 +162,7 @@ def tune_sampler(
 def _undo(opened: Checkpoint, dry_run: bool, console: Any) -> int:
     from pydantic import ValidationError
 
-    from bridgeflow.config.recipe import SamplingSettings
+    from bridgeflow.config.keys import SamplingSettings
     from bridgeflow.errors import BridgeflowError
     from bridgeflow.evaluation.tuning import described
 

@@ -5,138 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SerializeAsAny, model_validator
+from pydantic import ConfigDict, PrivateAttr
 
 from bridgeflow import registry
-from bridgeflow.bridge import BridgeSettings
-from bridgeflow.conditioned import ConditionedOptions, fault_of_name
+from bridgeflow.conditioned import ConditionedOptions
 from bridgeflow.config import layers
+from bridgeflow.config.defaults import with_default_names
+from bridgeflow.config.keys import COMPONENTS, SECTIONS, RecipeKeys, SamplingSettings, TrainingSettings
 from bridgeflow.config.layers import Tree
-from bridgeflow.config.optimizers import AdamWSettings, OptimizerSettings
+from bridgeflow.config.modalities import mapping_at, modality_uses, named_plugin, task_modalities
 from bridgeflow.config.trackers import NamedTracker, chosen, written_out
 from bridgeflow.config.validation import validated
 from bridgeflow.data.rows import DataSettings, Rows, Split, Stream
-from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.flow.guidance import GuidanceSettings, NoGuidanceSettings
-from bridgeflow.flow.solver import EulerSettings, SolverSettings
+from bridgeflow.errors import UsageError
 from bridgeflow.modality import Modality, Progress
 from bridgeflow.nn.velocity import NetworkSettings
 from bridgeflow.registry import Plugin
-from bridgeflow.registry.component import Component
 from bridgeflow.registry.naming import Homes
-from bridgeflow.runtime.precision import Precision
 from bridgeflow.settings import Settings
 from bridgeflow.task import ModalityUse, Task
-
-
-class LearningRateSettings(Settings):
-    """The learning rate along the run, as a share of its peak."""
-
-    warmup: int = Field(default=50, ge=0)
-    """Optimiser steps from 0 to the peak."""
-    decay: Literal["cosine", "constant"] = "cosine"
-    """What follows the warm-up, up to the last step."""
-    final: float = Field(default=0.02, ge=0, le=1)
-    """Share of the peak at the last step of a cosine."""
-
-
-class TrainingSettings(Settings):
-    """The length, batch size and intervals of a run."""
-
-    steps: int = Field(default=2000, ge=1)
-    """Optimiser steps."""
-    batch_size: int = Field(default=32, ge=1)
-    """Pairs a process takes for one backward pass."""
-    accumulation: int = Field(default=1, ge=1)
-    """Backward passes summed into an optimiser step."""
-    seed: int = Field(default=0, ge=0)
-    """Every draw of step n derives from (seed, n)."""
-    precision: Precision = "auto"
-    """Autocast type; auto measures whether bf16 is faster here and keeps the answer for the run."""
-    clip: float | None = Field(default=1.0, gt=0)
-    """Largest norm of the gradient; null leaves it as it is."""
-    ema: float = Field(default=0.999, ge=0, lt=1)
-    """Decay of the weight average, warmed up as (1 + n) / (10 + n); 0 keeps none. Results come from the average."""
-    schedule: LearningRateSettings = LearningRateSettings()
-    """Warm-up and decay."""
-    log_every: int = Field(default=20, ge=1)
-    """Steps between lines of metrics.jsonl."""
-    checkpoint_every: int = Field(default=500, ge=1)
-    """Steps between checkpoints."""
-    keep: int = Field(default=2, ge=1)
-    """Newest checkpoints that stay."""
-    sample_every: int = Field(default=500, ge=0)
-    """Steps between sample pictures of held-out examples; 0 makes none but the last."""
-    samples: int = Field(default=8, ge=1)
-    """Held-out examples in a sample picture."""
-    validation: int = Field(default=64, ge=0)
-    """Held-out pairs on which the weight average's flow loss is measured wherever samples are drawn, as val/loss; 0
-    measures none. The checkpoint where it was lowest is kept as checkpoints/best."""
-    evaluate: int = Field(default=256, ge=0)
-    """Held-out examples that are scored at the end; 0 scores none."""
-    trackers: tuple[str | dict[str, Any], ...] = ("tensorboard",)
-    """Where figures and pictures go besides the run's folder: names of trackers, or {name: ...} with their settings."""
-    workers: int = Field(default=0, ge=0)
-    """Processes that read rows ahead; 0 reads in the training process."""
-    gradient_checkpointing: bool = False
-    """Computes the blocks of network and encoders a second time in the backward pass instead of keeping what they hold:
-    less memory, about a third more time, the same gradients."""
-    check_memory: bool = True
-    """Whether a run is refused that is expected to need more memory than is free; `--dry-run` prints the estimate."""
-    compile: bool = False
-    """Compiles the velocity network for this machine with torch.compile, which takes a minute or more at the start."""
-
-
-class SamplingSettings(Settings):
-    """Defaults of sampling, kept with the checkpoint."""
-
-    solver: Annotated[SerializeAsAny[SolverSettings], Component("solver", "euler")] = EulerSettings()
-    """Method and steps."""
-    grid: Literal["uniform", "density"] | None = None
-    """The solver's grid of times; that of `time.grid` where none is given."""
-    guidance: Annotated[SerializeAsAny[GuidanceSettings], Component("guidance", "none")] = NoGuidanceSettings()
-    """None or by the indicator."""
-    source: Literal["sample", "mean"] = "sample"
-    """Whether a noisy or variational source is drawn or taken at its mean."""
-    batch_size: int = Field(default=32, ge=1)
-    """Items of a batch."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_it_is_written_now(cls, values: Any) -> Any:
-        # A checkpoint keeps its sampling as it was written then.
-        return layers.current({"sampling": values})["sampling"] if isinstance(values, Mapping) else values
-
-
-class RecipeKeys(BridgeSettings):
-    """A recipe's own keys. The sections `source`, `target`, `options`, `data` and `network` belong to plugins
-    and are checked against their settings in `resolve`."""
-
-    task: str
-    """Name of the task."""
-    options: dict[str, Any] = {}
-    """Options of the task."""
-    source: dict[str, Any] = {}
-    """Options of the source modality; those of a task's conditions, by name, under `conditions`."""
-    target: dict[str, Any] = {}
-    """Options of the target modality."""
-    data: dict[str, Any] = {"name": "blocks"}
-    """The data set by `name`, with its settings."""
-    codecs: dict[str, str] = {}
-    """Folders of codecs that `bridgeflow fit` made, by the key of the modality's section: source, target, or
-    source.conditions.NAME; a codec without one is fitted when training starts."""
-    columns: dict[str, str] = {}
-    """Column that the task needs -> column of the data, where the names differ."""
-    network: dict[str, Any] = {"name": "dit"}
-    """The velocity network by `name`, with its settings."""
-    optimizer: Annotated[SerializeAsAny[OptimizerSettings], Component("optimizer", "adamw")] = AdamWSettings()
-    """The optimiser."""
-    training: TrainingSettings = TrainingSettings()
-    """Length, batch size and intervals."""
-    sampling: SamplingSettings = SamplingSettings()
-    """Defaults of sampling."""
 
 
 @dataclass(frozen=True)
@@ -313,26 +202,26 @@ def resolve(
     mistakes: list[str] = []
     tree = layers.current(tree)
     known: dict[tuple[str, str], str] = dict(homes or {})
-    for section, kind in _SECTIONS.items():
+    for section, kind in SECTIONS.items():
         # What a recipe leaves unsaid is said by bridgeflow.
-        if "name" not in _mapping(tree, section):
+        if "name" not in mapping_at(tree, section):
             known[kind, RecipeKeys.model_fields[section].default["name"]] = registry.OWN_DISTRIBUTION
-    tree = _with_default_names(tree)
+    tree = with_default_names(tree)
     named = isinstance(tree.get("task"), str)
-    # A missing name is reported once, by `_plugin`, which knows the tasks.
+    # A missing name is reported once, by `named_plugin`, which knows the tasks.
     keys = validated(RecipeKeys, tree if named else {**tree, "task": ""}, "", mistakes)
-    task = _plugin("task", tree.get("task"), mistakes, known)
+    task = named_plugin("task", tree.get("task"), mistakes, known)
     sections: dict[str, Any] = {}
     if task is not None:
-        sections["options"] = validated(task.Options, _mapping(tree, "options"), "options", mistakes)
-        sections |= _modalities(task, tree, mistakes, known)
-    for section, kind in _SECTIONS.items():
-        given = _mapping(tree, section) or RecipeKeys.model_fields[section].default
+        sections["options"] = validated(task.Options, mapping_at(tree, "options"), "options", mistakes)
+        sections |= task_modalities(task, tree, mistakes, known)
+    for section, kind in SECTIONS.items():
+        given = mapping_at(tree, section) or RecipeKeys.model_fields[section].default
         own = {key: value for key, value in given.items() if key != "name"}
         if section == "data" and not with_data:
             sections[section] = UnreadData(str(given["name"]), known.get((kind, given["name"]), ""), own)
             continue
-        settings = _plugin(kind, given.get("name"), mistakes, known)
+        settings = named_plugin(kind, given.get("name"), mistakes, known)
         if settings is not None:
             sections[section] = validated(settings, own, section, mistakes)
     if keys is not None and task is not None:
@@ -363,142 +252,7 @@ def resolve(
     )
 
 
-COMPONENTS = {
-    "source_encoder": "source_encoder",
-    "coupling": "coupling",
-    "path": "path",
-    "objective": "objective",
-    "encoding": "encoding_loss",
-    "optimizer": "optimizer",
-    "sampling.solver": "solver",
-    "sampling.guidance": "guidance",
-}
-"""Keys of a recipe whose settings are those of a plugin, with its kind."""
-
-
 def _at(keys: Any, place: str) -> Any:
     for part in place.split("."):
         keys = getattr(keys, part)
     return keys
-
-
-_SECTIONS = {"data": "dataset", "network": "network"}
-"""Sections of a recipe that name a plugin, with its kind."""
-
-
-def _with_default_names(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The tree with the default's name in a component's section that gives none: {patch: 2} is a dit's."""
-    return _named(tree, {key: field.default for key, field in RecipeKeys.model_fields.items()})
-
-
-def _named(tree: Mapping[str, Any], defaults: Mapping[str, Any], place: str = "") -> dict[str, Any]:
-    named = dict(tree)
-    for key, default in defaults.items():
-        given = tree.get(key)
-        if not isinstance(given, Mapping):
-            continue
-        name = default.get("name") if isinstance(default, dict) else getattr(default, "name", None)
-        own = {"name": name, **given} if name is not None else dict(given)
-        settings = _chosen(f"{place}{key}", own.get("name"), default) if isinstance(default, BaseModel) else None
-        if settings is not None:
-            inside = {field: info.default for field, info in settings.model_fields.items()}
-            own = _named(own, inside, f"{place}{key}.")
-        named[key] = own
-    return named
-
-
-def _chosen(place: str, name: Any, default: BaseModel) -> type[BaseModel] | None:
-    """The settings that a section's name chooses; None where it is no plugin's and not the default's."""
-    if name == getattr(default, "name", None):
-        return type(default)
-    try:
-        own: type[BaseModel] = registry.load(COMPONENTS[place], str(name))
-    except (KeyError, BridgeflowError):
-        # Told where the recipe is checked.
-        return None
-    return own
-
-
-def modality_uses(task: type[Task]) -> dict[str, ModalityUse]:
-    """What a task says of every modality, each by the key of its section in a recipe."""
-    conditions = {f"source.conditions.{name}": use for name, use in task.conditions.items()}
-    return {"source": task.source, **conditions, "target": task.target}
-
-
-def _modalities(
-    task: type[Task], tree: Mapping[str, Any], mistakes: list[str], known: dict[tuple[str, str], str]
-) -> dict[str, Any]:
-    """Classes and options of the modalities of a task, by the fields of `Recipe`."""
-    home = registry.find("task", tree["task"], known["task", tree["task"]]).distribution
-    source = dict(_mapping(tree, "source"))
-    given = {"source": source, "target": _mapping(tree, "target")}
-    given |= _condition_sections(task, source, mistakes)
-    kinds: dict[str, Any] = {}
-    options: dict[str, Any] = {}
-    for place, use in modality_uses(task).items():
-        known.setdefault(("modality", use.name), home)
-        kinds[place] = _plugin("modality", use.name, mistakes, known)
-        if kinds[place] is not None:
-            own = layers.merge(use.options, given.get(place, {}))
-            options[place] = validated(kinds[place].Options, own, place, mistakes)
-    *some, last = map(repr, kinds)
-    for key in _mapping(tree, "codecs"):
-        if key not in kinds:
-            mistakes.append(f"codecs.{key}: should be {', '.join(some)} or {last}, not {key!r}.")
-    conditions = {name: kinds[f"source.conditions.{name}"] for name in task.conditions}
-    source_options = options.get("source")
-    if conditions and not mistakes:
-        own_options = {name: options[f"source.conditions.{name}"] for name in conditions}
-        source_options = ConditionedOptions(start=source_options, conditions=own_options)
-    return {
-        "source_class": kinds["source"],
-        "source": source_options,
-        "target_class": kinds["target"],
-        "target": options.get("target"),
-        "conditions": conditions,
-    }
-
-
-def _condition_sections(task: type[Task], source: dict[str, Any], mistakes: list[str]) -> dict[str, Any]:
-    """What a recipe says of each condition of a task, by the key of its section; taken out of the section `source`."""
-    if not task.conditions:
-        return {}
-    for name in task.conditions:
-        fault = fault_of_name(name)
-        if fault is not None:
-            mistakes.append(f"the task cannot have a condition {name!r}: {fault}.")
-    given = source.pop("conditions", {})
-    if not isinstance(given, Mapping):
-        mistakes.append(f"source.conditions: should be a mapping of keys to values, not {given!r}.")
-        return {}
-    found: dict[str, Any] = {}
-    for name, own in given.items():
-        place = f"source.conditions.{name}"
-        if name not in task.conditions:
-            mistakes.append(f"{place}: the task has no such condition; {', '.join(task.conditions)} is expected.")
-        elif not isinstance(own, Mapping):
-            mistakes.append(f"{place}: should be a mapping of keys to values, not {own!r}.")
-        else:
-            found[place] = own
-    return found
-
-
-def _mapping(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = tree.get(key)
-    return value if isinstance(value, Mapping) else {}
-
-
-def _plugin(kind: str, name: Any, mistakes: list[str], homes: dict[tuple[str, str], str]) -> Any:
-    """What the plugin of a name is; `homes` is told whose it is. On failure None, with a sentence in `mistakes`."""
-    if not isinstance(name, str):
-        mistakes.append(
-            f"{kind}: no name is given; one of {', '.join(p.name for p in registry.installed(kind))} is expected."
-        )
-        return None
-    try:
-        plugin = registry.find(kind, name, homes.get((kind, name), ""))
-        homes[kind, name] = plugin.distribution
-        return registry.loaded(plugin)
-    except BridgeflowError as error:
-        mistakes.append(str(error))
-        return None

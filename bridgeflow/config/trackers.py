@@ -11,7 +11,8 @@ from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.tracker import TrackerSettings
 
 if TYPE_CHECKING:
-    from bridgeflow.config.recipe import Recipe, RecipeKeys
+    from bridgeflow.config.keys import RecipeKeys
+    from bridgeflow.config.recipe import Recipe
 
 PLACE = "training.trackers"
 

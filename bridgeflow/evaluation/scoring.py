@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bridgeflow.config.recipe import SamplingSettings
+from bridgeflow.config.keys import SamplingSettings
 from bridgeflow.data.pairs import Examples
 from bridgeflow.evaluation.uncertainty import Scores, score, score_of_each
 from bridgeflow.inference.pipeline import Pipeline

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridgeflow import registry
-from bridgeflow.config.recipe import SamplingSettings
+from bridgeflow.config.keys import SamplingSettings
 from bridgeflow.data.encoding import encode
 from bridgeflow.data.pairs import Examples
 from bridgeflow.errors import UsageError

@@ -17,7 +17,7 @@ from bridgeflow.bridge import Bridge
 from bridgeflow.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from bridgeflow.checkpoints.loading import load_bridge
 from bridgeflow.conditioned import Conditioned, check_conditions, start_of
-from bridgeflow.config.recipe import SamplingSettings
+from bridgeflow.config.keys import SamplingSettings
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.flow.guidance import GuidanceSettings, IndicatorGuidanceSettings, NoGuidanceSettings
 from bridgeflow.flow.solver import SolverSettings

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bridgeflow.assembly import Assembly
 from bridgeflow.bridge import Bridge
-from bridgeflow.config.recipe import SamplingSettings
+from bridgeflow.config.keys import SamplingSettings
 from bridgeflow.data.encoding import encode
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.flow.guidance import AutoGuidance, Guidance

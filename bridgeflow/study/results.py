@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bridgeflow.config.recipe import Recipe, SamplingSettings
+from bridgeflow.config.keys import SamplingSettings
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.evaluation.uncertainty import Scores
 from bridgeflow.runtime import durable
 from bridgeflow.study.settings import ScoringSettings

@@ -13,7 +13,8 @@ import torch
 from bridgeflow import registry
 from bridgeflow.conditioned import Conditioned, ConditionedModality, ConditionedOptions, fault_of_name, item_at
 from bridgeflow.config import layers, recipe
-from bridgeflow.config.recipe import Recipe, modality_uses
+from bridgeflow.config.modalities import modality_uses
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.config.validation import validated
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item, Latent, Modality

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from bridgeflow.config.keys import LearningRateSettings
 from bridgeflow.config.optimizers import OptimizerSettings, Parameters
-from bridgeflow.config.recipe import LearningRateSettings
 from bridgeflow.training import sharding
 
 OF_VECTORS = (nn.LayerNorm, nn.RMSNorm, nn.Embedding)

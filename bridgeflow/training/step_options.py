@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from bridgeflow.bridge import Bridge
-from bridgeflow.config.recipe import TrainingSettings
+from bridgeflow.config.keys import TrainingSettings
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.nn.recompute import recompute_blocks
 from bridgeflow.nn.velocity import VelocityNet

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from bridgeflow import registry
 from bridgeflow.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from bridgeflow.config import layers, recipe
-from bridgeflow.config.recipe import SamplingSettings
+from bridgeflow.config.keys import SamplingSettings
 from bridgeflow.flow.guidance import IndicatorGuidanceSettings
 from bridgeflow.flow.solver import DormandPrinceSettings, EulerSettings, HeunSettings
 from bridgeflow.nn.encoding_loss import CrossContrastSettings, NoEncodingLossSettings

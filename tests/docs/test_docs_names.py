@@ -22,7 +22,7 @@ import bridgeflow
 from bridgeflow import registry
 from bridgeflow.cli.caching import CacheGroup
 from bridgeflow.cli.main import cli
-from bridgeflow.config.recipe import RecipeKeys
+from bridgeflow.config.keys import RecipeKeys
 from bridgeflow.flow.guidance import IndicatorGuidanceSettings
 from bridgeflow.study.settings import ArmSettings, ScoringSettings
 from tests.bench import SECTIONS

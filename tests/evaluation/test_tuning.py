@@ -13,7 +13,8 @@ from PIL import Image
 from bridgeflow.assembly import assemble
 from bridgeflow.config import layers
 from bridgeflow.config import recipe as recipes
-from bridgeflow.config.recipe import Recipe, SamplingSettings
+from bridgeflow.config.keys import SamplingSettings
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.data.pairs import Examples
 from bridgeflow.errors import UsageError
 from bridgeflow.evaluation import tuning

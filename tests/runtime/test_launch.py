@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bridgeflow.config.recipe import TrainingSettings
+from bridgeflow.config.keys import TrainingSettings
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.runtime import launch
 from bridgeflow.training.accelerator import make_accelerator

@@ -14,7 +14,7 @@ import yaml
 
 from bridgeflow import registry
 from bridgeflow.cli.main import invoke
-from bridgeflow.config.recipe import SamplingSettings
+from bridgeflow.config.keys import SamplingSettings
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.study import runner
 from bridgeflow.study.deciding import deciding

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from bridgeflow.config.recipe import LearningRateSettings, Recipe
+from bridgeflow.config.keys import LearningRateSettings
+from bridgeflow.config.recipe import Recipe
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.training import loop, optimizers
 from bridgeflow.training.average import WeightAverage
