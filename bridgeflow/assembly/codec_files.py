@@ -42,7 +42,7 @@ def save_codec(modality: Modality, folder: Path, about: Mapping[str, Any], narro
     part = durable.part_of(path)
     try:
         save_file(state, part)
-        durable.settle(part, path)
+        durable.publish(part, path)
     finally:
         part.unlink(missing_ok=True)
     facts = {

@@ -38,7 +38,7 @@ from bridgeflow.data.rows import Rows, Split, Stream
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.runtime import launch
 from bridgeflow.runtime.console import Progress
-from bridgeflow.runtime.durable import checksum, make_folder, part_of, remove_folder, remove_leftovers, settle
+from bridgeflow.runtime.durable import checksum, make_folder, part_of, publish, remove_folder, remove_leftovers
 from bridgeflow.runtime.lock import FolderLock
 from bridgeflow.runtime.precision import warn_of_slow_bf16
 from bridgeflow.runtime.randomness import seed_of
@@ -246,7 +246,7 @@ def _keep_codecs(assembly: Assembly, fitted: list[str], folder: Path) -> None:
         if place in fitted or modality.fitted_state() or modality.fitted_facts():
             save_codec(modality, part / place, {"modality": assembly.recipe.uses[place].name})
     if part.is_dir():
-        settle(part, folder / "codecs")
+        publish(part, folder / "codecs")
 
 
 def _restore(assembly: Assembly, folder: Path) -> None:

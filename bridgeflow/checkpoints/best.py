@@ -12,7 +12,7 @@ import os
 import shutil
 from pathlib import Path
 
-from bridgeflow.checkpoints.checkpoint import list_checkpoints, put_aside
+from bridgeflow.checkpoints.checkpoint import list_checkpoints, move_aside
 from bridgeflow.config.keys import TrainingSettings
 from bridgeflow.runtime import durable
 
@@ -37,6 +37,7 @@ def keep_best(path: Path) -> bool:
         part.mkdir()
         for name in json.loads((path / "meta.json").read_text(encoding="utf-8"))["files"]:
             (part / name).parent.mkdir(parents=True, exist_ok=True)
+            # A hard link takes no space, and holds the file when `keep` removes the checkpoint that it was made for.
             _link(path / name, part / name)
         # The one file that is written again, when sampling is tuned.
         shutil.copyfile(path / "meta.json", part / "meta.json")
@@ -51,7 +52,7 @@ def go_on_from(folder: Path, step: int) -> Path | None:
     which is trained again, is put aside: its new path, else None. Raises OSError where that cannot be written."""
     best = folder / BEST
     later = (_fact(best, "step") or 0) > step
-    aside = put_aside(best) if later else None
+    aside = move_aside(best) if later else None
     for path in list_checkpoints(folder):
         if int(path.name) <= step:
             keep_best(path)

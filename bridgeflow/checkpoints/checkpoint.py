@@ -396,8 +396,8 @@ def _write(final: Path, step: int, recipe: Recipe, fill: Callable[[Path], None],
         meta["seal"] = _seal(meta)
         (part / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
         if final.is_dir() and any(final.iterdir()):
-            put_aside(final)
-        durable.settle(part, final)
+            move_aside(final)
+        durable.publish(part, final)
     except (OSError, SafetensorError) as error:
         raise NotSaved(final, reason_of(error), errno_of(error) in (errno.ENOSPC, errno.EDQUOT)) from error
     finally:
@@ -461,12 +461,12 @@ def plugins_of(recipe: Recipe) -> list[dict[str, str]]:
     return requirements.noted(recipe.plugins())
 
 
-def set_aside(folder: Path, after: int) -> list[Path]:
+def move_later_aside(folder: Path, after: int) -> list[Path]:
     """Renames the checkpoints of later steps than `after`, so that a run that goes on from there writes its own."""
-    return [put_aside(path) for path in numbered(folder) if int(path.name) > after]
+    return [move_aside(path) for path in numbered(folder) if int(path.name) > after]
 
 
-def put_aside(path: Path) -> Path:
+def move_aside(path: Path) -> Path:
     """Renames a checkpoint to a name that is none of a run's; the new path."""
     number = 1
     while (aside := path.with_name(f"{path.name}-aside-{number:02d}")).exists():

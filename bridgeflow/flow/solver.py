@@ -24,8 +24,9 @@ Observer = Callable[[float, Tensor], None]
 """Called with (t, z) at the start and after every step."""
 
 
-OPEN_REST = 0.01
-"""How much of the path an adaptive solver leaves to one last step where the velocity is not defined at the end."""
+OPEN_END_STEP = 0.01
+"""Length in time of an adaptive solver's last step where the velocity is not defined at t = 1: a step of Euler, whose
+error goes with the square of its length, from a time at which nothing is divided by less than this."""
 
 
 class Solver(ABC):
@@ -156,7 +157,7 @@ class DormandPrince(Solver):
         chosen = (grid if observer is not None else grid[[0, -1]]).clone()
         if open_end:
             last = float(grid[-1] - grid[-2])
-            rest = math.copysign(min(OPEN_REST, abs(last) / 2), last)
+            rest = math.copysign(min(OPEN_END_STEP, abs(last) / 2), last)
             chosen[-1] = grid[-1] - rest
         times = chosen.to(device=z.device, dtype=torch.float64 if z.dtype == torch.float64 else torch.float32)
         low, high = sorted((float(times[0]), float(times[-1])))

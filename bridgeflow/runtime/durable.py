@@ -37,7 +37,7 @@ def part_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.part-{os.getpid()}")
 
 
-def settle(part: Path, path: Path) -> None:
+def publish(part: Path, path: Path) -> None:
     """Brings a file or a folder with all that is in it to the disk, then to its own name."""
     for written in [*(part.rglob("*") if part.is_dir() else ()), part]:
         sync(written)
@@ -46,7 +46,7 @@ def settle(part: Path, path: Path) -> None:
 
 
 def replace_folder(part: Path, folder: Path) -> None:
-    """`settle` for a folder that takes the place of another one, if there is one: at no time is there half of either.
+    """`publish` for a folder that takes the place of another one, if there is one: at no time is there half of either.
     A process that is killed between the going of the one and the coming of the other leaves none."""
     gone = folder.with_name(f".{folder.name}.gone-{os.getpid()}")
     shutil.rmtree(gone, ignore_errors=True)
@@ -64,7 +64,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     part = part_of(path)
     try:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
-        settle(part, path)
+        publish(part, path)
     finally:
         part.unlink(missing_ok=True)
 

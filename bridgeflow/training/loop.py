@@ -124,7 +124,7 @@ class Trainer:
         sharded = sharding.is_sharded(self.bridge)
         if sharded and self.average is not None:
             sharding.shard_alike(self.average.module, self.bridge)
-        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in self.bridge.named_parameters()}
         if resume is not None:
             optimizers.restore(self.optimizer, self.names, checkpoints.load_optimizer(resume))
@@ -168,7 +168,7 @@ class Trainer:
             self.step += 1
             shown = self._due(settings.sample_every)
             if shown or self._due(settings.log_every):
-                self.soundness.settle()
+                self.soundness.check()
                 self.reporter.report(self.step, self.optimizer.param_groups[0]["lr"], measured=shown)
             # The last checkpoint is written by `run`, and so is the last sample, unless a signal ends the run.
             if self.step < settings.steps:
@@ -213,7 +213,7 @@ class Trainer:
         settings = self.settings
         self.model.train()
         share = optimizers.learning_rate_share(self.step, settings.steps, settings.schedule)
-        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+        for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
             group["lr"] = peak * share
         waited = 0.0
         parts: list[Losses] = []

@@ -43,7 +43,7 @@ class Saver:
     def save(self, step: int, facts: Mapping[str, Any], last: bool) -> Path:
         """Writes the checkpoint of a step. Where it cannot be written, and is not the last, a warning says so and
         training goes on. All processes call it together."""
-        self.soundness.settle()
+        self.soundness.check()
         result = self.results.at(step)
         averaged = self.results.average is not None
         model = self.results.whole(self.results.bridge) if averaged else result

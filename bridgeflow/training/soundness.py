@@ -46,9 +46,9 @@ class Soundness:
         """Notes a number of the step that comes after `step`."""
         latents = tuple((side, own) for side, own in (("source", source), ("target", target)) if own is not None)
         self._noted.append(_Noted(what, step + 1, torch.isfinite(value).all(), latents))
-        self.settle(before=None if self.at_once else step + 1)
+        self.check(before=None if self.at_once else step + 1)
 
-    def settle(self, before: int | None = None) -> None:
+    def check(self, before: int | None = None) -> None:
         """Looks at what was noted, of steps before the given one or of all.
 
         Raises BridgeflowError, with where sound weights are, for a number that is not finite.

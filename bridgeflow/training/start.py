@@ -20,7 +20,7 @@ from bridgeflow.checkpoints import best
 from bridgeflow.checkpoints.checkpoint import (
     Checkpoint,
     list_checkpoints,
-    set_aside,
+    move_later_aside,
 )
 from bridgeflow.checkpoints.runs import RUNS, check_output, new_folder, not_writable
 from bridgeflow.checkpoints.tensor_file import reason_of
@@ -188,7 +188,7 @@ def _go_on(
         rows.check(assembly)
     saved = resume.folder.parent
     if accelerator.is_main_process:
-        for path in set_aside(saved, resume.step):
+        for path in move_later_aside(saved, resume.step):
             console.say(f"a later checkpoint is kept aside as {path}")
         if best.is_chosen(recipe.training):
             _set_best(saved, resume.step, console)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from bridgeflow.checkpoints.tensor_file import errno_of, reason_of, write_state
+from bridgeflow.checkpoints.tensor_file import StoredTensor, errno_of, reason_of, write_state, write_tensors
 from bridgeflow.runtime.durable import OWN
 
 
@@ -38,3 +39,10 @@ def test_temporary_names_of_long_trainings_are_known() -> None:
     assert OWN.fullmatch(".000500.part-17")
     assert OWN.fullmatch(".1000000.gone-17")
     assert not OWN.fullmatch(".500.part-17")
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32, torch.int64, torch.float16, torch.float64])
+def test_buffers_of_any_dtype_are_written_one_by_one(dtype: torch.dtype, tmp_path: Path) -> None:
+    tensor = torch.tensor([[1, 0], [0, 1], [1, 1]]).to(dtype)
+    write_tensors({"mask": StoredTensor((3, 2), dtype, lambda: tensor)}, tmp_path / "own.safetensors")
+    assert torch.equal(load_file(tmp_path / "own.safetensors")["mask"], tensor)

@@ -51,10 +51,10 @@ def test_elsewhere_a_step_is_looked_at_when_the_next_is_under_way(watched: Sound
 def test_nothing_unsound_is_left_unseen_before_something_is_kept(watched: Soundness) -> None:
     watched.at_once = False
     watched.note("loss", 6, GOOD)
-    watched.settle()
+    watched.check()
     watched.note("loss", 7, BAD)
     with pytest.raises(BridgeflowError, match="at step 8"):
-        watched.settle()
+        watched.check()
 
 
 def test_data_that_are_not_finite_are_named(watched: Soundness) -> None:
