@@ -27,9 +27,7 @@ from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.nn.conditioning import ConditionedEncoder, ConditioningSettings
 from bridgeflow.nn.encoded import Encoded, SourceEncoder, SourceEncoderSettings
 from bridgeflow.nn.encoding_loss import EncodingLoss, EncodingLossSettings, NoEncodingLossSettings
-from bridgeflow.nn.source import (
-    DirectSourceSettings,
-)
+from bridgeflow.nn.source import DirectSourceSettings
 from bridgeflow.nn.velocity import NetworkSettings, VelocityNet
 from bridgeflow.registry.component import Component
 from bridgeflow.runtime import collective

@@ -15,9 +15,10 @@ from bridgeflow.assembly.codec_files import save_codec
 from bridgeflow.assembly.preparing import open_rows
 from bridgeflow.bridge import Bridge
 from bridgeflow.caching.reading import batched
-from bridgeflow.checkpoints.checkpoint import Checkpoint, save_apart
+from bridgeflow.checkpoints.checkpoint import Checkpoint
 from bridgeflow.checkpoints.loading import PRODUCTS, load_bridge
 from bridgeflow.checkpoints.tensor_file import is_finite, write_state
+from bridgeflow.checkpoints.writing import save_apart
 from bridgeflow.config.recipe import Recipe
 from bridgeflow.data.encoding import encode
 from bridgeflow.data.pairs import read_pairs

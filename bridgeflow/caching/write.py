@@ -6,7 +6,6 @@ import json
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -31,12 +30,12 @@ from bridgeflow.caching.index import (
     side_of,
     write_index,
 )
+from bridgeflow.caching.processes import Processes
 from bridgeflow.caching.reading import Chunk, PairRows, read_shards, stream_shards
 from bridgeflow.caching.shards import not_written, shard_path, write_file, write_shard
 from bridgeflow.config.recipe import Recipe
 from bridgeflow.data.rows import Rows, Split, Stream
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.runtime import launch
 from bridgeflow.runtime.console import Progress
 from bridgeflow.runtime.durable import checksum, make_folder, part_of, publish, remove_folder, remove_leftovers
 from bridgeflow.runtime.lock import FolderLock
@@ -61,34 +60,6 @@ class CacheOptions:
     """Rows that are encoded together."""
     shard_rows: int | None = None
     """Rows of the data that a file stands for; None: what makes about 32 MB."""
-
-
-class Processes:
-    """This process among those of `accelerate launch`; alone without it."""
-
-    def __init__(self, device: str | None) -> None:
-        self.world = launch.world_size()
-        on_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
-        if self.world == 1:
-            self.rank = 0
-            self.device = torch.device("cpu" if on_cpu else device or "cuda")
-            return
-        from accelerate import PartialState
-
-        # A process that is done waits for the others, however long their shards or a fitting take.
-        with launch.meeting(on_cpu):
-            self._state = PartialState(cpu=on_cpu, timeout=timedelta(days=30))
-        self.rank, self.device = self._state.process_index, self._state.device
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this one writes what there is one of."""
-        return self.rank == 0
-
-    def wait(self) -> None:
-        """Waits until all are here."""
-        if self.world > 1:
-            self._state.wait_for_everyone()
 
 
 @dataclass

@@ -12,7 +12,8 @@ import os
 import shutil
 from pathlib import Path
 
-from bridgeflow.checkpoints.checkpoint import list_checkpoints, move_aside
+from bridgeflow.checkpoints.checkpoint import list_checkpoints
+from bridgeflow.checkpoints.writing import move_aside
 from bridgeflow.config.keys import TrainingSettings
 from bridgeflow.runtime import durable
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bridgeflow.checkpoints.checkpoint import save_imported
 from bridgeflow.checkpoints.tensor_file import StoredTensor
+from bridgeflow.checkpoints.writing import save_imported
 from bridgeflow.config.recipe import Recipe
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import API_VERSION

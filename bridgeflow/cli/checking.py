@@ -99,8 +99,8 @@ def _check_survived(plugins: Sequence[Plugin]) -> None:
 def _examined(plugin: Plugin, options: Sequence[str]) -> Iterator[Outcome]:
     from bridgeflow.config import layers
     from bridgeflow.testing.modality import examine_modality
+    from bridgeflow.testing.modality_subject import ModalitySubject
     from bridgeflow.testing.parts import PartSubject, examine_part
-    from bridgeflow.testing.subject import ModalitySubject
     from bridgeflow.testing.task import examine_task
     from bridgeflow.testing.task_subject import TaskSubject
     from bridgeflow.testing.tracker import examine_tracker

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from bridgeflow.cli.options import (
     solver_option,
     task_option,
 )
+from bridgeflow.cli.request import Request
 from bridgeflow.cli.results import ResultWriter
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.sentences import bounded, printable, tidy
@@ -40,36 +40,6 @@ Reader = Callable[[Any], Any]
 FRAMES = 9
 MOST_LOOKED_AT = 16
 """Files that are read once more for what is to be said of them."""
-
-
-@dataclass(frozen=True)
-class _Request:
-    """What becomes of each input: results by itself, with terms added and taken away, or on the way to an end."""
-
-    seed: int
-    samples: int = 1
-    plus: tuple[Any, ...] = ()
-    minus: tuple[Any, ...] = ()
-    end: Any = None
-    frames: int = 0
-
-    @property
-    def each(self) -> int:
-        """Results of one input."""
-        return self.frames or self.samples
-
-    @property
-    def terms(self) -> list[Any]:
-        """The items that go with every input."""
-        return [*self.plus, *self.minus, *([self.end] if self.frames else [])]
-
-    def run(self, pipeline: Pipeline, items: list[Any]) -> list[list[Any]]:
-        """The results of each item."""
-        if self.frames:
-            return pipeline.interpolate(items, self.end, self.frames, self.seed)
-        if self.terms:
-            return pipeline.combine(items, self.plus, self.minus, self.samples, self.seed)
-        return pipeline.generate(items, self.samples, self.seed)
 
 
 @click.command(
@@ -167,7 +137,7 @@ def run(
     check_conditions(list(source.conditions), beside)
     read = partial(pipeline.read, conditions=beside)
     entries = expand(given, source, console.warn)
-    request = _Request(
+    request = Request(
         seed,
         samples,
         tuple(read_one(value, source, "--plus", read) for value in plus),
@@ -221,7 +191,7 @@ def _check_options(
         raise click.UsageError("--interpolate draws a GIF of its own: leave --trajectory out.")
 
 
-def _warn_of_losses(source: Any, entries: list[Input], request: _Request, read: Reader, console: Any) -> None:
+def _warn_of_losses(source: Any, entries: list[Input], request: Request, read: Reader, console: Any) -> None:
     """Says what the source modality's options lose of the inputs, of files for the first of them."""
     from bridgeflow.conditioned import item_at
     from bridgeflow.modality import Modality
@@ -243,7 +213,7 @@ def _warn_of_losses(source: Any, entries: list[Input], request: _Request, read: 
 def _run_all(
     pipeline: Pipeline,
     entries: list[Input],
-    request: _Request,
+    request: Request,
     read: Reader,
     writer: ResultWriter,
     trajectory: str | None,
@@ -287,7 +257,7 @@ def _ood_warning(pipeline: Pipeline, names: list[str]) -> str:
     )
 
 
-def _results_of(pipeline: Pipeline, request: _Request, items: list[Any]) -> list[list[Any] | BridgeflowError]:
+def _results_of(pipeline: Pipeline, request: Request, items: list[Any]) -> list[list[Any] | BridgeflowError]:
     """The results of each item, or why it has none: one that cannot be computed does not stop the others."""
     if not items:
         return []
@@ -345,7 +315,7 @@ def _shown(console: Any) -> Callable[[int, int, str], None]:
     return show
 
 
-def _draw_trajectory(pipeline: Pipeline, item: Any, request: _Request, path: Path, console: Any) -> None:
+def _draw_trajectory(pipeline: Pipeline, item: Any, request: Request, path: Path, console: Any) -> None:
     from bridgeflow.inference.pictures import save_gif, strip
 
     preview = pipeline.assembly.target.preview

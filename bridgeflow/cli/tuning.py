@@ -24,7 +24,7 @@ from bridgeflow.cli.output import emit
 if TYPE_CHECKING:
     from bridgeflow.checkpoints.checkpoint import Checkpoint
     from bridgeflow.data.pairs import Examples
-    from bridgeflow.evaluation.tuning import Trial, Tuning
+    from bridgeflow.evaluation.trials import Trial, Tuning
 
 SHARE = 1000
 """Parts of the progress."""
@@ -94,7 +94,7 @@ def tune_sampler(
     from bridgeflow.config import recipe as recipes
     from bridgeflow.data.pairs import read_examples
     from bridgeflow.errors import UsageError
-    from bridgeflow.evaluation import tuning
+    from bridgeflow.evaluation import trials, tuning
     from bridgeflow.evaluation.runner import NothingToScore
     from bridgeflow.inference.pipeline import Pipeline
     from bridgeflow.runtime.console import Progress
@@ -149,7 +149,7 @@ def tune_sampler(
         }
         opened.with_sampling(found.chosen.sampling, note)
         _save(found, opened.folder, console)
-        told = tuning.described(found.chosen.sampling)
+        told = trials.described(found.chosen.sampling)
         if found.chosen is found.present:
             console.say(f"{opened.folder} goes on sampling with {told}.")
         else:
@@ -164,7 +164,7 @@ def _undo(opened: Checkpoint, dry_run: bool, console: Any) -> int:
 
     from bridgeflow.config.keys import SamplingSettings
     from bridgeflow.errors import BridgeflowError
-    from bridgeflow.evaluation.tuning import described
+    from bridgeflow.evaluation.trials import described
 
     before = opened.tuned.get("before")
     if before is None:
@@ -193,7 +193,7 @@ def _parted(examples: Examples, count: int) -> tuple[Examples, Examples]:
 
 def _print(found: Tuning) -> None:
     """A line for each setting that no cheaper one beats, and for the present one; and what the choice was."""
-    from bridgeflow.evaluation.tuning import described
+    from bridgeflow.evaluation.trials import described
 
     emit(f"{found.examples} held-out examples, {found.metric} ({found.way} is better)")
     shown = [trial for trial in found.trials if trial in _front(found) or trial in (found.present, found.chosen)]

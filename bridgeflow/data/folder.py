@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bridgeflow.data.files import check_inside
-from bridgeflow.data.listing import Listing, list_metadata, list_pictures
+from bridgeflow.data.listing import Listing, list_pictures
 from bridgeflow.data.metadata import METADATA
+from bridgeflow.data.metadata_listing import list_metadata
 from bridgeflow.data.rows import DataSettings, Rows, Split
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Progress

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from bridgeflow.data.holding_out import HELD_OUT_ROWS, Shards, digest, rows_to_hold_out, rows_to_hold_out_of
 from bridgeflow.data.hub_shards import (
     IterableParts,
     ParquetFiles,
@@ -20,15 +21,7 @@ from bridgeflow.data.hub_shards import (
     parquet_files,
 )
 from bridgeflow.data.rows import DataSettings, Rows, Split, Stream
-from bridgeflow.data.shards import (
-    HELD_OUT_ROWS,
-    Part,
-    Shards,
-    ShardStream,
-    digest,
-    rows_to_hold_out,
-    rows_to_hold_out_of,
-)
+from bridgeflow.data.shards import Part, ShardStream
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import Progress
 from bridgeflow.runtime.durable import check_writable

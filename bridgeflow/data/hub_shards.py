@@ -8,8 +8,8 @@ from itertools import islice
 from typing import Any
 
 from bridgeflow.data.files import as_words
+from bridgeflow.data.holding_out import Lengths, digest
 from bridgeflow.data.rows import NamedRow
-from bridgeflow.data.shards import Lengths, digest
 from bridgeflow.errors import BridgeflowError
 
 ROWS_OF_A_PIECE = 1000

@@ -17,8 +17,9 @@ from typing import IO, Any, ClassVar
 from pydantic import Field
 
 from bridgeflow.data.files import folders_below
+from bridgeflow.data.holding_out import HELD_OUT_ROWS, Lengths, Shards, digest, rows_to_hold_out_of
 from bridgeflow.data.rows import DataSettings, Split, Stream
-from bridgeflow.data.shards import HELD_OUT_ROWS, Lengths, Part, Shards, ShardStream, digest, rows_to_hold_out_of
+from bridgeflow.data.shards import Part, ShardStream
 from bridgeflow.data.tar import Damage, Member, columns_of, members, row, samples
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Progress

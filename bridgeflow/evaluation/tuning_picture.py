@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridgeflow.evaluation.tuning import Trial, Tuning, described, is_guided
+from bridgeflow.evaluation.trials import Trial, Tuning, described, is_guided
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,13 +16,13 @@ from bridgeflow.assembly import Assembly, assemble
 from bridgeflow.bridge import Bridge
 from bridgeflow.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from bridgeflow.checkpoints.loading import load_bridge
-from bridgeflow.conditioned import Conditioned, check_conditions, start_of
+from bridgeflow.conditioned import Conditioned, check_conditions
 from bridgeflow.config.keys import SamplingSettings
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.flow.guidance import GuidanceSettings, IndicatorGuidanceSettings, NoGuidanceSettings
-from bridgeflow.flow.solver import SolverSettings
+from bridgeflow.inference.adjusting import guided, with_solver
 from bridgeflow.inference.arithmetic import PLAIN, Mixture, between, sums
 from bridgeflow.inference.familiarity import Familiarity
+from bridgeflow.inference.layouts import check_layouts
 from bridgeflow.inference.stages import Job, Piece, Stages
 from bridgeflow.modality import Item, Progress
 from bridgeflow.runtime.precision import choose_precision
@@ -268,7 +268,7 @@ class Pipeline:
         last = self._split(end)
         for index, start in enumerate(starts):
             first = self._split(start)
-            _check_layouts([start, end], [first, last])
+            check_layouts([start, end], [first, last])
             # The ends run apart, as `generate` would run them: a product's last bits change with the rows of a batch.
             groups.append([Job(index, 0, (one,), (seed, 0, place)) for place, one in enumerate(first)])
             groups.append(
@@ -295,7 +295,7 @@ class Pipeline:
 
     def check_terms(self, items: Sequence[Item]) -> None:
         """Raises BridgeflowError where items cannot be added or interpolated: their pieces stand in other places."""
-        _check_layouts(items, [self._split(item) for item in items])
+        check_layouts(items, [self._split(item) for item in items])
 
     def _split(self, item: Item) -> list[Piece]:
         return [Piece(piece) for piece in self.assembly.task.split(item)]
@@ -312,7 +312,7 @@ class Pipeline:
         jobs: list[Job] = []
         for index, item in enumerate(items):
             terms = [self._split(item), *shared]
-            _check_layouts([item, *others], terms)
+            check_layouts([item, *others], terms)
             jobs += [
                 Job(index, sample, pieces, (seeds[index], sample, place), mixture)
                 for sample in range(samples)
@@ -348,36 +348,3 @@ def _check_whole(name: str, value: object) -> None:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _check_layouts(items: Sequence[Item], terms: Sequence[Sequence[Piece]]) -> None:
-    """Raises BridgeflowError where items are computed in pieces that do not stand in the same places."""
-    counts = {len(pieces) for pieces in terms}
-    shapes = {tuple(getattr(start_of(item), "shape", ())) for item in items}
-    if len(counts) > 1:
-        raise BridgeflowError(
-            f"these inputs do not go together, because they are computed in {min(counts)} to {max(counts)} pieces: "
-            "give inputs of one size."
-        )
-    if counts != {1} and len(shapes) > 1:
-        raise BridgeflowError(
-            "these inputs do not go together, because they are cut into pieces and are of different sizes: give inputs "
-            "of one size."
-        )
-
-
-def with_solver(present: SolverSettings, name: str | None, steps: int | None) -> SolverSettings:
-    """The settings of a solver with other steps; of another solver, where `name` is not the present one's."""
-    if name is not None and name != present.name:
-        kind: type[SolverSettings] = registry.load("solver", name)
-        return kind.model_validate({"steps": steps or present.steps})
-    return present if steps is None else present.model_copy(update={"steps": steps})
-
-
-def guided(present: GuidanceSettings, scale: float) -> GuidanceSettings:
-    """The settings of a guidance at another scale: by the indicator where there was none, and none at a scale of 1."""
-    if scale == 1:
-        return NoGuidanceSettings(interval=present.interval)
-    if isinstance(present, NoGuidanceSettings):
-        return IndicatorGuidanceSettings(scale=scale, interval=present.interval)
-    return present.model_copy(update={"scale": scale})

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bridgeflow.flow.losses import LogitScale, contrastive_loss, logit_multiplier, masked_mean
 from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.nn.encoded import SourceEncoderSettings
-from bridgeflow.nn.source import TokenEncoder, TokenEncoderSettings
+from bridgeflow.nn.token_encoder import TokenEncoder, TokenEncoderSettings
 from bridgeflow.nn.tower import TimmTower, TimmTowerSettings, TokenTowerSettings, TowerSettings
 from bridgeflow.settings import Settings
 

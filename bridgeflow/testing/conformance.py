@@ -13,9 +13,9 @@ from bridgeflow.task import Task
 from bridgeflow.testing import modality as of_modality
 from bridgeflow.testing import task as of_task
 from bridgeflow.testing import tracker as of_tracker
+from bridgeflow.testing.modality_subject import ModalitySubject
 from bridgeflow.testing.outcome import Check, Outcome, examine
 from bridgeflow.testing.parts import check_part
-from bridgeflow.testing.subject import ModalitySubject
 from bridgeflow.testing.task_subject import TaskSubject
 from bridgeflow.testing.tracker_subject import TrackerSubject
 from bridgeflow.tracker import TrackerSettings

@@ -13,8 +13,9 @@ from PIL.Image import Image
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item, Latent, Modality
 from bridgeflow.testing.comparing import worst_difference
+from bridgeflow.testing.modality_subject import ModalitySubject
 from bridgeflow.testing.outcome import Fault, calling, described
-from bridgeflow.testing.subject import ModalitySubject, copied
+from bridgeflow.testing.subject import copied
 
 FILE_TOLERANCE = 1e-3
 """Root mean square difference, in the latent's units, that a file may make; `round_trip` where that is larger."""

@@ -18,8 +18,9 @@ from bridgeflow.data.scale import EXPECTED, FIX, all_alike, real_values, scale_o
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Item, Latent
 from bridgeflow.testing.comparing import same, spread, worst_difference
+from bridgeflow.testing.modality_subject import NEEDED_EDGES, ModalitySubject, check_latent
 from bridgeflow.testing.outcome import Fault, calling, described
-from bridgeflow.testing.subject import NEEDED_EDGES, ROWS, ModalitySubject, check_latent, copied
+from bridgeflow.testing.subject import ROWS, copied
 
 BATCH_TOLERANCE = 1e-3
 """Difference between an item encoded alone and in a batch, in units of the latent's spread: kernels of another size

@@ -17,8 +17,9 @@ from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Modality
 from bridgeflow.settings import Settings
 from bridgeflow.testing.comparing import same, spread, worst_difference
+from bridgeflow.testing.modality_subject import RESTORED_TOLERANCE, ModalitySubject
 from bridgeflow.testing.outcome import Fault, calling, described
-from bridgeflow.testing.subject import RESTORED_TOLERANCE, ModalitySubject, copied
+from bridgeflow.testing.subject import copied
 from bridgeflow.testing.tiny import tiny_bridge, training_step
 
 BFLOAT16_TOLERANCE = 0.1

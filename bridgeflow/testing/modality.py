@@ -7,8 +7,8 @@ from typing import Any
 
 from bridgeflow.modality import Modality
 from bridgeflow.testing import declarations, decoding, encoding, keeping, printing
+from bridgeflow.testing.modality_subject import ModalitySubject
 from bridgeflow.testing.outcome import Check, Outcome, Table, examine
-from bridgeflow.testing.subject import ModalitySubject
 
 Trial = Callable[[ModalitySubject], str | None]
 

@@ -12,8 +12,9 @@ import torch
 
 from bridgeflow.registry.probe import first_line
 from bridgeflow.runtime.stdout import redirected
+from bridgeflow.testing.modality_subject import ModalitySubject
 from bridgeflow.testing.outcome import Fault
-from bridgeflow.testing.subject import ModalitySubject, copied
+from bridgeflow.testing.subject import copied
 from bridgeflow.testing.task_subject import TaskSubject
 from bridgeflow.testing.tracker_subject import TrackerSubject, Trial
 

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from bridgeflow.assembly import Assembly
 from bridgeflow.bridge import Bridge, Losses
-from bridgeflow.checkpoints import checkpoint as checkpoints
-from bridgeflow.checkpoints.checkpoint import Checkpoint
+from bridgeflow.checkpoints.checkpoint import Checkpoint, load_optimizer
 from bridgeflow.config.recipe import Recipe
 from bridgeflow.data.batches import batches
 from bridgeflow.data.encoding import latent
@@ -127,7 +126,7 @@ class Trainer:
         self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in self.bridge.named_parameters()}
         if resume is not None:
-            optimizers.restore(self.optimizer, self.names, checkpoints.load_optimizer(resume))
+            optimizers.restore(self.optimizer, self.names, load_optimizer(resume))
         self.results = Results(self.assembly, self.rows, self.bridge, self.average, sharded)
         self.saver = Saver(
             self.folder,

@@ -10,8 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from bridgeflow.bridge import Bridge
-from bridgeflow.checkpoints import best
-from bridgeflow.checkpoints import checkpoint as checkpoints
+from bridgeflow.checkpoints import best, writing
 from bridgeflow.checkpoints.tensor_file import NotFinite
 from bridgeflow.runtime import collective
 from bridgeflow.runtime.console import Progress
@@ -75,9 +74,9 @@ class Saver:
             **facts,
         }
         try:
-            checkpoints.save_checkpoint(self.folder, step, assembly, model, averaged, optimizer, whole, training.keep)
+            writing.save_checkpoint(self.folder, step, assembly, model, averaged, optimizer, whole, training.keep)
             self._keep_best(self.folder / f"{step:06d}")
-        except checkpoints.NotSaved as error:
+        except writing.NotSaved as error:
             if last:
                 raise
             self.console.warn(error.going_on)

@@ -17,13 +17,10 @@ from bridgeflow.assembly.codec_files import restore_codec, save_codec
 from bridgeflow.assembly.preparing import open_rows, prepare_codecs, warn_of_losses
 from bridgeflow.bridge import Bridge
 from bridgeflow.checkpoints import best
-from bridgeflow.checkpoints.checkpoint import (
-    Checkpoint,
-    list_checkpoints,
-    move_later_aside,
-)
+from bridgeflow.checkpoints.checkpoint import Checkpoint, list_checkpoints
 from bridgeflow.checkpoints.runs import RUNS, check_output, new_folder, not_writable
 from bridgeflow.checkpoints.tensor_file import reason_of
+from bridgeflow.checkpoints.writing import move_later_aside
 from bridgeflow.config.recipe import Recipe
 from bridgeflow.config.trackers import trackers_of
 from bridgeflow.data.rows import EncodedRows, Rows, Stream

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from bridgeflow.cli.inputs import Input
-from bridgeflow.cli.run import _Request, _shown, _warn_of_losses
+from bridgeflow.cli.request import Request
+from bridgeflow.cli.run import _shown, _warn_of_losses
 from bridgeflow_plugins.text import Text, TextOptions
 from bridgeflow_plugins.text.encoder import EncoderCodec
 
@@ -85,11 +86,11 @@ def test_prompts_that_are_cut_are_told_once_with_the_first_of_them() -> None:
     given = ["a red cube", f"{long} and a floor", f"{long} and more", ""]
     source = Text(TextOptions(codec=EncoderCodec(max_length=24)))
     screen = Screen(live=False)
-    request = _Request(0, plus=(f"{long} too",))
+    request = Request(0, plus=(f"{long} too",))
     _warn_of_losses(source, [Input(words, words) for words in given], request, source.read, screen)
     (told,) = screen.warned
     assert told.startswith("3 of 4 texts have more than 24 tokens")
     assert "'a large red cube left of a small" in told
     assert "source.codec.max_length=" in told
-    _warn_of_losses(source, [Input("a red cube", "a red cube")], _Request(0), source.read, screen)
+    _warn_of_losses(source, [Input("a red cube", "a red cube")], Request(0), source.read, screen)
     assert len(screen.warned) == 1

@@ -21,7 +21,7 @@ from docs_reader import ROOT, SCENES
 from PIL import Image
 
 from bridgeflow.bridge import collapse_warning
-from bridgeflow.checkpoints.checkpoint import NotSaved
+from bridgeflow.checkpoints.writing import NotSaved
 from bridgeflow.cli.main import invoke
 from bridgeflow.runtime import precision
 from bridgeflow.runtime.lock import FolderLock

@@ -17,7 +17,7 @@ from bridgeflow.config.keys import SamplingSettings
 from bridgeflow.config.recipe import Recipe
 from bridgeflow.data.pairs import Examples
 from bridgeflow.errors import UsageError
-from bridgeflow.evaluation import tuning
+from bridgeflow.evaluation import trials, tuning
 from bridgeflow.evaluation.tuning_picture import save_picture
 from bridgeflow.inference.pipeline import Pipeline
 
@@ -42,7 +42,7 @@ class Known:
     def error(self, sampling: SamplingSettings) -> float:
         method = sampling.solver.name
         evaluations = sampling.solver.steps * sampling.solver.evaluations_per_step
-        scale = sampling.guidance.scale if tuning.is_guided(sampling) else 1.0
+        scale = sampling.guidance.scale if trials.is_guided(sampling) else 1.0
         left = self.rates.get(method, 0.3) / evaluations ** ORDERS[method]
         return self.floor + left + 0.05 * (scale - self.best_scale) ** 2
 
@@ -65,7 +65,7 @@ def examples(count: int) -> Examples:
     return Examples(pictures, [np.full((16, 16), 2.0, np.float32)] * count, [{}] * count)
 
 
-def tuned(pipeline: Known, **options: Any) -> tuning.Tuning:
+def tuned(pipeline: Known, **options: Any) -> trials.Tuning:
     return tuning.tune(cast(Pipeline, pipeline), examples(32), examples(0), **options)
 
 
@@ -83,7 +83,7 @@ def test_it_finds_the_scale_the_solver_and_the_fewest_steps() -> None:
 def test_without_guidance_none_is_tried() -> None:
     pipeline = Known(null_rate=0.0, best_scale=1.0)
     found = tuned(pipeline)
-    assert not any(tuning.is_guided(sampling) for sampling in pipeline.tried)
+    assert not any(trials.is_guided(sampling) for sampling in pipeline.tried)
     assert found.chosen.cost == found.chosen.evaluations
     with pytest.raises(UsageError, match=r"guidance needs a model trained with null_rate above 0"):
         tuned(pipeline, scales=[1.0, 2.0])

@@ -6,7 +6,8 @@ from pydantic import ValidationError
 
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import LatentSpec
-from bridgeflow.nn.dimr import DiMR, DiMRSettings, TimeVector
+from bridgeflow.nn.dimr import DiMR, DiMRSettings
+from bridgeflow.nn.dimr_blocks import TimeVector
 
 SMALL = {
     "stages": [

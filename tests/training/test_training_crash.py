@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from training_faults import flip, killed_at, largest_file
 
 from bridgeflow.assembly.codec_files import restore_codec, save_codec
-from bridgeflow.checkpoints.checkpoint import NotSaved, list_checkpoints, open_checkpoint
+from bridgeflow.checkpoints.checkpoint import list_checkpoints, open_checkpoint
 from bridgeflow.checkpoints.runs import find_resumable, latest_run, new_folder
+from bridgeflow.checkpoints.writing import NotSaved
 from bridgeflow.config.recipe import Recipe
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.runtime.lock import FolderLock

@@ -12,7 +12,8 @@ from bridgeflow import registry
 from bridgeflow.bridge import Bridge, BridgeSettings
 from bridgeflow.config.optimizers import AdamWSettings, SGDSettings
 from bridgeflow.modality import LatentSpec
-from bridgeflow.nn.dimr import DiMRSettings, StageSettings
+from bridgeflow.nn.dimr import DiMRSettings
+from bridgeflow.nn.dimr_blocks import StageSettings
 from bridgeflow.nn.dit import DiTSettings
 from bridgeflow.nn.encoding_loss import CrossContrastSettings, NoEncodingLossSettings
 from bridgeflow.nn.narrowing import NarrowingSourceSettings
