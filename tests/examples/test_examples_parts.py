@@ -119,3 +119,22 @@ def test_each_is_short() -> None:
     for name in NAMES:
         file = Path(__file__).parents[2] / "docs" / "examples" / f"bridgeflow-{name}" / "src" / f"bridgeflow_{name}"
         assert len((file / "__init__.py").read_text().splitlines()) <= LONGEST
+
+
+@pytest.mark.parametrize("shape", [(8, 24), (24, 8), (16, 16)])
+def test_muon_steps_as_that_of_torch_does_but_for_the_rounding_of_bfloat16(
+    imported: dict[str, Any], shape: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    start, gradients = torch.randn(shape), torch.randn(3, *shape)
+    ends = []
+    for kind in (imported["muon"].Muon, torch.optim.Muon):
+        weight = torch.nn.Parameter(start.clone())
+        optimizer = kind([weight], lr=0.1, weight_decay=0.01, momentum=0.9)
+        for gradient in gradients:
+            weight.grad = gradient.clone()
+            optimizer.step()
+        ends.append(weight.detach())
+    moved = (ends[1] - start).norm()
+    assert moved > 0.3
+    assert (ends[0] - ends[1]).norm() < 0.03 * moved

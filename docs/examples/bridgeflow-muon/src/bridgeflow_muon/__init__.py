@@ -1,18 +1,43 @@
 """Muon for matrices, AdamW for everything else.
 
-Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon) takes a step along the nearest orthogonal matrix to the
-momentum; it is made for the weights of linear layers. Kernels of convolutions, embeddings, gains and biases go with
-AdamW, as its authors do it.
+Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon) steps along the nearest orthogonal matrix to the momentum.
+It is made for weights of linear layers; kernels, embeddings, gains and biases go with AdamW, as its authors do it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from bridgeflow.config.optimizers import AdamWSettings, OptimizerSettings, Parameters
 from pydantic import Field
+
+
+class Muon(torch.optim.Muon):
+    """torch's Muon, but in float32 on a CPU: torch multiplies in bfloat16, for which most processors have no units."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """A step along the orthogonalised momentum (Nesterov's), after decoupled weight decay."""
+        for group in self.param_groups:
+            rate, momentum = group["lr"], group["momentum"]
+            for matrix in (own for own in group["params"] if own.grad is not None):
+                buffer = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
+                mean = buffer.lerp_(matrix.grad, 1 - momentum)
+                direction = orthogonal(matrix.grad.lerp(mean, momentum), *group["ns_coefficients"], group["ns_steps"])
+                matrix.mul_(1 - rate * group["weight_decay"])
+                matrix.add_(direction, alpha=-rate * max(1, len(matrix) / matrix.shape[1]) ** 0.5)
+
+
+def orthogonal(matrix: torch.Tensor, a: float, b: float, c: float, steps: int) -> torch.Tensor:
+    """About the nearest orthogonal matrix, by Newton-Schulz iterations X <- a X + (b A + c A^2) X with A = X X'."""
+    wide = matrix.T if len(matrix) > matrix.shape[1] else matrix
+    x = (wide / wide.norm().clamp(min=1e-7)).to(torch.bfloat16 if matrix.is_cuda else torch.float32)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x if wide is matrix else x.T).to(matrix.dtype)
 
 
 class Joined(torch.optim.Optimizer):
@@ -48,9 +73,8 @@ class MuonSettings(OptimizerSettings):
 
     def build(self, parameters: Parameters) -> torch.optim.Optimizer:
         """The optimiser."""
-        flat = [parameter for parameter in parameters.matrices if parameter.ndim == 2]
-        kernels = [parameter for parameter in parameters.matrices if parameter.ndim != 2]
-        own: dict[str, Any] = {"lr": self.learning_rate, "momentum": self.momentum, "weight_decay": self.weight_decay}
-        muon = [torch.optim.Muon(flat, **own)] if flat else []
+        flat = [own for own in parameters.matrices if own.ndim == 2]
+        kernels = [own for own in parameters.matrices if own.ndim != 2]
+        muon = [Muon(flat, self.learning_rate, self.weight_decay, self.momentum)] if flat else []
         adamw = AdamWSettings(learning_rate=self.adamw_rate, weight_decay=self.weight_decay)
         return Joined([*muon, adamw.build(Parameters(kernels, parameters.others))])
