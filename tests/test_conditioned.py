@@ -176,7 +176,7 @@ def test_shards_hold_the_conditions(assembly: Assembly) -> None:
 
 
 FITTED = (
-    "data={name: examples, task: recolour}",
+    "data={name: examples, task: recolour, size: 24}",
     "source.codec={name: pca, patch: 8, components: 8}",
     "target.codec={name: pca, patch: 8, components: 8}",
     "source.conditions.text.codec={name: autoencoder, steps: 2, width: 16, channels: 4}",
