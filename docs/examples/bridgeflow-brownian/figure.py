@@ -1,8 +1,8 @@
 """One source, many targets: the noisy path's stochastic equation beside the ordinary equation of the straight one.
 
-Sources are five points on a line; the targets of x are (x, -1), (x, 0) and (x, 1). Trains both bridges for a minute
-each, draws 256 results of every source: python figure.py [SEEDS] writes figure.png and prints how far results are from
-the nearest target, and how evenly they fall on the three.
+Sources are five points on a line, further apart than the path's noise reaches; the targets of x are (x, -1), (x, 0) and
+(x, 1). Trains both bridges for a few minutes each, draws 256 results of every source: python figure.py [SEEDS] writes
+figure.png and prints how far results are from the nearest target, and how evenly they fall on the three.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import bridgeflow_brownian as brownian
 
 POINT = LatentSpec((1, 2), "sequence")
 SAMPLES, STEPS = 256, 1500
-SOURCES = torch.linspace(-1, 1, 5)
+SOURCES = torch.linspace(-2, 2, 5)
 
 
 def trained(settings: BridgeSettings, seed: int) -> Bridge:
