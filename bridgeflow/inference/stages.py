@@ -164,10 +164,10 @@ class Stages:
             if not all(torch.isfinite(own.mean).all() for own in latent.parts("source").values()):
                 raise BridgeflowError("it holds numbers that are not finite (NaN or infinite): fix the input.")
             terms.append((self._wait(latent), torch.tensor([rows[piece] for piece in column])))
-            self._note_strange(jobs, latent, terms[-1][1])
+            self._note_out_of_distribution(jobs, latent, terms[-1][1])
         return _Encoded(jobs, terms)
 
-    def _note_strange(self, jobs: Sequence[Job], latent: Latent, rows: Tensor) -> None:
+    def _note_out_of_distribution(self, jobs: Sequence[Job], latent: Latent, rows: Tensor) -> None:
         if self.familiarity is not None:
             ood = self.familiarity.is_ood(latent)[rows].tolist()
             self.out_of_distribution |= {job.item for job, is_ood in zip(jobs, ood, strict=True) if is_ood}
@@ -181,7 +181,6 @@ class Stages:
         states: list[tuple[float, Tensor]] = []
         steps = _Steps(sampling.solver, bridge.open_end, place, count, self._tell)
         with self._autocast():
-            # The same draws for every term, so that what is added and subtracted again leaves nothing.
             encoded = self._start(bridge, batch, sampling)
             z1 = bridge.sample(
                 encoded,

@@ -68,9 +68,10 @@ class ConditionedEncoder(SourceEncoder):
         )
         self.added = nn.ModuleDict({name: _projection(name, conditions[name], target) for name in settings.added})
         own = inner.context
-        self.own: nn.Module | None = None
+        # All tokens have one width.
+        self.project_context: nn.Module | None = None
         if own is not None and self.attended:
-            self.own = nn.Linear(own.shape[1], settings.width)
+            self.project_context = nn.Linear(own.shape[1], settings.width)
         counts = [own.shape[0]] if own is not None else []
         counts += [one.patches.count for one in self.attended.values() if isinstance(one, Attended)]
         self._context = LatentSpec((sum(counts), settings.width), "sequence") if self.attended else own
@@ -83,12 +84,9 @@ class ConditionedEncoder(SourceEncoder):
     def forward(self, source: Latent, generator: Randomness = None, sample: bool = True) -> Encoded:
         """z0 as the inner encoder gives it, with the conditions."""
         encoded = self.inner(source, generator, sample)
-        drawn = {
-            name: source.conditions[name].sample(generator) if sample else source.conditions[name].mean
-            for name in source.conditions
-        }
-        if self.own is not None:
-            encoded.context = self.own(encoded.context)
+        drawn = {name: own.sample(generator) if sample else own.mean for name, own in source.conditions.items()}
+        if self.project_context is not None:
+            encoded.context = self.project_context(encoded.context)
         parts = [module(drawn[name], source.conditions[name].mask) for name, module in self.attended.items()]
         encoded.conditions, encoded.conditions_mask = joined(parts) or (None, None)
         for name, module in self.added.items():

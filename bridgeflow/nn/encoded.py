@@ -44,8 +44,9 @@ class Encoded:
 def joined(parts: Sequence[tuple[Tensor | None, Tensor | None]]) -> tuple[Tensor, Tensor | None] | None:
     """Tokens one behind the other, (B, N, D) each or None, with their masks: None where all are real."""
     held = [(tokens, mask) for tokens, mask in parts if tokens is not None]
-    if not held:
-        return None
+    if len(held) < 2:
+        # At every step of the flow: tokens that stand alone are not copied.
+        return held[0] if held else None
     tokens = torch.cat([own for own, _ in held], dim=1)
     if all(mask is None for _, mask in held):
         return tokens, None
