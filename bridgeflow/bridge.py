@@ -13,11 +13,13 @@ import torch
 from pydantic import Field, SerializeAsAny
 from torch import Tensor, nn
 
+from bridgeflow.errors import UsageError
 from bridgeflow.flow.coupling import Coupling, CouplingSettings, PairedCouplingSettings, draw_null_rows
 from bridgeflow.flow.guidance import Guidance, IndicatorVelocity, NoGuidance
 from bridgeflow.flow.losses import (
     KLSettings,
     kl_loss,
+    masked_mean,
 )
 from bridgeflow.flow.objective import FlowBatch, FlowMatchingSettings, Objective, ObjectiveSettings
 from bridgeflow.flow.path import FlowPath, PathSettings, StraightPathSettings
@@ -27,6 +29,7 @@ from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.nn.conditioning import ConditionedEncoder, ConditioningSettings
 from bridgeflow.nn.encoded import Encoded, SourceEncoder, SourceEncoderSettings
 from bridgeflow.nn.encoding_loss import EncodingLoss, EncodingLossSettings, NoEncodingLossSettings
+from bridgeflow.nn.health import source_health
 from bridgeflow.nn.source import DirectSourceSettings
 from bridgeflow.nn.velocity import NetworkSettings, VelocityNet
 from bridgeflow.registry.component import Component
@@ -100,6 +103,13 @@ class Bridge(nn.Module):
         if conditions:
             self.source_encoder = ConditionedEncoder(self.source_encoder, conditions, target, settings.conditioning)
         context = self.source_encoder.context
+        if settings.objective.second_time:
+            if settings.prediction != "velocity":
+                raise UsageError(
+                    f"objective.name={settings.objective.name} teaches velocities, not "
+                    f"prediction={settings.prediction}: set prediction=velocity."
+                )
+            network = network.model_copy(update={"second_time": True})
         self.network: VelocityNet = network.build(target, context)
         self.null_context = nn.Parameter(torch.zeros(1, 1, context.shape[-1])) if context is not None else None
         self._build_encoding(settings.encoding, source, target)
@@ -128,16 +138,22 @@ class Bridge(nn.Module):
     # -- training ----------------------------------------------------------------------------------------
 
     def forward(
-        self, source: Latent, target: Latent, randomness: Randomness = None, null: Tensor | None = None
+        self,
+        source: Latent,
+        target: Latent,
+        randomness: Randomness = None,
+        null: Tensor | None = None,
+        progress: float = 0.0,
     ) -> Losses:
         """Losses of a batch of B pairs.
 
         randomness: of the draws of source, target and time. null: bool (B,) on the CPU, which rows learn the
         unconditional velocity, drawn by `draw_null_rows` where it is not given; with several processes (world * B,),
-        by rank and the same on all of them.
+        by rank and the same on all of them. progress: share of the training that is done, from 0 to 1.
 
         The flow loss is a mean over the target's real values and over the batch; the KL term is reduced over
-        dimensions as `kl.reduction` says and then averaged over the batch; the encoding loss is a mean.
+        dimensions as `kl.reduction` says and then averaged over the batch; the encoding loss is a mean, and so is the
+        reading loss of networks that read their source.
         """
         settings = self.settings
         device = target.mean.device
@@ -155,10 +171,13 @@ class Bridge(nn.Module):
         # This process's part of the null rows of all.
         first = collective.rank() * batch if len(null) != batch else 0
         null = null[first : first + batch].to(device)
-        flow = self.flow_loss(encoded, coupled, null, mask, settings.time, randomness)
+        flow = self.flow_loss(encoded, coupled, null, mask, settings.time, randomness, progress)
 
         terms = {"flow": flow}
         total = flow
+        if self.network.reading_weight > 0:
+            terms["reading"] = self._reading_loss(encoded, coupled, randomness)
+            total = total + self.network.reading_weight * terms["reading"]
         if self.encoding_loss is not None:
             terms["encoding"] = self.encoding_loss(source, z0, z1, target)
             total = total + settings.encoding.weight * terms["encoding"]
@@ -166,6 +185,14 @@ class Bridge(nn.Module):
             terms["kl"] = kl_loss(encoded.mu, encoded.logvar, settings.kl.form, settings.kl.reduction).mean()
             total = total + settings.kl.weight * terms["kl"]
         return Losses(total, {name: term.detach() for name, term in terms.items()}, source_health(encoded))
+
+    def _reading_loss(self, encoded: Encoded, z1: Tensor, randomness: Randomness) -> Tensor:
+        """How far what the network reads of its source is from mu, at times of their own: near the end of the path
+        little of it is left to read."""
+        t = self.settings.time.sample(len(z1), randomness).to(z1.device)
+        z_t = self.path.interpolate(encoded.z0, z1, t, randomness)
+        mu = encoded.z0 if encoded.mu is None else encoded.mu
+        return ((1 - t) * masked_mean((self.network.read_source(z_t, t) - mu.detach()).square(), None)).mean()
 
     def flow_loss(
         self,
@@ -175,36 +202,60 @@ class Bridge(nn.Module):
         mask: Tensor | None,
         time: TimeSchedule,
         randomness: Randomness,
+        progress: float = 1.0,
     ) -> Tensor:
         """The loss of the flow alone at times that `time` draws, a mean over the target's real values and the batch.
         z1: target latents (B, *shape). null: bool (B,), on the device."""
 
-        def predict(z: Tensor, t: Tensor, r: Tensor | None = None) -> list[Tensor]:
-            return self._predict(encoded, z, t, null, r)
+        own = null
 
-        prediction, weights = self.settings.prediction, self.network.stage_weights
-        batch = FlowBatch(encoded.z0, z1, mask, predict, prediction, self.path, time, weights, randomness)
+        def predict(z: Tensor, t: Tensor, r: Tensor | None = None, null: Tensor | None = None) -> list[Tensor]:
+            return self._predict(encoded, z, t, own if null is None else null, r)
+
+        batch = FlowBatch(
+            z0=encoded.z0,
+            z1=z1,
+            mask=mask,
+            predict=predict,
+            prediction=self.settings.prediction,
+            path=self.path,
+            time=time,
+            stage_weights=self.network.stage_weights,
+            null=own,
+            progress=progress,
+            randomness=randomness,
+        )
         return self.objective.loss(batch)
 
     def _predict(self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor, r: Tensor | None = None) -> list[Tensor]:
         """What the network predicts at each of its resolutions, the last at the latent's own."""
         context = self._context(encoded, null)
         z = self._with_added(encoded, z, null)
+        if self.settings.objective.second_time and r is None:
+            r = t
         # Only objectives with a second time give it, so that networks written without one work with all others.
         second = {} if r is None else {"r": r}
         return list(self.network.velocities(z, t, null, *context, **second))
 
     def velocity(
-        self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor, network_time: Tensor | None = None
+        self,
+        encoded: Encoded,
+        z: Tensor,
+        t: Tensor,
+        null: Tensor,
+        network_time: Tensor | None = None,
+        r: Tensor | None = None,
     ) -> Tensor:
         """The velocity (B, *shape) at states z (B, *shape) and times t (B,) of flows that began at `encoded`; under the
         null indicator where null (B,) is True. B may be a multiple of the rows that were encoded.
 
-        network_time: (B,), what the network takes for the time, where that is not t. With `prediction: target` there is
-        no velocity at t = 1 (`FlowPath.velocity_towards`)."""
+        network_time: (B,), what the network takes for the time, where that is not t. r: (B,), the end of the interval
+        whose average velocity is asked for, where the objective teaches it; None: the velocity at t itself. With
+        `prediction: target` there is no velocity at t = 1 (`FlowPath.velocity_towards`)."""
         seen = t if network_time is None else network_time
         state = self._with_added(encoded, z, null)
-        given: Tensor = self.network(state, seen, null, *self._context(encoded, null))
+        second = {"r": seen if r is None else r} if self.settings.objective.second_time else {}
+        given: Tensor = self.network(state, seen, null, *self._context(encoded, null), **second)
         if self.settings.prediction == "velocity":
             return given
         return self.path.velocity_towards(z, given.float(), t.to(z.device, torch.float32))
@@ -281,39 +332,11 @@ class Bridge(nn.Module):
         def velocity(z: Tensor, t: Tensor, null: Tensor) -> Tensor:
             # The lead of the published grid belongs to its own sampler: other solvers give the state's time.
             seen = time.network_time(t, steps) if solver.network_runs_ahead else t
-            return self.velocity(encoded, z, t, null, seen)
+            r = time.next_time(t, steps) if solver.follows_averages else None
+            return self.velocity(encoded, z, t, null, seen, r)
 
         return velocity
 
     def _time(self, grid: Literal["uniform", "density"] | None) -> TimeSchedule:
         time = self.settings.time
         return time if grid is None else time.model_copy(update={"grid": grid})
-
-
-def source_health(encoded: Encoded) -> dict[str, Tensor]:
-    """z0_std: over everything; sigma: mean standard deviation of a variational source; mu_batch_std: of mu over
-    the batch, averaged over dimensions. A learned source whose scale shrinks gives the target away: the flow
-    loss then falls while nothing is learned."""
-    health = {"z0_std": encoded.z0.detach().float().std()}
-    if encoded.logvar is not None:
-        health["sigma"] = (0.5 * encoded.logvar.detach().float()).exp().mean()
-    if encoded.mu is not None and len(encoded.mu) > 1:
-        health["mu_batch_std"] = encoded.mu.detach().float().std(0).mean()
-    return health
-
-
-def collapse_warning(health: dict[str, float], learned: bool) -> str | None:
-    """A sentence when a learned source has collapsed, else None."""
-    if not learned:
-        return None
-    if health.get("z0_std", 1.0) < 0.3:
-        return (
-            f"the learned source has collapsed in scale (z0 std {health['z0_std']:.2f}, expected about 1): the flow "
-            "loss no longer means anything; raise kl.weight (kl.reduction=sum) or set source_encoder.mean_norm=batch."
-        )
-    if health.get("mu_batch_std", 1.0) < 0.05:
-        return (
-            f"the learned source hardly depends on its input (std of mu over the batch {health['mu_batch_std']:.3f}): "
-            "set encoding.name=cross, or lower kl.weight, or set source_encoder.mean_norm=batch."
-        )
-    return None

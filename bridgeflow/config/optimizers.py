@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -21,6 +21,8 @@ class Parameters:
     """What features are multiplied by: the weights of linear layers and convolutions."""
     others: list[nn.Parameter]
     """Biases, gains of norms, embeddings, learned tokens, positions and queries."""
+    inner: list[nn.Parameter] = field(default_factory=list)
+    """Those of the matrices that lie between hidden features: inside blocks, and not what computes their modulation."""
 
 
 class OptimizerSettings(Settings, ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -16,8 +16,9 @@ from bridgeflow.runtime.randomness import Randomness
 from bridgeflow.settings import Settings
 
 Predict = Callable[..., Sequence[Tensor]]
-"""predict(z, t, r=None): what the network gives for states z (B, ...) at times t (B,), at each of its resolutions, the
-last of them that of the latent. r (B,) is the second time of networks that take one (`network.second_time`)."""
+"""predict(z, t, r=None, null=None): what the network gives for states z (B, ...) at times t (B,), at each of its
+resolutions, the last of them that of the latent. r (B,) is the second time, for objectives that set `second_time`.
+null, bool (B,), is which rows are under the null indicator; None: those that the batch has it for."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,10 @@ class FlowBatch:
     time: TimeSchedule
     stage_weights: Sequence[float]
     """Weight of each of the network's resolutions."""
+    null: Tensor
+    """Bool (B,), which rows learn the unconditional velocity."""
+    progress: float = 0.0
+    """Share of the training that is done, from 0 to 1, for what changes along it."""
     randomness: Randomness = None
     """Of whatever the objective draws; one generator, one a row, or torch's own."""
 
@@ -51,6 +56,10 @@ class Objective(ABC):
 
 class ObjectiveSettings(Settings, ABC):
     """Base class of an objective's settings, found under the entry point group `bridgeflow.objectives`."""
+
+    second_time: ClassVar[bool] = False
+    """Whether it teaches the average velocity from a time t to a second time r: the network then takes both, and a
+    solver that steps by one evaluation asks for the average over its step."""
 
     name: str
 

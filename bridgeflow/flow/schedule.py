@@ -101,3 +101,10 @@ class TimeSchedule(Settings):
         if self.grid != "endpoints" or steps == 1:
             return t
         return (t / (1 - ENDPOINTS_SHORT) * steps / (steps - 1)).clamp_max(1.0)
+
+    def next_time(self, t: Tensor, steps: int) -> Tensor:
+        """The time of the solver's grid that follows states of time t (B,); 1 for the last."""
+        # Times come from the grid in float32: half a step is more than their rounding, and less than an interval.
+        grid = self.solver_grid(steps).to(t.device, torch.float64)
+        between = (grid[1:] + grid[:-1]) / 2
+        return grid[1:][torch.searchsorted(between, t.double()).clamp_max(steps - 1)].to(t.dtype)

@@ -39,6 +39,9 @@ class Solver(ABC):
     noise: Noise | None = None
     network_runs_ahead: ClassVar[bool] = False
     """Whether the grid `endpoints` gives the network a later time than the state's, as CrossFlow's own sampler does."""
+    follows_averages: ClassVar[bool] = False
+    """Whether a step is one evaluation whose velocity is followed to the next time of the grid: of a network that knows
+    average velocities it then takes the average over the step, and one step is enough."""
 
     def integrate(
         self,
@@ -102,6 +105,7 @@ class Euler(FixedStepSolver):
     """First order, one evaluation a step."""
 
     network_runs_ahead = True
+    follows_averages = True
 
     def step(self, velocity: Velocity, z: Tensor, t: float, h: float) -> Tensor:
         return z + h * velocity(z, t)

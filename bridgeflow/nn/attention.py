@@ -34,16 +34,21 @@ def _split(x: Tensor, heads: int) -> Tensor:
 class SelfAttention(nn.Module):
     """Multi-head attention of tokens (B, N, width) over themselves."""
 
-    def __init__(self, width: int, heads: int, bias: bool = True) -> None:
-        """bias: of queries, keys and values; the output has one always."""
+    def __init__(self, width: int, heads: int, bias: bool = True, qk_norm: bool = False) -> None:
+        """bias: of queries, keys and values; the output has one always. qk_norm: queries and keys of each head have
+        root mean square 1 (Dehghani et al., arXiv 2302.05442, without learned gains), which bounds the scores."""
         super().__init__()
-        self.heads = heads
+        self.heads, self.qk_norm = heads, qk_norm
         self.qkv = Linear(width, 3 * width, bias=bias)
         self.out = Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens of the shape of x; `mask` (B, N) is True where a token is real."""
         qkv = self.qkv(x)
+        if self.qk_norm:
+            query_key, value = qkv.unflatten(-1, (3, self.heads, -1)).tensor_split([2], dim=2)
+            normed = F.rms_norm(query_key, query_key.shape[-1:])
+            qkv = torch.cat([normed.to(value.dtype), value], dim=2).flatten(2)
         if mask is None:
             return self.out(self_attention(qkv, self.heads))
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -79,6 +84,19 @@ class MLP(nn.Sequential):
         assert isinstance(first, nn.Linear)
         assert isinstance(second, nn.Linear)
         return mlp(x, first, second)
+
+
+class SquaredReLUMLP(nn.Module):
+    """Linear, squared ReLU (So et al., arXiv 2109.08668), Linear. On a CPU a GELU costs about as much as a layer."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to the same."""
+        result: Tensor = self.down(F.relu(self.up(x)).square())
+        return result
 
 
 class TransformerBlock(nn.Module):

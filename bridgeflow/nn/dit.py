@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from bridgeflow.modality import LatentSpec
-from bridgeflow.nn.attention import MLP, CrossAttention, SelfAttention
+from bridgeflow.nn.attention import MLP, CrossAttention, SelfAttention, SquaredReLUMLP
 from bridgeflow.nn.ops import layer_norm
 from bridgeflow.nn.patches import Patches, grid_positions
 from bridgeflow.nn.recompute import Recomputing
@@ -64,10 +64,15 @@ def zero_linear(inputs: int, outputs: int) -> nn.Linear:
 class DiTBlock(nn.Module):
     """Self-attention, cross-attention where there is a context, and MLP, each scaled, shifted and gated."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float, context_width: int | None) -> None:
+    def __init__(
+        self, width: int, heads: int, mlp_ratio: float, context_width: int | None = None, modern: bool = False
+    ) -> None:
+        """modern: queries and keys are normalised, the MLP has a squared ReLU, and gates begin at 1 instead of 0."""
         super().__init__()
-        self.attention = SelfAttention(width, heads)
-        self.mlp = MLP(width, round(width * mlp_ratio))
+        self.modern = modern
+        self.attention = SelfAttention(width, heads, qk_norm=modern)
+        hidden = round(width * mlp_ratio)
+        self.mlp: nn.Module = SquaredReLUMLP(width, hidden) if modern else MLP(width, hidden)
         self.modulation = nn.Sequential(nn.SiLU(), zero_linear(width, 6 * width))
         if context_width is not None:
             self.norm_context = nn.LayerNorm(width)
@@ -77,6 +82,8 @@ class DiTBlock(nn.Module):
     def forward(self, x: Tensor, condition: Tensor, context: Tensor | None, context_mask: Tensor | None) -> Tensor:
         """x: (B, N, width); condition: (B, width)."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(6, dim=-1)
+        if self.modern:
+            gate_a, gate_m = 1 + gate_a, 1 + gate_m
         x = torch.addcmul(x, gate_a, self.attention(layer_norm(x, 1 + scale_a, shift_a, EPSILON)))
         if context is not None:
             x = x + self.cross_attention(self.norm_context(x), context, context_mask)

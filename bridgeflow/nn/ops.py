@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from bridgeflow.nn import plain
 from bridgeflow.nn.cpu import attention, convolutions, mlps, norms, products
+from bridgeflow.nn.cpu.derivatives import wide
 
 CPU_KERNELS = os.environ.get("BRIDGEFLOW_CPU_KERNELS", "1") != "0"
 """False where `BRIDGEFLOW_CPU_KERNELS=0` is set, as to compare the kernels with what they stand for."""
@@ -62,14 +63,14 @@ def mlp(x: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
 
 
 def rms_norm(x: Tensor, scale: Tensor) -> Tensor:
-    """x / (rms(x) + 1e-8) * scale, in float32; x: (B, N, width), scale: (B, 1, width), or (1, 1, width) for all."""
-    x, scale = x.float(), scale.float()
+    """x / (rms(x) + 1e-8) * scale, in float32 at least; x: (B, N, width), scale: (B, 1, width), or (1, 1, width)."""
+    x, scale = (own.to(wide(own.dtype)) for own in (x, scale))
     return norms.RMSNorm.apply(x, scale) if takes_custom_backward(x) else plain.rms_norm(x, scale)
 
 
 def layer_norm(x: Tensor, scale: Tensor, shift: Tensor, epsilon: float = 1e-5) -> Tensor:
-    """Layer norm times scale plus shift, in float32; shapes as in `rms_norm`."""
-    x, scale, shift = x.float(), scale.float(), shift.float()
+    """Layer norm times scale plus shift, in float32 at least; shapes as in `rms_norm`."""
+    x, scale, shift = (own.to(wide(own.dtype)) for own in (x, scale, shift))
     if not takes_custom_backward(x):
         return plain.layer_norm(x, scale, shift, epsilon)
     kernel = norms.LayerNormByRow if x[:1].numel() >= norms.LONG_ROW else norms.LayerNorm
@@ -103,8 +104,11 @@ def self_attention(qkv: Tensor, heads: int) -> Tensor:
         query, key, value = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
         return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
     dtype = product_dtype(qkv)
-    kernel = attention.SelfAttention if dtype.itemsize < 4 else attention.SelfAttentionByRow
-    return kernel.apply(qkv.to(dtype), heads)
+    if dtype.itemsize < 4:
+        return attention.SelfAttention.apply(qkv.to(dtype), heads)
+    if heads * qkv.shape[1] ** 2 < attention.LONG_ROW:
+        return plain.self_attention(qkv.to(dtype), heads)
+    return attention.SelfAttentionByRow.apply(qkv.to(dtype), heads)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -84,7 +84,7 @@ def sinusoid(position: Tensor, width: int, max_period: float = 10_000.0) -> Tens
     """[cos, sin] features (N, width) of positions (N,), frequencies from 1 down to 1 / max_period."""
     half = width // 2
     frequency = torch.exp(-math.log(max_period) * torch.arange(half, device=position.device) / half)
-    angle = position.float()[:, None] * frequency
+    angle = position.to(torch.promote_types(position.dtype, torch.float32))[:, None] * frequency
     features = torch.cat([angle.cos(), angle.sin()], dim=1)
     return nn.functional.pad(features, (0, width - 2 * half))
 

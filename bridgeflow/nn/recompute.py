@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from bridgeflow.nn.ops import transformed
+
 
 class Recomputing(nn.Module):
     """A module whose blocks can be computed a second time in the backward pass, instead of what they hold being kept.
@@ -23,7 +25,7 @@ class Recomputing(nn.Module):
     def call(self, block: nn.Module, *arguments: Any) -> Any:
         """`block(*arguments)`: of what it computes only the arguments are kept, where `recomputes` is set. The block
         draws the same random numbers both times."""
-        if self.recomputes and torch.is_grad_enabled():
+        if self.recomputes and torch.is_grad_enabled() and not transformed():
             return checkpoint(block, *arguments, use_reentrant=False)
         return block(*arguments)
 

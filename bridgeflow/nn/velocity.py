@@ -35,6 +35,13 @@ class VelocityNet(nn.Module, ABC):
         """Whether states (B, *shape) of another size than the network was built for are taken."""
         return False
 
+    reading_weight: float = 0.0
+    """Weight in the total loss of how well `read_source` reads; 0 for networks that do not."""
+
+    def read_source(self, z: Tensor, t: Tensor) -> Tensor:
+        """Where the flow of states z (B, *shape) at times t (B,) began, without its noise: an estimate of mu."""
+        raise NotImplementedError
+
     stage_weights: tuple[float, ...] = (1.0,)
     """Weight of the flow loss at each resolution that `velocities` gives."""
 
@@ -61,7 +68,7 @@ class NetworkSettings(Settings, ABC):
     """Base of a network's settings, found under the entry point group `bridgeflow.networks`."""
 
     second_time: bool = False
-    """Takes a second time r beside t, as methods of few steps need it."""
+    """Takes a second time r beside t; set by objectives that teach average velocities."""
 
     @abstractmethod
     def build(self, latent: LatentSpec, context: LatentSpec | None = None) -> VelocityNet:
@@ -77,6 +84,12 @@ class Conditioning(nn.Module):
         super().__init__()
         self.time = TimeEmbedding(width, features, scale)
         self.second_time = TimeEmbedding(width, features, scale) if second_time else None
+        if self.second_time is not None:
+            # At first it adds nothing, so that a network that was trained without it can be gone on with.
+            last = self.second_time.mlp[-1]
+            assert isinstance(last, nn.Linear)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
         self.indicator = nn.Embedding(2, width) if indicator else None
         if self.indicator is not None:
             nn.init.normal_(self.indicator.weight, std=0.02)
@@ -87,7 +100,7 @@ class Conditioning(nn.Module):
         if r is not None:
             if self.second_time is None:
                 raise UsageError("this network has no second time: set network.second_time=true.")
-            vector = vector + self.second_time(r)
+            vector = vector + self.second_time(r - t)
         if self.indicator is not None:
             vector = vector + self.indicator(null.long())
         return vector

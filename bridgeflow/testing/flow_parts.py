@@ -118,11 +118,21 @@ def check_untouched(subject: PartSubject) -> str | None:
 
 
 def _batch(z0: Tensor, z1: Tensor, layer: torch.nn.Linear) -> FlowBatch:
-    def predict(z: Tensor, t: Tensor, r: Tensor | None = None) -> list[Tensor]:
+    def predict(z: Tensor, t: Tensor, r: Tensor | None = None, null: Tensor | None = None) -> list[Tensor]:
         return [layer(z) * (1 + t[:, None] + (0 if r is None else r[:, None]))]
 
-    path, seeded = StraightPathSettings().build(), torch.Generator().manual_seed(3)
-    return FlowBatch(z0, z1, None, predict, "velocity", path, TimeSchedule(), (1.0,), seeded)
+    return FlowBatch(
+        z0=z0,
+        z1=z1,
+        mask=None,
+        predict=predict,
+        prediction="velocity",
+        path=StraightPathSettings().build(),
+        time=TimeSchedule(),
+        stage_weights=(1.0,),
+        null=torch.zeros(len(z0), dtype=torch.bool),
+        randomness=torch.Generator().manual_seed(3),
+    )
 
 
 def check_loss(subject: PartSubject) -> str | None:

@@ -16,6 +16,9 @@ from bridgeflow.training.average import WeightAverage
 OPTIONAL = "encoding_loss."
 """Names of weights that training alone needs, and that a checkpoint to start from need not have."""
 
+SECOND_TIME = ".second_time."
+"""In the names of weights that begin by adding nothing: a flow that was trained without them is gone on with."""
+
 
 def _one_tower(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
     """Whether both have the same parts of the encoding loss, to the last shape."""
@@ -23,10 +26,14 @@ def _one_tower(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
     return shapes[0] == shapes[1]
 
 
+def _may_be_missing(key: str) -> bool:
+    return key.startswith(OPTIONAL) or SECOND_TIME in key
+
+
 def check_weights(checkpoint: Checkpoint, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
     """Raises UsageError where the weights of a checkpoint cannot be the start of a bridge with the state `own`."""
     faults = [
-        *(f"{key!r} is missing" for key in sorted(own) if key not in given and not key.startswith(OPTIONAL)),
+        *(f"{key!r} is missing" for key in sorted(own) if key not in given and not _may_be_missing(key)),
         *(f"{key!r} has no place" for key in sorted(given) if key not in own and not key.startswith(OPTIONAL)),
         *(
             f"{key!r} has shape {tuple(given[key].shape)}, not {tuple(own[key].shape)}"
@@ -52,7 +59,8 @@ def start_from(bridge: Bridge, checkpoint: Checkpoint, recipe: Recipe, console: 
     if not _one_tower(given, own) or len({getattr(each, "logit_scale", None) for each in encodings}) > 1:
         given = {key: tensor for key, tensor in given.items() if not key.startswith(OPTIONAL)}
     bridge.load_state_dict({key: tensor for key, tensor in given.items() if key in own}, strict=False)
-    parts = sorted({key.partition(".")[0] for key in own if key not in given})
+    missing = {key for key in own if key not in given}
+    parts = sorted({"network.second_time" if SECOND_TIME in key else key.partition(".")[0] for key in missing})
     told = f"; {' and '.join(parts)} start fresh" if parts else ""
     console.say(f"starting from the weights of {checkpoint.folder}{told}")
 

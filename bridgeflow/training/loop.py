@@ -271,7 +271,7 @@ class Trainer:
         torch.manual_seed(seed_of(settings.seed, "step", self.position, rank))
         self.position += whole
         with accelerator.autocast():
-            losses: Losses = self.model(source, target, rows, null)
+            losses: Losses = self.model(source, target, rows, null, self.step / settings.steps)
         self.soundness.note("loss", self.step, losses.total.detach(), source, target)
         accelerator.backward(losses.total / settings.accumulation)
         self._check_gradients()

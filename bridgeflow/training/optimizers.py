@@ -43,9 +43,20 @@ def build_optimizer(bridge: nn.Module, settings: OptimizerSettings) -> torch.opt
     # A matrix may have two owners, such as an embedding that words are read out with too.
     decayed = {parameter for parameter, matrix in owned if matrix}
     trainable = [p for p in bridge.parameters() if p.requires_grad]
-    return settings.build(
-        Parameters([p for p in trainable if p in decayed], [p for p in trainable if p not in decayed])
-    )
+    matrices, others = [p for p in trainable if p in decayed], [p for p in trainable if p not in decayed]
+    inside = _inside_blocks(bridge)
+    return settings.build(Parameters(matrices, others, [p for p in matrices if p in inside]))
+
+
+def _inside_blocks(bridge: nn.Module) -> set[nn.Parameter]:
+    """Parameters of blocks that stand in a row (`nn.ModuleList`), but for those of a `modulation`."""
+    return {
+        parameter
+        for blocks in bridge.modules()
+        if isinstance(blocks, nn.ModuleList)
+        for name, parameter in blocks.named_parameters()
+        if "modulation" not in name
+    }
 
 
 def clip_gradient(parameters: Iterable[nn.Parameter], most: float | None) -> Tensor:

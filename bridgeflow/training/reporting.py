@@ -9,9 +9,10 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from bridgeflow.bridge import Losses, collapse_warning
+from bridgeflow.bridge import Losses
 from bridgeflow.config.recipe import Recipe
 from bridgeflow.errors import BridgeflowError
+from bridgeflow.nn.health import collapse_warning
 from bridgeflow.runtime.console import Progress, duration
 from bridgeflow.tracker import TrackedRun
 from bridgeflow.training.journal import Journal

@@ -20,9 +20,9 @@ import pytest
 from docs_reader import ROOT, SCENES
 from PIL import Image
 
-from bridgeflow.bridge import collapse_warning
 from bridgeflow.checkpoints.writing import NotSaved
 from bridgeflow.cli.main import invoke
+from bridgeflow.nn.health import collapse_warning
 from bridgeflow.runtime import precision
 from bridgeflow.runtime.lock import FolderLock
 from bridgeflow_tasks.t2i import TextToImage

@@ -51,6 +51,17 @@ def test_a_fold_of_cells_into_channels_keeps_the_shape(patch: int) -> None:
     assert network.stages[0].positions.shape[0] == (16 // (2 * patch)) ** 2
 
 
+def test_forward_mode_is_what_small_differences_give() -> None:
+    network = small().double()
+    z, t, null = states()
+    z, t = z.double(), 0.1 + 0.8 * t.double()
+    along, step = torch.randn_like(z), 1e-6
+    _, derivative = torch.func.jvp(lambda state, time: network(state, time, null), (z, t), (along, torch.ones_like(t)))
+    with torch.no_grad():
+        ahead, behind = (network(z + sign * step * along, t + sign * step, null) for sign in (1, -1))
+    torch.testing.assert_close(derivative, (ahead - behind) / (2 * step), rtol=1e-4, atol=1e-4)
+
+
 def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
     network = small().eval()
     z, t, null = states()

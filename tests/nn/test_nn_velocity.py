@@ -12,6 +12,7 @@ from torch import Tensor
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import LatentSpec
 from bridgeflow.nn.dit import DiT, DiTSettings
+from bridgeflow.nn.reading_dit import ReadingDiTSettings
 from bridgeflow.nn.unet import UNetSettings
 from bridgeflow.nn.velocity import NetworkSettings, VelocityNet
 
@@ -26,9 +27,12 @@ CASES: dict[str, tuple[NetworkSettings, LatentSpec]] = {
     "unet": (UNetSettings(**SMALL_UNET), LatentSpec((3, 8, 12), "grid")),
     "unet_patch": (UNetSettings(**SMALL_UNET, patch=2), LatentSpec((2, 8, 8), "grid")),
     "unet_plain": (UNetSettings(**SMALL_UNET, norm="none"), LatentSpec((3, 8, 8), "grid")),
+    "reading_dit": (ReadingDiTSettings(**SMALL_DIT, spans=5, reading_depth=1), LatentSpec((2, 4, 4), "grid")),
+    "reading_dit_sequence": (ReadingDiTSettings(**SMALL_DIT, spans=4), LatentSpec((5, 7), "sequence")),
     "unet_attention": (UNetSettings(**SMALL_UNET, attention=(0, 1)), LatentSpec((2, 4, 8), "grid")),
 }
-WITH_CONTEXT = [name for name in CASES if name not in ("unet_patch", "dit_volume")]
+ATTENDING = [name for name in CASES if not name.startswith("reading")]
+WITH_CONTEXT = [name for name in ATTENDING if name not in ("unet_patch", "dit_volume")]
 CONTEXT = LatentSpec((6, 10), "sequence")
 
 
@@ -124,6 +128,37 @@ def test_a_second_time_counts_where_it_was_asked_for(name: str) -> None:
     plain, _ = build(name)
     with pytest.raises(UsageError, match=r"network\.second_time=true"):
         plain(z, t, null, r=t)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_second_time_adds_nothing_at_first(name: str) -> None:
+    network, latent = build(name, second_time=True, perturb=False)
+    plain, _ = build(name)
+    fresh = {key: value for key, value in network.state_dict().items() if ".second_time." in key}
+    network.load_state_dict({**plain.state_dict(), **fresh})
+    z, t, null = states(latent)
+    assert torch.equal(network(z, t, null, r=(t + 0.4).clamp(max=1)), plain(z, t, null))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_forward_mode_is_what_small_differences_give(name: str) -> None:
+    network, latent = build(name, second_time=True)
+    network.double().train()
+    z, t, null = states(latent)
+    z, t = z.double(), 0.3 * t.double()
+    along, r = torch.randn_like(z), t + 0.5
+
+    def average(state: Tensor, time: Tensor) -> Tensor:
+        return network(state, time, null, r=r)
+
+    value, derivative = torch.func.jvp(average, (z, t), (along, torch.ones_like(t)))
+    step = 1e-6
+    with torch.no_grad():
+        ahead, behind = average(z + step * along, t + step), average(z - step * along, t - step)
+    torch.testing.assert_close(derivative, (ahead - behind) / (2 * step), rtol=1e-4, atol=1e-4)
+    # And the weights get a gradient through it, in reverse.
+    (value.sum() + derivative.square().sum()).backward()
+    assert all(own.grad is not None and bool(own.grad.isfinite().all()) for own in network.parameters())
 
 
 @pytest.mark.parametrize("name", CASES)

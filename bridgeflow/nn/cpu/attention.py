@@ -11,6 +11,9 @@ from torch import Tensor
 from bridgeflow.nn import plain
 from bridgeflow.nn.cpu.derivatives import by_hand, keep
 
+LONG_ROW = 2**16
+"""Scores of a row, over all heads, from which on it pays to go row by row: before, calls take longer than they save."""
+
 
 class SelfAttentionByRow(torch.autograd.Function):
     """Row by row of the batch, so that the scores of its heads stay in a core's own cache."""

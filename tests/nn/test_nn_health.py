@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bridgeflow.bridge import collapse_warning, source_health
+from bridgeflow.nn.health import collapse_warning, source_health
 from bridgeflow.nn.source import Encoded
 
 

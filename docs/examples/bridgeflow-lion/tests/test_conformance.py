@@ -3,5 +3,5 @@
 from bridgeflow.testing import PartConformance
 
 
-class TestMuon(PartConformance):
-    kind, part = "optimizer", "muon"
+class TestLion(PartConformance):
+    kind, part = "optimizer", "lion"
