@@ -131,6 +131,18 @@ class ConditionedModality(Modality):
             if (name.startswith(prefix) if prefix else not name.startswith(others))
         }
 
+    def in_place(
+        self, item: Conditioned, plus: Sequence[Conditioned], minus: Sequence[Conditioned]
+    ) -> tuple[list[Conditioned], list[Conditioned]]:
+        """What is added to the start and taken from it, as it stands there."""
+        starts = [[own.start for own in terms] for terms in (plus, minus)]
+        placed = self.start.in_place(item.start, *starts)
+        added, taken = (
+            [replace(own, start=start) for own, start in zip(terms, found, strict=True)]
+            for terms, found in zip((plus, minus), placed, strict=True)
+        )
+        return added, taken
+
     def unload(self) -> None:
         """Frees the weights of all parts."""
         for own in self._parts.values():

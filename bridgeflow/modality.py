@@ -215,6 +215,11 @@ class Modality(nn.Module, ABC):
         """
         return []
 
+    def in_place(self, item: Item, plus: Sequence[Item], minus: Sequence[Item]) -> tuple[list[Item], list[Item]]:
+        """What is added to an item and taken from it, as it stands in it, for modalities whose latents have a place for
+        each part (a word's in its line); as it is by default."""
+        return list(plus), list(minus)
+
     def unload(self) -> None:
         """Frees weights that are read again when they are next needed; nothing where there are none."""
 

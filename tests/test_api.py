@@ -84,7 +84,7 @@ def test_mappings_hold_what_is_installed() -> None:
     assert bridgeflow.recipes["bridgeflow:depth/folder"] == bridgeflow.recipes["depth/folder"]
     assert list(bridgeflow.modalities) == ["depth", "image_latent", "lowres", "text"]
     assert len(bridgeflow.modalities) == 4
-    assert repr(bridgeflow.networks) == "<bridgeflow.networks: dimr, dit, unet>"
+    assert repr(bridgeflow.networks) == "<bridgeflow.networks: dimr, dit, reading_dit, unet>"
     assert "image_latent" in bridgeflow.modalities
     assert "unet" not in bridgeflow.modalities
     assert 3 not in bridgeflow.modalities

@@ -166,8 +166,7 @@ class Pipeline:
     def read(self, value: Any, conditions: Mapping[str, Any] | None = None) -> Item:
         """The source item of an input, with the task's conditions; see `__call__`.
 
-        Raises BridgeflowError where it cannot be read, and UsageError for a condition that is missing or unknown.
-        """
+        Raises BridgeflowError where it cannot be read, UsageError for a condition that is missing or unknown."""
         source = self.assembly.source
         if isinstance(value, Conditioned) and conditions is None:
             return source.read(value)
@@ -241,10 +240,10 @@ class Pipeline:
         z = z_item + sum of z_plus - sum of z_minus, all with the same draws. For a source encoder with a learned
         variance z is then brought to mean 0 and standard deviation 1 over all elements, as the published code does
         (CrossFlow, arXiv 2412.15213, section 4); for any other it is divided by 1 + plus - minus terms, where that is
-        above 0. Raises BridgeflowError where the flow starts from noise, where the terms cancel out, and where they
-        have different numbers of pieces.
+        above 0. Terms stand in the item as `Modality.in_place` says. Raises BridgeflowError where the flow starts from
+        noise, where the terms cancel out, and where they have different numbers of pieces.
         """
-        jobs = self._jobs(items, samples, [seed] * len(items), [*plus, *minus], sums(len(plus), len(minus)))
+        jobs = self._jobs(items, samples, [seed] * len(items), plus, minus, sums(len(plus), len(minus)))
         return self._results(items, [jobs], samples, on_progress)
 
     def interpolate(
@@ -286,7 +285,7 @@ class Pipeline:
     ) -> list[tuple[float, Item]]:
         """(t, decoded state) at the start and after each step of the flow of one item, or of a sum of `combine`."""
         mixture = sums(len(plus), len(minus)) if plus or minus else PLAIN
-        jobs = self._jobs([item], 1, [seed], [*plus, *minus], mixture)
+        jobs = self._jobs([item], 1, [seed], plus, minus, mixture)
         states: dict[float, list[Item]] = {}
         for batch in self.stages.run([jobs], self.sampling, whole_flow=True):
             for t, decoded in batch.states:
@@ -305,14 +304,15 @@ class Pipeline:
         items: Sequence[Item],
         samples: int,
         seeds: Sequence[int],
-        others: Sequence[Item] = (),
+        plus: Sequence[Item] = (),
+        minus: Sequence[Item] = (),
         mixture: Mixture = PLAIN,
     ) -> list[Job]:
-        shared = [self._split(other) for other in others]
         jobs: list[Job] = []
         for index, item in enumerate(items):
-            terms = [self._split(item), *shared]
-            check_layouts([item, *others], terms)
+            added, taken = self.assembly.source.in_place(item, plus, minus)
+            terms = [self._split(own) for own in (item, *added, *taken)]
+            check_layouts([item, *added, *taken], terms)
             jobs += [
                 Job(index, sample, pieces, (seeds[index], sample, place), mixture)
                 for sample in range(samples)

@@ -149,6 +149,8 @@ class ReadingDiT(VelocityNet):
     ) -> Tensor:
         """See `VelocityNet.forward`."""
         mu, tokens = self.reader(z, t)
+        # It is trained to be mu by its own loss alone: that of the velocity would have it guess at z1 as well.
+        mu = mu.detach()
         left = z - expand(1 - t, z) * mu.to(z.dtype)
         velocity: Tensor = self.painter(left, tokens, t, null, r)
         return (velocity + self.share * mu).to(z.dtype)

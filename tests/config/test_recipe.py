@@ -135,7 +135,7 @@ def test_keys_of_the_chosen_member_of_a_union_are_the_ones_known() -> None:
         ("source.size=[1, 2, 3]", "source.size: should be a whole number or at most 2 values, not [1, 2, 3]."),
         ("source.size=x", "source.size: should be a whole number or a list, such as [1, 2], not 'x'."),
         ("target.size=[0, 1]", "target.size.0: should be greater than or equal to 1, not 0."),
-        ("optimizer.name=adam", "optimizer: no optimizer 'adam'. Did you mean 'adamw'? Installed: adamw, sgd."),
+        ("optimizer.name=adam", "optimizer: no optimizer 'adam'. Did you mean 'adamw'? Installed: adamw, muon, sgd."),
         ("source.codec.name=pcaa", "source.codec: no 'pcaa'. Did you mean 'pca'?"),
         ("source.codec={patch: 4}", None),
         ("source_encoder={width: 4}", None),
@@ -143,8 +143,8 @@ def test_keys_of_the_chosen_member_of_a_union_are_the_ones_known() -> None:
             "source.codec=pca",
             "source.codec: should be a mapping of keys to values, not 'pca'; write 'pca' as its name.",
         ),
-        ("network.name=null", "network: no name is given; one of dimr, dit, unet is expected."),
-        ("network.name=uent", "no network 'uent'. Did you mean 'unet'? Installed: dimr, dit, unet."),
+        ("network.name=null", "network: no name is given; one of dimr, dit, reading_dit, unet is expected."),
+        ("network.name=uent", "no network 'uent'. Did you mean 'unet'? Installed: dimr, dit, reading_dit, unet."),
         (
             "data.name=blokcs",
             "no dataset 'blokcs'. Did you mean 'blocks'? Installed: blocks, cache, examples, folder, hf, "

@@ -50,7 +50,7 @@ def test_unknown_name_suggests_the_nearest() -> None:
 
 
 def test_unlike_name_suggests_nothing() -> None:
-    with pytest.raises(UsageError, match=r"^no network 'zzz'\. Installed: dimr, dit, unet\.$"):
+    with pytest.raises(UsageError, match=r"^no network 'zzz'\. Installed: dimr, dit, reading_dit, unet\.$"):
         registry.load("network", "zzz")
 
 

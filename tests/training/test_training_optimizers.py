@@ -16,7 +16,9 @@ from bridgeflow.nn.dimr import DiMRSettings
 from bridgeflow.nn.dimr_blocks import StageSettings
 from bridgeflow.nn.dit import DiTSettings
 from bridgeflow.nn.encoding_loss import CrossContrastSettings, NoEncodingLossSettings
+from bridgeflow.nn.local import LocalSourceSettings
 from bridgeflow.nn.narrowing import NarrowingSourceSettings
+from bridgeflow.nn.reading_dit import ReadingDiTSettings
 from bridgeflow.nn.source import (
     DeterministicSourceSettings,
     DirectSourceSettings,
@@ -33,6 +35,10 @@ SIZE: dict[str, Any] = {"width": 16, "depth": 1, "heads": 2}
 NETWORKS: dict[str, tuple[Any, set[str]]] = {
     "dit": (DiTSettings(**SIZE, patch=4, second_time=True), {"indicator"}),
     "dit with an embedding": (DiTSettings(**SIZE, patch=4, indicator="embedding"), {"conditioning.indicator.weight"}),
+    "reading_dit": (
+        ReadingDiTSettings(**SIZE, patch=4, spans=4),
+        {"reader.positions", "painter.conditioning.indicator.weight"},
+    ),
     "unet": (UNetSettings(channels=(8, 16), blocks=1, heads=2, attention=(1,)), {"conditioning.indicator.weight"}),
     "dimr": (
         DiMRSettings(
@@ -48,6 +54,7 @@ TAIL = {f"tail.norm_conv{where}.{name}" for where in ("", "_in") for name in ("w
 NARROWING: dict[str, Any] = {"depth": 1, "narrowings": 1, "heads": 2, "hidden": 16}
 ENCODERS: dict[str, tuple[Any, LatentSpec, set[str]]] = {
     "direct": (DirectSourceSettings(), GRID, set()),
+    "local": (LocalSourceSettings(), SEQUENCE, set()),
     "deterministic": (DeterministicSourceSettings(**SIZE, mean_norm="batch"), SEQUENCE, {"encoder.queries"}),
     "noisy": (NoisySourceSettings(**SIZE, patch=4, stem="conv", stem_blocks=1), GRID, {"encoder.queries"}),
     "variational": (VariationalSourceSettings(**SIZE), SEQUENCE, {"encoder.queries"}),
@@ -80,7 +87,7 @@ def test_a_source_encoder_decays_its_matrices_and_kernels_alone(name: str) -> No
     if any(True for _ in encoder.parameters()):
         assert not_decayed(encoder) == vectors
     else:
-        assert name in ("direct", "noise")
+        assert name in ("direct", "local", "noise")
 
 
 def test_every_network_and_source_encoder_is_looked_at() -> None:

@@ -21,6 +21,7 @@ from bridgeflow.sentences import bounded, quoted
 from bridgeflow.settings import Settings
 from bridgeflow_plugins.text.autoencoder import AutoencoderCodec, TextAutoencoder
 from bridgeflow_plugins.text.encoder import EncoderCodec, TextEncoder
+from bridgeflow_plugins.text.placing import in_place
 
 MAX_CHARACTERS = 10_000
 """Longest text that is read: what is longer is the wrong file or column, not a line that describes it."""
@@ -173,6 +174,10 @@ class Text(Modality):
     def collate(self, items: Sequence[str]) -> dict[str, Tensor]:
         """int64: `input_ids`, `attention_mask` (B, max_length), or for an autoencoder `words` (B, max_words)."""
         return self.codec.collate(items)
+
+    def in_place(self, item: str, plus: Sequence[str], minus: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Words that the text has are taken away where they stand, and words are added where those were."""
+        return in_place(item, plus, minus) if isinstance(self.codec, TextEncoder) else (list(plus), list(minus))
 
     def advise(self, items: Iterable[str], side: str) -> list[str]:
         """Where texts are longer than the codec reads."""

@@ -13,6 +13,7 @@ from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Latent, LatentSpec
 from bridgeflow.settings import Settings
 from bridgeflow_plugins.text.cutting import advise_on_length
+from bridgeflow_plugins.text.placing import Placed
 from bridgeflow_plugins.text.pretrained import (
     files_digest,
     find_encoder,
@@ -103,15 +104,33 @@ class TextEncoder(nn.Module):
         return MINILM_SCALE if self.settings.path is None and self.settings.layer == -1 else 1.0
 
     def collate(self, items: Sequence[str]) -> dict[str, Tensor]:
-        """`input_ids` and `attention_mask`: (B, max_length) int64, cut or padded on the right."""
+        """`input_ids` and `attention_mask`: (B, max_length) int64, cut or padded on the right; with `Placed` items also
+        `kept`, which tokens are theirs."""
         rows = self._load_tokenizer()(
-            list(items),
+            [item.line if isinstance(item, Placed) else item for item in items],
             padding="max_length",
             truncation=True,
             max_length=self.settings.max_length,
             return_tensors="pt",
         )
-        return {"input_ids": rows["input_ids"], "attention_mask": rows["attention_mask"]}
+        batch = {"input_ids": rows["input_ids"], "attention_mask": rows["attention_mask"]}
+        if any(isinstance(item, Placed) for item in items):
+            batch["kept"] = torch.stack([self._kept(item) for item in items])
+        return batch
+
+    def _kept(self, item: str) -> Tensor:
+        """Of which tokens something is made: of all but for `Placed` items; int64 (max_length,)."""
+        limit, tokenizer = self.settings.max_length, self._load_tokenizer()
+        if not isinstance(item, Placed):
+            return torch.ones(limit, dtype=torch.int64)
+        special = tokenizer.get_special_tokens_mask(tokenizer(item.line)["input_ids"], already_has_special_tokens=True)
+        leading = special.index(0)
+        before, own = (
+            len(tokenizer(part, add_special_tokens=False)["input_ids"]) if part else 0 for part in (item.before, item)
+        )
+        kept = torch.zeros(limit, dtype=torch.int64)
+        kept[leading + before : leading + before + own] = 1
+        return kept
 
     def advise(self, items: Iterable[str], side: str) -> list[str]:
         """A sentence on texts of more than `max_length` tokens, where there are any."""
@@ -137,6 +156,10 @@ class TextEncoder(nn.Module):
         network = self._load_network()
         device = self.anchor.device
         ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
+        if "kept" in batch:
+            whole = self.encode({"input_ids": ids, "attention_mask": mask})
+            kept = batch["kept"].to(device).bool()
+            return Latent(whole.mean * kept[:, :, None], mask=mask.bool() & kept)
         features = torch.zeros(*ids.shape, self.spec.shape[1], device=device)
         at_a_time = ROWS_AT_A_TIME if device.type == "cpu" else max(1, len(ids))
         if self.settings.padding == "encoded":
