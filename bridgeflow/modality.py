@@ -220,6 +220,15 @@ class Modality(nn.Module, ABC):
         each part (a word's in its line); as it is by default."""
         return list(plus), list(minus)
 
+    def entries(self, place: int) -> Tensor | None:
+        """All features (V, D) that the latent may have at a place of its sequence, for modalities with finitely many
+        of them: a source is then read back as those that are nearest. None for any other."""
+        return None
+
+    def from_entries(self, numbers: Sequence[Sequence[int]]) -> list[Item]:
+        """Items of the entries at each place, by their numbers; -1 is nothing, as at padding."""
+        raise NotImplementedError
+
     def unload(self) -> None:
         """Frees weights that are read again when they are next needed; nothing where there are none."""
 

@@ -10,9 +10,9 @@ import click
 
 from bridgeflow.cli.options import (
     LOADING,
-    check_task,
     data_options,
     device_option,
+    facing,
     find_task,
     given_checkpoint,
     json_option,
@@ -265,12 +265,13 @@ def _opened(
     if data is None:
         checkpoint.check_plugins()
     pipeline = Pipeline.of(checkpoint, device)
-    recipe = pipeline.assembly.recipe
-    check_task(recipe.task_name, task, checkpoint.folder)
     changes = {"data": recipes.data_section(data)} if data else {}
-    recipe = recipe.changed(**changes, columns=parse_columns(columns), options=options)
+    recipe = pipeline.assembly.recipe.changed(**changes, columns=parse_columns(columns))
     pipeline.assembly = pipeline.assembly.scored_by(recipe)
-    return pipeline
+    turned = facing(pipeline, task, checkpoint.folder, options)
+    if turned is pipeline:
+        pipeline.assembly = pipeline.assembly.scored_by(recipe.changed(options=options))
+    return turned
 
 
 def _picture(scored: list[tuple[Pipeline, Report]], names: list[Any], examples: Examples) -> Any:

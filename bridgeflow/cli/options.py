@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +138,21 @@ def check_task(trained_for: str, task: str, folder: Path) -> None:
 
     if not registry.is_same("task", trained_for, task):
         raise click.UsageError(f"the checkpoint {str(folder)!r} was trained for task {trained_for!r}, not {task!r}.")
+
+
+def facing(pipeline: Pipeline, task: str, folder: Path, options: Mapping[str, Any] | None = None) -> Pipeline:
+    """A pipeline of the task: the one given, or its model run backwards where it was trained for the mirrored task.
+    options: of a task that is done backwards. Raises UsageError for a checkpoint of another task."""
+    from bridgeflow import registry
+    from bridgeflow.inference.reverse import is_mirror, reversed_pipeline
+
+    trained_for = pipeline.assembly.recipe.task_name
+    if not registry.is_same("task", trained_for, task) and is_mirror(
+        registry.load("task", task), type(pipeline.assembly.task)
+    ):
+        return reversed_pipeline(pipeline, task, options)
+    check_task(trained_for, task, folder)
+    return pipeline
 
 
 def check_recipe(name: str, written_for: str, task: str) -> None:

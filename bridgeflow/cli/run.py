@@ -16,8 +16,8 @@ from bridgeflow.cli.frames import FrameWriter
 from bridgeflow.cli.inputs import Input, expand, lines_on_stdin, read_one
 from bridgeflow.cli.options import (
     LOADING,
-    check_task,
     device_option,
+    facing,
     find_task,
     given_checkpoint,
     json_option,
@@ -129,7 +129,7 @@ def run(
     with console.doing("opening the checkpoint"):
         opened = given_checkpoint(task, checkpoint)
         pipeline = api.open_pipeline(opened, console.warn, device, precision, low_memory, _shown(console))
-    check_task(pipeline.assembly.recipe.task_name, task, opened.folder)
+        pipeline = facing(pipeline, task, opened.folder)
     console.say(f"using {opened.folder}")
     set_sampling(pipeline, steps, solver, guidance, weak)
     source, target = pipeline.assembly.source, pipeline.assembly.target

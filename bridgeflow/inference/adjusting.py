@@ -1,8 +1,11 @@
-"""Settings of sampling with another solver or guidance."""
+"""Settings of sampling with another solver or guidance, and checks of the numbers that people give."""
 
 from __future__ import annotations
 
+from numbers import Integral, Real
+
 from bridgeflow import registry
+from bridgeflow.errors import UsageError
 from bridgeflow.flow.guidance import GuidanceSettings, IndicatorGuidanceSettings, NoGuidanceSettings
 from bridgeflow.flow.solver import SolverSettings
 
@@ -22,3 +25,14 @@ def guided(present: GuidanceSettings, scale: float) -> GuidanceSettings:
     if isinstance(present, NoGuidanceSettings):
         return IndicatorGuidanceSettings(scale=scale, interval=present.interval)
     return present.model_copy(update={"scale": scale})
+
+
+def check_whole(name: str, value: object) -> None:
+    """Raises UsageError, whose sentence begins with the name, for what is no whole number."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise UsageError(f"{name} should be a whole number, not {value!r}.")
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a real number; True and False are not."""
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from bridgeflow.checkpoints.loading import load_bridge
 from bridgeflow.conditioned import Conditioned, check_conditions
 from bridgeflow.config.keys import SamplingSettings
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.inference.adjusting import guided, with_solver
+from bridgeflow.inference.adjusting import check_whole, guided, is_number, with_solver
 from bridgeflow.inference.arithmetic import PLAIN, Mixture, between, sums
 from bridgeflow.inference.familiarity import Familiarity
 from bridgeflow.inference.layouts import check_layouts
@@ -151,8 +150,8 @@ class Pipeline:
         A result is an item of the target modality, such as an array of uint8 (H, W, 3) for a picture, or a str.
         Raises BridgeflowError, naming it, for an input that cannot be read, and UsageError for a wrong number.
         """
-        _check_whole("samples", samples)
-        _check_whole("seed", seed)
+        check_whole("samples", samples)
+        check_whole("seed", seed)
         if samples < 1:
             raise UsageError(f"samples should be at least 1, not {samples}.")
         once = copy(self)
@@ -181,13 +180,13 @@ class Pipeline:
         Raises UsageError, whose sentence begins with the name of the option, where a value does not fit.
         """
         if steps is not None:
-            _check_whole("steps", steps)
+            check_whole("steps", steps)
         if steps is not None and not 1 <= steps <= MOST_STEPS:
             raise UsageError(f"steps {steps} is not within 1 to {MOST_STEPS:,}, as a solver takes.")
         if solver is not None and not (isinstance(solver, str) and registry.offering("solver", solver)):
             names = ", ".join(plugin.name for plugin in registry.installed("solver"))
             raise UsageError(f"solver {solver!r} is none: one of {names} is expected.")
-        if guidance is not None and not (_is_number(guidance) and math.isfinite(guidance)):
+        if guidance is not None and not (is_number(guidance) and math.isfinite(guidance)):
             raise UsageError(f"guidance {guidance!r} is not a number: 1 is none, 2 to 7 are usual.")
         own = self.sampling.guidance
         chosen = own if guidance is None else guided(own, guidance)
@@ -225,6 +224,13 @@ class Pipeline:
         """
         jobs = self._jobs(items, samples, seeds or [seed] * len(items))
         return self._results(items, [jobs], samples, on_progress)
+
+    def reverse(self, inputs: Any, **how: Any) -> Any:
+        """The sources that targets would have come from, by the flow the other way: words of a picture from a model of
+        pictures from words. Called as the pipeline itself; see `reverse.reversed_pipeline` for what it needs."""
+        from bridgeflow.inference.reverse import reversed_pipeline
+
+        return reversed_pipeline(self)(inputs, **how)
 
     def combine(
         self,
@@ -339,12 +345,3 @@ class Pipeline:
                 on_progress(done, total)
         join = self.assembly.task.join
         return [[join(outputs[index, number], item) for number in range(count)] for index, item in enumerate(items)]
-
-
-def _check_whole(name: str, value: object) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise UsageError(f"{name} should be a whole number, not {value!r}.")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)

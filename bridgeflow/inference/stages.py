@@ -56,7 +56,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class _Encoded:
+class EncodedBatch:
     """A batch of jobs; for each term the latents of its distinct pieces, and the row of each job in them."""
 
     jobs: Sequence[Job]
@@ -64,7 +64,7 @@ class _Encoded:
 
 
 @dataclass(frozen=True)
-class _Sampled:
+class SampledBatch:
     """A batch of jobs with states (t, z) of their flow."""
 
     jobs: Sequence[Job]
@@ -153,8 +153,8 @@ class Stages:
         return held
 
     @torch.no_grad()
-    def _encode(self, jobs: Sequence[Job], place: int, count: int) -> _Encoded:
-        self._tell(place, count, f"encoding {self.assembly.recipe.task.source.name}")
+    def _encode(self, jobs: Sequence[Job], place: int, count: int) -> EncodedBatch:
+        self._tell(place, count, f"encoding {self.assembly.task.source.name}")
         source = self._place(self.assembly.source)
         terms = []
         for column in zip(*(job.terms for job in jobs), strict=True):
@@ -165,7 +165,7 @@ class Stages:
                 raise BridgeflowError("it holds numbers that are not finite (NaN or infinite): fix the input.")
             terms.append((self._wait(latent), torch.tensor([rows[piece] for piece in column])))
             self._note_out_of_distribution(jobs, latent, terms[-1][1])
-        return _Encoded(jobs, terms)
+        return EncodedBatch(jobs, terms)
 
     def _note_out_of_distribution(self, jobs: Sequence[Job], latent: Latent, rows: Tensor) -> None:
         if self.familiarity is not None:
@@ -174,12 +174,12 @@ class Stages:
 
     @torch.no_grad()
     def _sample(
-        self, batch: _Encoded, sampling: SamplingSettings, place: int, count: int, whole_flow: bool
-    ) -> _Sampled:
+        self, batch: EncodedBatch, sampling: SamplingSettings, place: int, count: int, whole_flow: bool
+    ) -> SampledBatch:
         bridge = self._place(self.bridge)
         solver = sampling.solver.build()
         states: list[tuple[float, Tensor]] = []
-        steps = _Steps(sampling.solver, bridge.open_end, place, count, self._tell)
+        steps = Steps(sampling.solver, bridge.open_end, place, count, self._tell)
         with self._autocast():
             encoded = self._start(bridge, batch, sampling)
             z1 = bridge.sample(
@@ -194,9 +194,9 @@ class Stages:
             )
         steps.end()
         self.evaluations = solver.evaluations
-        return _Sampled(batch.jobs, states if whole_flow else [(1.0, self._wait(z1.float()))])
+        return SampledBatch(batch.jobs, states if whole_flow else [(1.0, self._wait(z1.float()))])
 
-    def _start(self, bridge: Bridge, batch: _Encoded, sampling: SamplingSettings) -> Encoded:
+    def _start(self, bridge: Bridge, batch: EncodedBatch, sampling: SamplingSettings) -> Encoded:
         """What a bridge makes of the sources of a batch. The draws are the same for every term, so that what is added
         and subtracted again leaves nothing."""
         terms = [
@@ -209,7 +209,7 @@ class Stages:
         ]
         return mix(terms, [job.mixture for job in batch.jobs])
 
-    def _guidance(self, encoded: Encoded, batch: _Encoded, solver: Solver, sampling: SamplingSettings) -> Guidance:
+    def _guidance(self, encoded: Encoded, batch: EncodedBatch, solver: Solver, sampling: SamplingSettings) -> Guidance:
         """The guidance of the settings; away from the weaker model where there is one."""
         own = sampling.guidance
         if self.weak is None:
@@ -221,7 +221,7 @@ class Stages:
         return AutoGuidance(velocity, own.scale, own.interval)
 
     @torch.no_grad()
-    def _decode(self, batch: _Sampled, place: int, count: int) -> Done:
+    def _decode(self, batch: SampledBatch, place: int, count: int) -> Done:
         self._tell(place, count, "decoding")
         target = self._place(self.assembly.target)
         return Done(batch.jobs, [(t, target.decode(z.to(self.device))) for t, z in batch.states])
@@ -268,7 +268,7 @@ class Stages:
             self.watch(done, total, what)
 
 
-class _Steps:
+class Steps:
     """Tells how far sampling is: in steps, in evaluations where a step has two, in per cent of the way where the
     solver chooses its steps."""
 

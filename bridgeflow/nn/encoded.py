@@ -67,6 +67,19 @@ class SourceEncoder(nn.Module, ABC):
         """Shape of the context that the velocity network has to attend to."""
         return None
 
+    def latent_of(self, z0: Tensor) -> Tensor | None:
+        """The source latent (B, *shape) that a start (B, *target shape) is, for encoders that leave it as it is."""
+        return None
+
+    def codes_of(self, mu: Tensor) -> Tensor | None:
+        """A start (B, *target shape) without its noise as codes (B, L, n), one of each source token, for encoders that
+        give each a code of its own; nothing for others."""
+        return None
+
+    def code(self, features: Tensor) -> Tensor:
+        """The codes (V, n) of tokens with these features (V, D), as `codes_of` has them."""
+        raise NotImplementedError
+
     @abstractmethod
     def forward(self, source: Latent, generator: Randomness = None, sample: bool = True) -> Encoded:
         """z0 for a batch. `sample=False` takes the mean of whatever is drawn, but for the noise source."""

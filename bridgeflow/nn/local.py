@@ -61,12 +61,19 @@ class LocalSource(SourceEncoder):
         self.projection: Tensor
         self.register_buffer("projection", torch.randn(width, self.spans.length) * width**-0.5)
 
+    def code(self, features: Tensor) -> Tensor:
+        """See `SourceEncoder.code`; of variance 1."""
+        # In float32: the codes of words have to be told apart through the noise, and the product costs nothing.
+        return F.layer_norm(features.float(), features.shape[-1:]) @ self.projection.float()
+
+    def codes_of(self, mu: Tensor) -> Tensor:
+        """See `SourceEncoder.codes_of`; padding is 0."""
+        return self.spans.split(mu.float()) / self.mean_scale
+
     def forward(self, source: Latent, generator: Randomness = None, sample: bool = True) -> Encoded:
         """See `SourceEncoder.forward`; `sample=False` gives z0 = mu. Padding has mu 0."""
         latent = source.sample(generator) if sample else source.mean
-        tokens = self.patches.split(latent)
-        # Float32 as the codes of words have to be told apart through the noise, and the product costs nothing.
-        codes = F.layer_norm(tokens.float(), tokens.shape[-1:]) @ self.projection.float()
+        codes = self.code(self.patches.split(latent))
         real = self.patches.mask(source.mask)
         if real is not None:
             codes = codes * real[:, :, None]

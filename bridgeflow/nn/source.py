@@ -50,6 +50,10 @@ class DirectSource(SourceEncoder):
                 f"target {target}: make their sizes agree or set source_encoder.name=deterministic."
             )
 
+    def latent_of(self, z0: Tensor) -> Tensor:
+        """The start itself."""
+        return z0
+
     def forward(self, source: Latent, generator: Randomness = None, sample: bool = True) -> Encoded:
         """z0 as given, sampled where the source latent has a std."""
         return Encoded(source.sample(generator) if sample else source.mean)

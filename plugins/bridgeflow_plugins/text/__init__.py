@@ -198,6 +198,16 @@ class Text(Modality):
             "codec.name=autoencoder."
         )
 
+    @torch.no_grad()
+    def entries(self, place: int) -> Tensor | None:
+        """See `TextEncoder.entries`; None for an autoencoder, which decodes."""
+        return self.codec.entries(place) if isinstance(self.codec, TextEncoder) else None
+
+    def from_entries(self, numbers: Sequence[Sequence[int]]) -> list[str]:
+        """The texts of tokens, see `TextEncoder.from_entries`."""
+        assert isinstance(self.codec, TextEncoder)
+        return self.codec.from_entries(numbers)
+
     def unload(self) -> None:
         """Drops an encoder's weights until they are next needed; an autoencoder's stay, being all there is."""
         if isinstance(self.codec, TextEncoder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -30,6 +31,8 @@ MINILM_SCALE = 2.4
 captions of coloured solids and 0.44 over everyday sentences."""
 ROWS_AT_A_TIME = 16
 """Texts that the encoder takes at a time, sorted by length so that little padding is computed."""
+ENTRIES_AT_A_TIME = 4096
+"""Tokens of the vocabulary whose features are computed together."""
 MOST_TOKENS = 4096
 """Tokens of a text at most, whatever the encoder."""
 
@@ -176,6 +179,27 @@ class TextEncoder(nn.Module):
             features[chosen, :longest] = states.masked_fill(mask[chosen, :longest, None] == 0, 0.0) * self.scale
         return Latent(features, mask=mask.bool())
 
+    def entries(self, place: int) -> Tensor | None:
+        """Features (V, hidden size) of every token of the vocabulary at a place, for layer=0, where they do not depend
+        on the others."""
+        if self.settings.layer != 0:
+            return None
+        network, device = self._load_network(), self.anchor.device
+        ids = torch.arange(text_config(self._load_config()).vocab_size, device=device)[:, None]
+        # Of an encoder without numbered places a token has the same features everywhere.
+        numbered = "position_ids" in inspect.signature(network.forward).parameters
+        found = []
+        for rows in ids.split(ENTRIES_AT_A_TIME):
+            places = {"position_ids": torch.full_like(rows, place)} if numbered else {}
+            found.append(self._states(network, rows, torch.ones_like(rows), **places)[:, 0] * self.scale)
+        return torch.cat(found)
+
+    def from_entries(self, numbers: Sequence[Sequence[int]]) -> list[str]:
+        """Texts of tokens, by their numbers in the vocabulary; without special ones, and without what is below 0."""
+        tokenizer = self._load_tokenizer()
+        kept = ([own for own in row if own >= 0] for row in numbers)
+        return [" ".join(tokenizer.decode(row, skip_special_tokens=True).split()) for row in kept]
+
     def digest(self) -> str:
         """Hexadecimal digest of a local encoder's files by name, size and both ends; empty for a hub name."""
         return files_digest(find_encoder(self.settings.path))
@@ -184,11 +208,11 @@ class TextEncoder(nn.Module):
         """Drops the network; the next `encode` reads it again."""
         self.network = None
 
-    def _states(self, network: nn.Module, ids: Tensor, mask: Tensor | None) -> Tensor:
+    def _states(self, network: nn.Module, ids: Tensor, mask: Tensor | None, **places: Tensor) -> Tensor:
         # Switches an outer autocast off, so that features do not depend on who asks for them.
         with torch.autocast(ids.device.type, enabled=False):
             every = self.settings.layer != -1 and _layers_of(network) is None
-            output = network(input_ids=ids, attention_mask=mask, output_hidden_states=every)
+            output = network(input_ids=ids, attention_mask=mask, output_hidden_states=every, **places)
         # Of an encoder without the layers that nobody asked for, the last state is the one asked for.
         if self.settings.layer == -1 or _layers_of(network) is not None:
             return output.last_hidden_state.float()

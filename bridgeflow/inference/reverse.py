@@ -1,0 +1,165 @@
+"""A flow the other way: from a target back to the source that it would have come from.
+
+The flow is a one-to-one map between starts and ends, so that one model of pictures from words is one of words from
+pictures too. The equation is integrated from t = 1 to t = 0; what the source encoder has made of the source is then
+read out of the start, and a modality with finitely many tokens takes those that are nearest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bridgeflow import registry
+from bridgeflow.assembly import Assembly
+from bridgeflow.bridge import Bridge
+from bridgeflow.config.keys import SamplingSettings
+from bridgeflow.errors import BridgeflowError, UsageError
+from bridgeflow.flow.guidance import NoGuidance
+from bridgeflow.flow.solver import OPEN_END_STEP
+from bridgeflow.inference.pipeline import Pipeline
+from bridgeflow.inference.stages import Done, EncodedBatch, SampledBatch, Stages, Steps
+from bridgeflow.modality import Item, Modality
+from bridgeflow.nn.encoded import Encoded
+from bridgeflow.task import Task
+
+
+def is_mirror(task: type[Task], other: type[Task]) -> bool:
+    """Whether a task goes from the other's target modality to its source modality."""
+    return (task.source.name, task.target.name) == (other.target.name, other.source.name) and not task.conditions
+
+
+def reversed_pipeline(
+    pipeline: Pipeline, task: str | None = None, options: Mapping[str, Any] | None = None
+) -> Pipeline:
+    """A pipeline that does a task by running the model of its mirror backwards.
+
+        >>> words = reversed_pipeline(bridgeflow.load("t2i"))("scene.png")
+
+    task: the task that is done; None takes the installed one that is the mirror of the model's. options: of that task.
+    Raises UsageError where there is none, and for a model whose source cannot be read back: one that attends to it,
+    starts from noise, or has conditions.
+    """
+    own = type(pipeline.assembly.task)
+    names = [plugin.name for plugin in registry.installed("task")] if task is None else [task]
+    kind = next((found for name in names if is_mirror(found := registry.load("task", name), own)), None)
+    if kind is None:
+        raise UsageError(
+            f"no installed task goes from {own.target.name} to {own.source.name}, as this model run backwards would."
+        )
+    _check(pipeline)
+    turned = copy(pipeline)
+    recipe = pipeline.assembly.recipe
+    made = kind(kind.Options.model_validate(options or {}), pipeline.assembly.target, pipeline.assembly.source)
+    turned.assembly = Assembly(recipe, made)
+    stages = pipeline.stages
+    turned.stages = ReverseStages(
+        turned.assembly, lambda: stages.bridge, stages.device, stages.precision, stages.low_memory, stages.watch
+    )
+    return turned
+
+
+def _check(pipeline: Pipeline) -> None:
+    encoder, source = pipeline.bridge.source_encoder, pipeline.assembly.source
+    name = pipeline.assembly.recipe.keys.source_encoder.name
+    if encoder.context is not None or source.conditions:
+        raise UsageError(
+            "this model cannot be run backwards, because its network is given more than the state of the flow "
+            f"(source_encoder.name={name}, attention or conditions): train one with source_encoder.name=local."
+        )
+    z0 = torch.zeros(1, *pipeline.bridge.target_spec.shape, device=pipeline.stages.device)
+    whole = encoder.latent_of(z0) is not None
+    if not whole and encoder.codes_of(z0) is None:
+        raise UsageError(
+            f"this model cannot be run backwards, because source_encoder.name={name} keeps no code of each token that "
+            "could be read back: train one with source_encoder.name=local."
+        )
+    if not whole and source.entries(0) is None:
+        raise UsageError(
+            f"this model cannot be run backwards, because the modality {pipeline.assembly.recipe.task.source.name} has "
+            "no finite choice of tokens to read: for words set source.codec.layer=0."
+        )
+
+
+def start_of_flow(bridge: Bridge, z1: Tensor, sampling: SamplingSettings, steps: Steps | None = None) -> Tensor:
+    """Where flows that end at z1 (B, *shape) began, without the noise where the network reads it: (B, *shape)."""
+    solver, count = sampling.solver.build(), sampling.solver.steps
+    grid = (
+        bridge.settings.time
+        if sampling.grid is None
+        else bridge.settings.time.model_copy(update={"grid": sampling.grid})
+    )
+    times = grid.solver_grid(count).flip(0)
+    if bridge.open_end:
+        # With a predicted target there is no velocity at t = 1.
+        times[0] = 1 - min(OPEN_END_STEP, float(1 - times[1]) / 2)
+
+    def conditional(z: Tensor, t: Tensor, null: Tensor) -> Tensor:
+        return bridge.velocity(Encoded(z1), z, t, null)
+
+    def velocity(z: Tensor, t: float) -> Tensor:
+        if steps is not None:
+            steps.begin(1 - t)
+        return NoGuidance()(conditional, z, t)
+
+    z0 = solver.integrate(velocity, z1, times)
+    if bridge.network.reading_weight > 0:
+        return bridge.network.read_source(z0, torch.zeros(len(z0), device=z0.device))
+    return z0
+
+
+def read_back(bridge: Bridge, source: Modality, mu: Tensor, books: dict[int, Tensor] | None = None) -> list[Item]:
+    """The source items of starts (B, *target shape). books: the codes at each place, which are kept there once made."""
+    books = {} if books is None else books
+    latent = bridge.source_encoder.latent_of(mu)
+    if latent is not None:
+        return source.decode(latent)
+    codes = bridge.source_encoder.codes_of(mu)
+    assert codes is not None
+    numbers = []
+    for place in range(codes.shape[1]):
+        if place not in books:
+            entries = source.entries(place)
+            assert entries is not None
+            known = bridge.source_encoder.code(entries.to(codes.device))
+            # Nothing at all, as at padding, has the code 0; it comes first, and so is number -1.
+            books[place] = torch.cat([torch.zeros_like(known[:1]), known])
+        numbers.append(torch.cdist(codes[:, place], books[place]).argmin(1) - 1)
+        if bool((numbers[-1] < 0).all()):
+            # Texts have ended; to make the codes of a place takes as long as all of the flow.
+            break
+    return source.from_entries(torch.stack(numbers, dim=1).tolist())
+
+
+class ReverseStages(Stages):
+    """The stages of a pipeline whose model is run backwards: its assembly is that of the mirrored task."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.books: dict[int, Tensor] = {}
+
+    @torch.no_grad()
+    def _sample(
+        self, batch: EncodedBatch, sampling: SamplingSettings, place: int, count: int, whole_flow: bool
+    ) -> SampledBatch:
+        if whole_flow or len(batch.terms) > 1:
+            raise BridgeflowError("a model run backwards draws no flow and no sums: leave these options out.")
+        bridge = self._place(self.bridge)
+        steps = Steps(sampling.solver, bridge.open_end, place, count, self._tell)
+        ((latent, rows),) = batch.terms
+        with self._autocast():
+            mu = start_of_flow(bridge, latent.to(self.device).rows(rows.to(self.device)).mean, sampling, steps)
+        steps.end()
+        self.evaluations = sampling.solver.evaluations() or 0
+        return SampledBatch(batch.jobs, [(0.0, self._wait(mu.float()))])
+
+    @torch.no_grad()
+    def _decode(self, batch: SampledBatch, place: int, count: int) -> Done:
+        self._tell(place, count, "reading the source")
+        bridge, source = self._place(self.bridge), self._place(self.assembly.target)
+        ((t, mu),) = batch.states
+        return Done(batch.jobs, [(t, read_back(bridge, source, mu.to(self.device), self.books))])
