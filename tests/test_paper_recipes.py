@@ -99,7 +99,7 @@ def test_every_recipe_but_the_small_ones_is_tried_here() -> None:
         f"{task}/{name}"
         for task in ("caption", "depth", "superres", "t2i")
         for name in ("blocks", "blocks-full", "folder")
-    } | {"recolour/blocks", "recolour/folder", "superres/photos"}
+    } | {"recolour/blocks", "recolour/folder", "superres/photos", "t2i/blocks-words"}
     assert set(PAPER) == set(SHRUNKEN) == set(recipes.layers.recipe_names()) - small
 
 

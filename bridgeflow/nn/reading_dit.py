@@ -9,7 +9,7 @@ is left of the state is that of a flow from noise, whose velocity is predicted w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -69,6 +69,27 @@ class ReadingDiTSettings(NetworkSettings):
 def _blocks(settings: ReadingDiTSettings, depth: int) -> nn.ModuleList:
     blocks = (DiTBlock(settings.width, settings.heads, settings.mlp_ratio, modern=True) for _ in range(depth))
     return nn.ModuleList(blocks)
+
+
+class _Untrained(torch.autograd.Function):
+    """The value itself, through which no weight is trained. `detach` would also end derivatives in forward mode, which
+    average velocities are learned by."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> None:
+        return None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        return tangents[0].view_as(tangents[0])
 
 
 class SourceReader(Recomputing):
@@ -150,7 +171,7 @@ class ReadingDiT(VelocityNet):
         """See `VelocityNet.forward`."""
         mu, tokens = self.reader(z, t)
         # It is trained to be mu by its own loss alone: that of the velocity would have it guess at z1 as well.
-        mu = mu.detach()
+        mu = _Untrained.apply(mu)
         left = z - expand(1 - t, z) * mu.to(z.dtype)
         velocity: Tensor = self.painter(left, tokens, t, null, r)
         return (velocity + self.share * mu).to(z.dtype)

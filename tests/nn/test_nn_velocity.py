@@ -34,6 +34,8 @@ CASES: dict[str, tuple[NetworkSettings, LatentSpec]] = {
 ATTENDING = [name for name in CASES if not name.startswith("reading")]
 WITH_CONTEXT = [name for name in ATTENDING if name not in ("unet_patch", "dit_volume")]
 CONTEXT = LatentSpec((6, 10), "sequence")
+READING = "reader.head."
+"""Weights that a loss of their own trains, and no velocity."""
 
 
 def build(name: str, context: bool = False, perturb: bool = True, **changes: Any) -> tuple[VelocityNet, LatentSpec]:
@@ -158,7 +160,8 @@ def test_forward_mode_is_what_small_differences_give(name: str) -> None:
     torch.testing.assert_close(derivative, (ahead - behind) / (2 * step), rtol=1e-4, atol=1e-4)
     # And the weights get a gradient through it, in reverse.
     (value.sum() + derivative.square().sum()).backward()
-    assert all(own.grad is not None and bool(own.grad.isfinite().all()) for own in network.parameters())
+    for key, own in network.named_parameters():
+        assert key.startswith(READING) or (own.grad is not None and bool(own.grad.isfinite().all())), key
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -174,6 +177,9 @@ def test_bfloat16_autocast_trains_with_finite_numbers(name: str) -> None:
     assert 0 < float(error.detach()) < 0.05
     velocity.square().mean().backward()
     for key, parameter in network.named_parameters():
+        if key.startswith(READING):
+            assert parameter.grad is None or not bool(parameter.grad.any()), key
+            continue
         assert parameter.grad is not None, key
         assert bool(torch.isfinite(parameter.grad).all()), key
 
