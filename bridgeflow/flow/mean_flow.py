@@ -7,6 +7,7 @@ whose time runs the other way), of which the right-hand side is what u is traine
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal
 
 import torch
@@ -92,7 +93,10 @@ class MeanFlow(Objective):
             return flow.predict(z, time, r)[-1]
 
         directions = (tangent.detach().to(z_t.dtype), torch.ones_like(t))
-        found = torch.func.jvp(average, (z_t, t), directions)
+        with warnings.catch_warnings():
+            # torch's own rules of forward mode are compiled in a way that it warns of.
+            warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
+            found = torch.func.jvp(average, (z_t, t), directions)
         value, derivative = found[0], found[1]
         return value, velocity + expand(r - t, velocity) * derivative.detach().to(velocity.dtype)
 

@@ -8,6 +8,7 @@ read out of the start, and a modality with finitely many tokens takes those that
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from copy import copy
 from typing import Any
 
@@ -29,8 +30,20 @@ from bridgeflow.task import Task
 
 
 def is_mirror(task: type[Task], other: type[Task]) -> bool:
-    """Whether a task goes from the other's target modality to its source modality."""
-    return (task.source.name, task.target.name) == (other.target.name, other.source.name) and not task.conditions
+    """Whether a task goes from the other's target modality to its source modality. Between two of one modality nothing
+    says which tasks undo each other."""
+    turned = (task.source.name, task.target.name) == (other.target.name, other.source.name)
+    return turned and task.source.name != task.target.name and not task.conditions
+
+
+def _mirror_of(task: type[Task]) -> type[Task] | None:
+    """The first installed task that is the mirror of one; those that cannot be loaded are left out."""
+    for plugin in registry.installed("task"):
+        with suppress(BridgeflowError):
+            found: type[Task] = registry.load("task", plugin.name)
+            if is_mirror(found, task):
+                return found
+    return None
 
 
 def reversed_pipeline(
@@ -45,9 +58,8 @@ def reversed_pipeline(
     starts from noise, or has conditions.
     """
     own = type(pipeline.assembly.task)
-    names = [plugin.name for plugin in registry.installed("task")] if task is None else [task]
-    kind = next((found for name in names if is_mirror(found := registry.load("task", name), own)), None)
-    if kind is None:
+    kind: type[Task] | None = _mirror_of(own) if task is None else registry.load("task", task)
+    if kind is None or not is_mirror(kind, own):
         raise UsageError(
             f"no installed task goes from {own.target.name} to {own.source.name}, as this model run backwards would."
         )

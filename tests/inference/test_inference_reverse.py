@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bridgeflow import registry
 from bridgeflow.assembly import assemble
 from bridgeflow.config import recipe as recipes
 from bridgeflow.errors import UsageError
 from bridgeflow.inference.pipeline import Pipeline
-from bridgeflow.inference.reverse import read_back, reversed_pipeline, start_of_flow
+from bridgeflow.inference.reverse import is_mirror, read_back, reversed_pipeline, start_of_flow
 from bridgeflow.nn.velocity import VelocityNet
 
 CAPTIONS = ["a red cube", "a cyan cone", "cats"]
@@ -80,6 +81,14 @@ def test_a_picture_gives_a_line_of_words_by_the_mirrored_task(monkeypatch: pytes
     assert turned([white]) == [three]
 
 
+def test_a_task_between_two_of_one_modality_is_nobody_s_mirror() -> None:
+    tasks = {name: registry.load("task", name) for name in ("t2i", "caption", "depth", "recolour")}
+    assert is_mirror(tasks["caption"], tasks["t2i"])
+    assert is_mirror(tasks["t2i"], tasks["caption"])
+    assert not is_mirror(tasks["recolour"], tasks["recolour"])
+    assert not is_mirror(tasks["depth"], tasks["t2i"])
+
+
 @pytest.mark.parametrize("prediction", ["velocity", "target"])
 def test_times_fall_and_the_end_of_the_path_is_asked_for_where_there_is_a_velocity(prediction: str) -> None:
     pipeline = words(f"prediction={prediction}", "sampling.solver.steps=4")
@@ -98,6 +107,8 @@ def test_it_is_said_why_a_model_cannot_be_run_backwards() -> None:
         words("source_encoder={name: noisy, width: 16, depth: 1}").reverse(picture)
     with pytest.raises(UsageError, match=r"the modality text has no finite choice .*source.codec.layer=0"):
         words("source.codec.layer=-1").reverse(picture)
+    with pytest.raises(UsageError, match="no installed task goes from image_latent to text"):
+        reversed_pipeline(words(), "superres")
     small = ["network.channels=[8,8,8]", "network.attention=[]"]
     with pytest.raises(UsageError, match="no installed task goes from depth to image_latent"):
         words(recipe="depth/blocks", size=small).reverse(picture)
