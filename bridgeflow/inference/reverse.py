@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from copy import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,11 +22,13 @@ from bridgeflow.config.keys import SamplingSettings
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.flow.guidance import NoGuidance
 from bridgeflow.flow.solver import OPEN_END_STEP
-from bridgeflow.inference.pipeline import Pipeline
 from bridgeflow.inference.stages import Done, EncodedBatch, SampledBatch, Stages, Steps
 from bridgeflow.modality import Item, Modality
 from bridgeflow.nn.encoded import Encoded
 from bridgeflow.task import Task
+
+if TYPE_CHECKING:
+    from bridgeflow.inference.pipeline import Pipeline
 
 
 def is_mirror(task: type[Task], other: type[Task]) -> bool:
