@@ -203,9 +203,10 @@ class Bridge(nn.Module):
         time: TimeSchedule,
         randomness: Randomness,
         progress: float = 1.0,
+        objective: Objective | None = None,
     ) -> Tensor:
         """The loss of the flow alone at times that `time` draws, a mean over the target's real values and the batch.
-        z1: target latents (B, *shape). null: bool (B,), on the device."""
+        z1: target latents (B, *shape). null: bool (B,), on the device. objective: another than that of training."""
 
         own = null
 
@@ -225,7 +226,7 @@ class Bridge(nn.Module):
             progress=progress,
             randomness=randomness,
         )
-        return self.objective.loss(batch)
+        return (objective or self.objective).loss(batch)
 
     def _predict(self, encoded: Encoded, z: Tensor, t: Tensor, null: Tensor, r: Tensor | None = None) -> list[Tensor]:
         """What the network predicts at each of its resolutions, the last at the latent's own."""

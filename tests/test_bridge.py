@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from bridgeflow import registry
 from bridgeflow.bridge import Bridge, BridgeSettings, Losses
-from bridgeflow.errors import UsageError
 from bridgeflow.flow.guidance import IndicatorGuidance
 from bridgeflow.flow.losses import contrastive_loss, kl_loss
 from bridgeflow.flow.path import StraightPathSettings
@@ -441,65 +440,3 @@ def test_every_solver_ends_at_the_target_that_is_predicted(method: str, grid: st
     encoded = bridge.encode(Latent(numbers(GRID)))
     z1 = bridge.sample(encoded, registry.load("solver", method)().build(), steps, IndicatorGuidance(2.0))
     torch.testing.assert_close(z1, torch.full_like(z1, 0.7), rtol=0, atol=2e-3 if method == "dopri5" else 1e-4)
-
-
-class Averages(VelocityNet):
-    """Keeps the two times it is asked for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: list[tuple[float, float]] = []
-
-    def forward(self, z: Tensor, t: Tensor, null: Tensor, *_: object, r: Tensor | None = None) -> Tensor:
-        assert r is not None
-        self.asked += [(float(t[0]), float(r[0]))]
-        return torch.zeros_like(z)
-
-
-class AveragesSettings(NetworkSettings):
-    def build(self, latent: LatentSpec, context: LatentSpec | None = None) -> VelocityNet:
-        assert self.second_time
-        return Averages()
-
-
-@pytest.mark.parametrize(
-    ("solver", "steps", "asked"),
-    [
-        (Euler(), 1, [(0.0, 1.0)]),
-        (Euler(), 4, [(0.0, 0.0625), (0.0625, 0.25), (0.25, 0.5625), (0.5625, 1.0)]),
-        # Other solvers look at velocities at one time, which is the average over no time at all.
-        (Heun(), 1, [(0.0, 0.0), (1.0, 1.0)]),
-    ],
-)
-def test_a_step_of_euler_follows_the_average_over_it(
-    solver: Euler | Heun, steps: int, asked: list[tuple[float, float]]
-) -> None:
-    time = TimeSchedule(density="power", power=2, grid="density")
-    settings = BridgeSettings(objective={"name": "mean_flow"}, time=time)
-    bridge = Bridge(settings, AveragesSettings(), GRID, GRID)
-    encoded = bridge.encode(Latent(torch.randn(2, *GRID.shape)))
-    bridge.sample(encoded, solver, steps)
-    network = bridge.network
-    assert isinstance(network, Averages)
-    assert network.asked == asked
-
-
-def test_an_objective_of_velocities_refuses_to_predict_targets() -> None:
-    settings = BridgeSettings(objective={"name": "mean_flow"}, prediction="target")
-    with pytest.raises(UsageError, match="mean_flow teaches velocities, not prediction=target"):
-        Bridge(settings, DIT, GRID, GRID)
-
-
-def test_mean_flow_gives_every_parameter_a_gradient_and_follows_the_training() -> None:
-    settings = BridgeSettings(objective={"name": "mean_flow", "guidance": 2.0, "curriculum": (0.0, 0.5)})
-    bridge = Bridge(settings, DIT, GRID, GRID)
-    with torch.no_grad():
-        for parameter in bridge.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    pair = [Latent(torch.randn(4, *GRID.shape, generator=generator("test", side))) for side in range(2)]
-    null = torch.tensor([True, False, False, False])
-    found = [bridge(*pair, generator("draws"), null, progress) for progress in (0.0, 0.25, 1.0)]
-    assert len({float(own.total.detach()) for own in found}) == 3
-    found[-1].total.backward()
-    without = [name for name, own in bridge.named_parameters() if own.grad is None or not own.grad.abs().sum() > 0]
-    assert without == []

@@ -1,8 +1,8 @@
 """MeanFlow: a network learns average velocities, so that one evaluation leads from the start of a flow to its end.
 
 u(z_t, t, r) is the mean of the velocity along the flow from t to r, so that z_r = z_t + (r - t) u(z_t, t, r).
-Differentiating (r - t) u by t along the flow gives u = v + (r - t) du/dt (Geng et al., arXiv 2505.13447, equation 6,
-whose time runs the other way), of which the right-hand side is what u is trained towards.
+Differentiating (r - t) u by t along the flow gives u = v + (r - t) du/dt (Geng et al., arXiv 2505.13447, the
+MeanFlow identity; their time runs the other way), of which the right-hand side is what u is trained towards.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class MeanFlow(Objective):
         self, flow: FlowBatch, z_t: Tensor, t: Tensor, r: Tensor, velocity: Tensor, alpha: float
     ) -> tuple[Tensor, Tensor]:
         """The same without a derivative: a step of the velocity from t to s = alpha r + (1 - alpha) t, and the average
-        that the network itself gives from there (Zhang et al., arXiv 2510.20771, equation 9)."""
+        that the network itself gives from there (arXiv 2510.20771)."""
         s = alpha * r + (1 - alpha) * t
         with torch.no_grad():
             z_s = z_t + expand(s - t, z_t) * velocity

@@ -24,7 +24,7 @@ from bridgeflow.flow.guidance import NoGuidance
 from bridgeflow.flow.solver import OPEN_END_STEP
 from bridgeflow.inference.stages import Done, EncodedBatch, SampledBatch, Stages, Steps
 from bridgeflow.modality import Item, Modality
-from bridgeflow.nn.encoded import Encoded
+from bridgeflow.nn.encoded import Encoded, SourceEncoder
 from bridgeflow.task import Task
 
 if TYPE_CHECKING:
@@ -65,19 +65,21 @@ def reversed_pipeline(
         raise UsageError(
             f"no installed task goes from {own.target.name} to {own.source.name}, as this model run backwards would."
         )
-    _check(pipeline)
+    books = _checked(pipeline)
     turned = copy(pipeline)
     recipe = pipeline.assembly.recipe
     made = kind(kind.Options.model_validate(options or {}), pipeline.assembly.target, pipeline.assembly.source)
     turned.assembly = Assembly(recipe, made)
     stages = pipeline.stages
-    turned.stages = ReverseStages(
+    turned.stages = reversed_stages = ReverseStages(
         turned.assembly, lambda: stages.bridge, stages.device, stages.precision, stages.low_memory, stages.watch
     )
+    reversed_stages.books = books
     return turned
 
 
-def _check(pipeline: Pipeline) -> None:
+def _checked(pipeline: Pipeline) -> dict[int, Tensor]:
+    """The codes of the first place, where the source is read by codes. Raises UsageError as `reversed_pipeline`."""
     encoder, source = pipeline.bridge.source_encoder, pipeline.assembly.source
     name = pipeline.assembly.recipe.keys.source_encoder.name
     if encoder.context is not None or source.conditions:
@@ -92,11 +94,25 @@ def _check(pipeline: Pipeline) -> None:
             f"this model cannot be run backwards, because source_encoder.name={name} keeps no code of each token that "
             "could be read back: train one with source_encoder.name=local."
         )
-    if not whole and source.entries(0) is None:
+    if whole:
+        return {}
+    book = _book(encoder, source, 0)
+    if book is None:
         raise UsageError(
             f"this model cannot be run backwards, because the modality {pipeline.assembly.recipe.task.source.name} has "
             "no finite choice of tokens to read: for words set source.codec.layer=0."
         )
+    return {0: book}
+
+
+def _book(encoder: SourceEncoder, source: Modality, place: int) -> Tensor | None:
+    """The codes (1 + V, n) of all that may stand at a place; None where that is not finite. First is nothing at all, as
+    at padding, whose code is 0."""
+    entries = source.entries(place)
+    if entries is None:
+        return None
+    known = encoder.code(entries)
+    return torch.cat([torch.zeros_like(known[:1]), known])
 
 
 def start_of_flow(bridge: Bridge, z1: Tensor, sampling: SamplingSettings, steps: Steps | None = None) -> Tensor:
@@ -137,12 +153,10 @@ def read_back(bridge: Bridge, source: Modality, mu: Tensor, books: dict[int, Ten
     numbers = []
     for place in range(codes.shape[1]):
         if place not in books:
-            entries = source.entries(place)
-            assert entries is not None
-            known = bridge.source_encoder.code(entries.to(codes.device))
-            # Nothing at all, as at padding, has the code 0; it comes first, and so is number -1.
-            books[place] = torch.cat([torch.zeros_like(known[:1]), known])
-        numbers.append(torch.cdist(codes[:, place], books[place]).argmin(1) - 1)
+            book = _book(bridge.source_encoder, source, place)
+            assert book is not None
+            books[place] = book
+        numbers.append(torch.cdist(codes[:, place], books[place].to(codes.device)).argmin(1) - 1)
         if bool((numbers[-1] < 0).all()):
             # Texts have ended; to make the codes of a place takes as long as all of the flow.
             break

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -19,10 +19,10 @@ EPSILON = 1e-6
 """Of the layer norms."""
 
 
-class DiTSettings(NetworkSettings):
-    """A transformer over patches of a grid or positions of a sequence."""
+class TransformerSettings(NetworkSettings):
+    """What the transformers share."""
 
-    name: Literal["dit"] = "dit"
+    name: str
     width: int = Field(default=256, ge=16)
     """Features of a token."""
     depth: int = Field(default=6, ge=1)
@@ -33,6 +33,18 @@ class DiTSettings(NetworkSettings):
     """Hidden features of the MLP over the width."""
     patch: int = Field(default=1, ge=1)
     """Cells of a grid, per axis, that make a token; 1 for sequences."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads must divide width, but {self.width} is no multiple of {self.heads}")
+        return self
+
+
+class DiTSettings(TransformerSettings):
+    """A transformer over patches of a grid or positions of a sequence."""
+
+    name: Literal["dit"] = "dit"
     indicator: Literal["token", "embedding"] = "token"
     """`token`: one of two learned tokens is put before the others (CrossFlow's paper); `embedding`: added to
     the time embedding (its published DiT)."""
@@ -41,12 +53,6 @@ class DiTSettings(NetworkSettings):
     """Factor on t before its sinusoid; CrossFlow's published DiT takes t as it is, 1."""
     time_features: int = Field(default=128, ge=2)
     """Features of the sinusoid of t."""
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> DiTSettings:
-        if self.width % self.heads:
-            raise ValueError(f"heads must divide width, but {self.width} is no multiple of {self.heads}")
-        return self
 
     def build(self, latent: LatentSpec, context: LatentSpec | None = None) -> VelocityNet:
         """The network; a context is a sequence latent whose positions are attended to."""

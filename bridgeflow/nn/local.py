@@ -64,7 +64,8 @@ class LocalSource(SourceEncoder):
     def code(self, features: Tensor) -> Tensor:
         """See `SourceEncoder.code`; of variance 1."""
         # In float32: the codes of words have to be told apart through the noise, and the product costs nothing.
-        return F.layer_norm(features.float(), features.shape[-1:]) @ self.projection.float()
+        features = features.to(self.projection.device, torch.float32)
+        return F.layer_norm(features, features.shape[-1:]) @ self.projection.float()
 
     def codes_of(self, mu: Tensor) -> Tensor:
         """See `SourceEncoder.codes_of`; padding is 0."""

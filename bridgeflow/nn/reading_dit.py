@@ -12,34 +12,25 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from bridgeflow.errors import UsageError
 from bridgeflow.flow.path import expand
 from bridgeflow.modality import LatentSpec
-from bridgeflow.nn.dit import EPSILON, DiTBlock, zero_linear
+from bridgeflow.nn.dit import EPSILON, DiTBlock, TransformerSettings, zero_linear
 from bridgeflow.nn.local import Spans
 from bridgeflow.nn.ops import layer_norm
 from bridgeflow.nn.patches import Patches, grid_positions
 from bridgeflow.nn.recompute import Recomputing
-from bridgeflow.nn.velocity import Conditioning, NetworkSettings, VelocityNet
+from bridgeflow.nn.velocity import Conditioning, VelocityNet
 
 
-class ReadingDiTSettings(NetworkSettings):
-    """A transformer that reads the source out of its state first, for flows that start from words alone."""
+class ReadingDiTSettings(TransformerSettings):
+    """A transformer that reads the source out of its state first, for flows that start from words alone. `depth` are
+    the blocks that predict the velocity."""
 
     name: Literal["reading_dit"] = "reading_dit"
-    width: int = Field(default=192, ge=16)
-    """Features of a token."""
-    depth: int = Field(default=6, ge=1)
-    """Blocks that predict the velocity."""
-    heads: int = Field(default=6, ge=1)
-    """Attention heads; they divide the width."""
-    mlp_ratio: float = Field(default=4.0, gt=0)
-    """Hidden features of the MLP over the width."""
-    patch: int = Field(default=1, ge=1)
-    """Cells of a grid, per axis, that make a token; 1 for sequences."""
     spans: int = Field(default=24, ge=1)
     """Equal parts of the state, cell by cell, that are read as tokens: as many as the source has tokens that
     `source_encoder.name=local` gives values of their own."""
@@ -47,12 +38,6 @@ class ReadingDiTSettings(NetworkSettings):
     """Blocks that read the source."""
     reading_weight: float = Field(default=0.5, gt=0)
     """Weight of the squared error of the source that is read, each row's times 1 - t."""
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> ReadingDiTSettings:
-        if self.width % self.heads:
-            raise ValueError(f"heads must divide width, but {self.width} is no multiple of {self.heads}")
-        return self
 
     def build(self, latent: LatentSpec, context: LatentSpec | None = None) -> VelocityNet:
         """The network. Raises UsageError where there is a context, or a span would have no value."""
