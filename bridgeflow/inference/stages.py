@@ -164,7 +164,9 @@ class Stages:
             if not all(torch.isfinite(own.mean).all() for own in latent.parts("source").values()):
                 raise BridgeflowError("it holds numbers that are not finite (NaN or infinite): fix the input.")
             terms.append((self._wait(latent), torch.tensor([rows[piece] for piece in column])))
-            self._note_out_of_distribution(jobs, latent, terms[-1][1])
+            # What is added in a sum, such as a lone word, need not be like the inputs of the training.
+            if len(terms) == 1 or not jobs[0].mixture.standardised:
+                self._note_out_of_distribution(jobs, latent, terms[-1][1])
         return EncodedBatch(jobs, terms)
 
     def _note_out_of_distribution(self, jobs: Sequence[Job], latent: Latent, rows: Tensor) -> None:
