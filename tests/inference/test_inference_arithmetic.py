@@ -12,6 +12,7 @@ from torch import Tensor
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.inference.arithmetic import PLAIN, Mixture, between, mix, standardise, sums
 from bridgeflow.inference.pipeline import Pipeline
+from bridgeflow.modality import Latent
 from bridgeflow.nn.encoded import Encoded
 
 Make = Callable[..., Pipeline]
@@ -208,3 +209,22 @@ def test_an_interpolation_has_two_ends(pipeline_of: Make) -> None:
     pipeline = pipeline_of("direct")
     with pytest.raises(UsageError, match="at least 2 frames, its ends, not 1"):
         pipeline.interpolate(toys(pipeline, 1), toys(pipeline, 2)[0], frames=1)
+
+
+def test_of_a_sum_the_first_term_alone_has_to_be_like_the_training(pipeline_of: Make) -> None:
+    pipeline = pipeline_of("noisy")
+    a, b, c = toys(pipeline, 1, 2, 3)
+
+    class AllFar:
+        asked = 0
+
+        def is_ood(self, latent: Latent) -> Tensor:
+            self.asked += 1
+            return torch.ones(len(latent), dtype=torch.bool)
+
+    pipeline.stages.familiarity = far = AllFar()
+    pipeline.combine([a], [b], [c])
+    assert (far.asked, pipeline.out_of_distribution) == (1, {0})
+    # On the way between two, both are inputs.
+    pipeline.interpolate([a], b, 3)
+    assert far.asked == 1 + 4
