@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from docs_reader import SCENES, TINY, TINY_TASK, write_files
+from docs_reader import SCENES, TINY, TINY_TASK, WORDS, write_files
 
 from bridgeflow.cli.main import invoke
 
 
 @pytest.fixture(scope="session")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of somebody who reads the documentation: files, and runs/TASK-blocks-01 of every task."""
+    """The folder of somebody who reads the documentation: files, and runs/TASK-blocks-01 of every task, and runs/words-0."""
     folder = tmp_path_factory.mktemp("reader")
     write_files(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -20,4 +20,5 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         for task, own in TINY_TASK.items():
             assert invoke(["train", "--task", task, *TINY, *SCENES, *own]) == 0
+        assert invoke(["train", "--task", "t2i", *TINY, *SCENES, *WORDS]) == 0
     return folder

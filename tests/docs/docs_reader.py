@@ -34,6 +34,17 @@ TINY_TASK = {
     "caption": ["target.codec.steps=2", "target.codec.width=32"],
     "t2i": ["target.codec.steps=2", "network.channels=[16]", "network.blocks=1", "source_encoder.depth=1"],
 }
+# A model of pictures from words alone, which pages run backwards.
+WORDS = [
+    "--recipe",
+    "t2i/blocks-words",
+    "-o",
+    "runs/words-0",
+    "target.codec.steps=2",
+    "network.width=32",
+    "network.depth=1",
+    "network.reading_depth=1",
+]
 SCENES = ["data.size=64", "data.held_out=16", "data.workers=1"]
 
 
