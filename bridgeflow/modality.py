@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bridgeflow.errors import BridgeflowError
@@ -228,6 +229,11 @@ class Modality(nn.Module, ABC):
     def from_entries(self, numbers: Sequence[Sequence[int]]) -> list[Item]:
         """Items of the entries at each place, by their numbers; -1 is nothing, as at padding."""
         raise NotImplementedError
+
+    def mean_and_spread(self, items: Sequence[Item]) -> tuple[Item, NDArray[np.float32]] | None:
+        """The mean of several items of one size, and their standard deviation at each place of it (H, W), in the item's
+        units, for modalities whose items are maps of numbers. None for any other."""
+        return None
 
     def unload(self) -> None:
         """Frees weights that are read again when they are next needed; nothing where there are none."""

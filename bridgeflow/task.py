@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.modality import API_VERSION, Item, Modality
@@ -130,6 +131,13 @@ class Task:
         rows: Sequence[Mapping[str, Any]],
     ) -> Thorough | None:
         """More figures of results against truths, for `bridgeflow eval`; a training's own scoring leaves them out."""
+        return None
+
+    def errors(
+        self, result: Item, spread: NDArray[np.floating], truth: Item
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating]] | None:
+        """The error of a result at each place that counts, (n,), and the spread (H, W) that was stated for it there,
+        (n,), both in the item's units; None for a task whose results have no errors place by place."""
         return None
 
     def baseline(

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     "  bridgeflow eval --task depth --count 256 --picture depth.png\n"
     "  bridgeflow eval --task superres --data folder:photos --split all\n"
     "  bridgeflow eval --task depth --data folder:rooms options.alignment=scale_and_shift\n"
+    "  bridgeflow eval --task depth --samples 8\n"
     "  bridgeflow eval --task depth --compare runs/depth-blocks-01 depth/blocks-full",
 )
 @task_option()
@@ -51,6 +52,13 @@ if TYPE_CHECKING:
     help="Rows that are scored: all for data that nothing was trained on.",
 )
 @click.option("--count", type=click.IntRange(min=1), default=256, show_default=True, help="Examples.")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Results for each example: their mean is scored, and their spread held against its errors.",
+)
 @click.option("--steps", type=click.IntRange(min=1), help="Solver steps; the checkpoint's by default.")
 @solver_option
 @click.option("--guidance", type=float, metavar="SCALE", help="Scale of the guidance; 1 is none.")
@@ -70,6 +78,7 @@ def evaluate(
     columns: tuple[str, ...],
     split: str,
     count: int,
+    samples: int,
     steps: int | None,
     solver: str | None,
     guidance: float | None,
@@ -142,6 +151,7 @@ def evaluate(
                 seed,
                 lambda done, total, what=what: console(done, total, what),  # type: ignore[misc]
                 thorough=not quick,
+                samples=samples,
             )
         report.scored = _facts(pipeline, name, rows.description, split, seed)
         scored.append((pipeline, report))
@@ -298,5 +308,23 @@ def _picture(scored: list[tuple[Pipeline, Report]], names: list[Any], examples: 
         ("first", report.picture),
         ("worst", picture_of(pipeline, examples, report.results, report.ranked[:shown])),
         ("best", picture_of(pipeline, examples, report.results, report.ranked[::-1][:shown])),
+        ("uncertainty", _uncertainty(pipeline, report, examples, shown) if report.spreads else None),
     ]
     return pictures.stacked([(title, image) for title, image in parts if image is not None])
+
+
+def _uncertainty(pipeline: Pipeline, report: Report, examples: Examples, shown: int) -> Any:
+    """Source, result and the spread of its samples, all spreads on one scale."""
+    import numpy as np
+
+    from bridgeflow.inference import pictures
+    from bridgeflow.inference.spread import heat
+
+    spreads = report.spreads[:shown]
+    largest = max(float(np.percentile(own, 99)) for own in spreads)
+    source, target = pipeline.assembly.source, pipeline.assembly.target
+    rows = [
+        [source.preview(item), target.preview(result), heat(spread, largest)]
+        for item, result, spread in zip(examples.sources[:shown], report.results[:shown], spreads, strict=True)
+    ]
+    return pictures.grid(["source", "mean", "spread"], rows)

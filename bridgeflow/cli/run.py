@@ -27,6 +27,7 @@ from bridgeflow.cli.options import (
 )
 from bridgeflow.cli.request import Request
 from bridgeflow.cli.results import ResultWriter
+from bridgeflow.cli.uncertainty import UncertaintyWriter
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.sentences import bounded, printable, tidy
 
@@ -51,6 +52,7 @@ MOST_LOOKED_AT = 16
     '  bridgeflow run --task t2i "a red cube" --interpolate "a blue sphere" --frames 24 -o way.gif\n'
     "  cat prompts.txt | bridgeflow run --task t2i -o pictures/\n"
     "  bridgeflow run --task superres small.png --trajectory flow.gif\n"
+    "  bridgeflow run --task depth image.jpg --samples 8 --uncertainty\n"
     '  bridgeflow run --task recolour scene.png --with text="make the cube red"'
 )
 @task_option()
@@ -71,6 +73,11 @@ MOST_LOOKED_AT = 16
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of whatever is drawn.")
 @click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Results for each input.")
+@click.option(
+    "--uncertainty",
+    is_flag=True,
+    help="Write the mean of the --samples as the result, and a map of how far they differ.",
+)
 @click.option("--steps", type=click.IntRange(min=1), help="Solver steps; the checkpoint's by default.")
 @solver_option
 @click.option("--guidance", type=float, metavar="SCALE", help="Scale of the guidance; 1 is none.")
@@ -98,6 +105,7 @@ def run(
     conditions: tuple[str, ...],
     seed: int,
     samples: int,
+    uncertainty: bool,
     steps: int | None,
     solver: str | None,
     guidance: float | None,
@@ -124,7 +132,8 @@ def run(
         find_task(task, lambda: given_checkpoint(task, checkpoint))
         from bridgeflow import api
         from bridgeflow.conditioned import check_conditions
-    _check_options(samples, plus + minus, interpolate, frames, trajectory)
+        from bridgeflow.inference.spread import check_poolable
+    _check_options(samples, plus + minus, interpolate, frames, trajectory, uncertainty)
     given = list(inputs) or lines_on_stdin()
     with console.doing("opening the checkpoint"):
         opened = given_checkpoint(task, checkpoint)
@@ -147,8 +156,11 @@ def run(
     )
     asked = {"with": beside, "plus": list(plus), "minus": list(minus), "interpolate": interpolate}
     facts = {"task": task, "checkpoint": str(opened.folder), "seed": seed, **{k: v for k, v in asked.items() if v}}
-    if request.frames:
-        writer: ResultWriter = FrameWriter(target, output, len(entries) > 1, as_json, facts, request.frames)
+    if uncertainty:
+        check_poolable(target, samples)
+        writer: ResultWriter = UncertaintyWriter(target, output, len(entries) > 1, as_json, facts)
+    elif request.frames:
+        writer = FrameWriter(target, output, len(entries) > 1, as_json, facts, request.frames)
     else:
         writer = ResultWriter(target, output, len(entries) * samples > 1, as_json, facts)
     _warn_of_losses(source, entries, request, read, console)
@@ -174,7 +186,12 @@ def _conditions(given: tuple[str, ...]) -> dict[str, str]:
 
 
 def _check_options(
-    samples: int, terms: tuple[str, ...], interpolate: str | None, frames: int | None, trajectory: str | None
+    samples: int,
+    terms: tuple[str, ...],
+    interpolate: str | None,
+    frames: int | None,
+    trajectory: str | None,
+    uncertainty: bool,
 ) -> None:
     """Raises UsageError where options do not go together."""
     if trajectory is not None and not trajectory.lower().endswith((".gif", ".png")):
@@ -183,6 +200,8 @@ def _check_options(
         if frames is not None:
             raise click.UsageError("--frames counts the frames of --interpolate: give both.")
         return
+    if uncertainty:
+        raise click.UsageError("--interpolate does not go with --uncertainty: leave one of them out.")
     if terms:
         raise click.UsageError("--interpolate does not go with --plus or --minus: leave one of them out.")
     if samples > 1:

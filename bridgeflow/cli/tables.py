@@ -35,6 +35,18 @@ def print_report(report: Any) -> None:
         emit(line.rstrip())
     for note in report.notes:
         emit(f"note: {note}")
+    if report.calibration is not None:
+        print_calibration(report.calibration)
+
+
+def print_calibration(found: Any) -> None:
+    """A line for each tenth of the places by stated spread, with the mean error there, and what they amount to."""
+    emit("places by stated spread, a tenth each")
+    emit(f"{'':<10}{'spread':>12}{'error':>12}")
+    for place, (spread, error) in enumerate(zip(found.spread, found.error, strict=True), 1):
+        emit(f"{place:<10}{spread:>12.5f}{error:>12.5f}")
+    emit(f"the error {'rises' if found.rises else 'does not rise'} with the stated spread over all tenths")
+    emit(f"AUSE {found.ause:.4f} (0 for the order of the errors themselves, {found.by_chance:.4f} for none)")
 
 
 def print_comparison(reports: Sequence[Any], names: Sequence[str]) -> None:

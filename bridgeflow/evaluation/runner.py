@@ -8,15 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL.Image import Image
 
 from bridgeflow.data.pairs import Examples, read_examples, read_pairs
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.errors import BridgeflowError
+from bridgeflow.evaluation.calibration import Calibration, calibration
+from bridgeflow.evaluation.intervals import Scores, score
 from bridgeflow.evaluation.scoring import judge
-from bridgeflow.evaluation.uncertainty import Scores, score
 from bridgeflow.inference.pictures import comparison
 from bridgeflow.inference.pipeline import Pipeline
+from bridgeflow.inference.spread import check_poolable, pooled
 from bridgeflow.modality import Item
 from bridgeflow.runtime.randomness import seed_of
 from bridgeflow.task import Task
@@ -32,7 +36,8 @@ class Report:
     """figures: metric -> value; scores: how sure those are that have an interval. baseline: the figures of a trivial
     method called baseline_name, where the task has one; ceiling: of what no model can be seen to do better than. notes:
     on figures that were left out. seconds: for a result. ranked: numbers of the examples, the worst first, where the
-    task ranks them. picture: source, truth and result of the first examples. scored: what was, and how."""
+    task ranks them. picture: source, truth and result of the first examples. scored: what was, and how. spreads: of
+    several samples of each example, whose means are then the results; calibration: how the errors go with them."""
 
     count: int
     evaluations: int
@@ -48,6 +53,8 @@ class Report:
     picture: Image | None = None
     unreadable: list[str] = field(default_factory=list)
     results: list[Item] = field(default_factory=list)
+    spreads: list[NDArray[np.floating]] = field(default_factory=list)
+    calibration: Calibration | None = None
     scored: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -73,6 +80,7 @@ class Report:
             "intervals": intervals,
             **beside,
             "notes": self.notes,
+            **({"calibration": self.calibration.json()} if self.calibration else {}),
             "unreadable": self.unreadable,
             **({"scored": self.scored} if self.scored else {}),
         }
@@ -149,16 +157,31 @@ def report_on(
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
     thorough: bool = False,
+    samples: int = 1,
 ) -> Report:
-    """Figures of the pipeline on examples, see `evaluate`."""
+    """Figures of the pipeline on examples, see `evaluate`.
+
+    samples: of each example; with several, their mean is scored, and their spread held against its errors. Raises
+    UsageError where the target has no mean.
+    """
     task = pipeline.assembly.task
     seeds = [seed_of(seed, index) for index in range(len(examples.sources))]
     started = time.perf_counter()
-    results = [own[0] for own in pipeline.generate(examples.sources, seeds=seeds, on_progress=on_progress)]
+    if samples > 1:
+        check_poolable(pipeline.assembly.target, samples)
+    drawn = pipeline.generate(examples.sources, samples, seeds=seeds, on_progress=on_progress)
+    results = [own[0] for own in drawn]
+    spreads: list[NDArray[np.floating]] = []
+    if samples > 1:
+        each = [pooled(pipeline.assembly.target, own) for own in drawn]
+        results, spreads = [own.mean for own in each], [own.spread for own in each]
     seconds = (time.perf_counter() - started) / len(results)
     columns = (examples.truths, examples.sources, examples.rows)
     report = Report(len(results), pipeline.evaluations, {}, seconds=seconds, unreadable=examples.unreadable)
-    report.results = results
+    report.results, report.spreads = results, spreads
+    stated = [task.errors(*own) for own in zip(results, spreads, examples.truths, strict=True)] if spreads else []
+    found = [own for own in stated if own is not None]
+    report.calibration = calibration(found) if found else None
     if thorough:
         _judge(report, task, results, examples)
     else:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bridgeflow.config.keys import SamplingSettings
 from bridgeflow.data.pairs import Examples
-from bridgeflow.evaluation.uncertainty import Scores, score, score_of_each
+from bridgeflow.evaluation.intervals import Scores, score, score_of_each
 from bridgeflow.inference.pipeline import Pipeline
 from bridgeflow.modality import Item
 from bridgeflow.task import Task

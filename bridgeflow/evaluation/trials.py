@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridgeflow.config.keys import SamplingSettings
-from bridgeflow.evaluation.uncertainty import Scores
+from bridgeflow.evaluation.intervals import Scores
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from bridgeflow.config.keys import SamplingSettings
 from bridgeflow.data.encoding import encode
 from bridgeflow.data.pairs import Examples
 from bridgeflow.errors import UsageError
+from bridgeflow.evaluation.intervals import Scores, score
 from bridgeflow.evaluation.scoring import generate, scores_of
 from bridgeflow.evaluation.trials import Trial, Tuning, described, is_guided
-from bridgeflow.evaluation.uncertainty import Scores, score
 from bridgeflow.flow.solver import HeunSettings, SolverSettings
 from bridgeflow.inference.adjusting import guided, with_solver
 from bridgeflow.inference.pipeline import Pipeline

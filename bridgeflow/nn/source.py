@@ -38,12 +38,13 @@ class LearnedSourceSettings(TokenEncoderSettings, SourceEncoderSettings):
 
 
 class DirectSource(SourceEncoder):
-    """z0 is the source latent itself; it must have the target's shape."""
+    """z0 is the source latent itself, with noise around it where sigma is above 0; it must have the target's shape."""
 
     takes_any_size = True
 
-    def __init__(self, source: LatentSpec, target: LatentSpec) -> None:
+    def __init__(self, source: LatentSpec, target: LatentSpec, sigma: float = 0.0) -> None:
         super().__init__()
+        self.sigma = sigma
         if source.shape != target.shape:
             raise UsageError(
                 f"source_encoder 'direct' needs source and target of one shape, but the source is {source} and the "
@@ -55,8 +56,11 @@ class DirectSource(SourceEncoder):
         return z0
 
     def forward(self, source: Latent, generator: Randomness = None, sample: bool = True) -> Encoded:
-        """z0 as given, sampled where the source latent has a std."""
-        return Encoded(source.sample(generator) if sample else source.mean)
+        """z0 as given, sampled where the source latent has a std; `sample=False` gives its mean, without noise."""
+        if not sample:
+            return Encoded(source.mean)
+        z0 = source.sample(generator)
+        return Encoded(z0 + self.sigma * normal(z0.shape, generator, z0)) if self.sigma else Encoded(z0)
 
 
 class LearnedSource(SourceEncoder):
@@ -131,10 +135,13 @@ class DirectSourceSettings(SourceEncoderSettings):
     """The source latent as it is."""
 
     name: Literal["direct"] = "direct"
+    sigma: float = Field(default=0.0, ge=0)
+    """Standard deviation of noise around the source latent. Above 0, results for one source differ, and differ most
+    where the source leaves them open; 0 draws nothing."""
 
     def build(self, source: LatentSpec, target: LatentSpec) -> SourceEncoder:
         """Refuses latents of different shapes."""
-        return DirectSource(source, target)
+        return DirectSource(source, target, self.sigma)
 
 
 class DeterministicSourceSettings(LearnedSourceSettings):

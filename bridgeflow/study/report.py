@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, Literal
 
-from bridgeflow.evaluation.uncertainty import Scores, student_95
+from bridgeflow.evaluation.intervals import Scores, student_95
 from bridgeflow.study.results import Failed, Point, RunResult
 from bridgeflow.study.settings import ClaimSettings, StudySettings
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from bridgeflow.config.keys import SamplingSettings
 from bridgeflow.config.recipe import Recipe
-from bridgeflow.evaluation.uncertainty import Scores
+from bridgeflow.evaluation.intervals import Scores
 from bridgeflow.runtime import durable
 from bridgeflow.study.settings import ScoringSettings
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from bridgeflow.errors import BridgeflowError, UsageError
@@ -104,11 +105,9 @@ class DepthEstimation(Task):
         """The field's depth metrics, and on data with object masks those of the foreground."""
         each: dict[str, list[float]] = {}
         for result, truth, row in zip(results, truths, rows, strict=True):
-            counted = (truth >= self.options.nearest) & crop_mask(self.options.crop, truth.shape)
-            if self.options.farthest is not None:
-                counted &= truth <= self.options.farthest
+            counted = self._counted(truth)
             fitted = self._fitted(resize_depth(result, truth.shape), truth, counted)
-            scopes = {"foreground_": np.asarray(row["objects"]) > 0} if "objects" in row else {}
+            scopes: dict[str, Any] = {"foreground_": np.asarray(row["objects"]) > 0} if "objects" in row else {}
             for scope, mask in {**scopes, "": True}.items():
                 for name, value in depth_metrics(fitted, truth, counted & mask).items():
                     each.setdefault(scope + name, []).append(value)
@@ -138,6 +137,20 @@ class DepthEstimation(Task):
         keeps_metres = bool(self.to_modality.options.normalisation.metric)  # type: ignore[attr-defined]
         by_itself = "metric" if keeps_metres else "scale_and_shift"
         return by_itself if self.options.alignment == "auto" else self.options.alignment
+
+    def errors(self, result: Item, spread: NDArray[Any], truth: Item) -> tuple[NDArray[Any], NDArray[Any]]:
+        """See `Task.errors`: |result - truth| in metres, after the alignment, where the truth counts; the spread is
+        taken as it is."""
+        counted = self._counted(truth)
+        fitted = self._fitted(resize_depth(result, truth.shape), truth, counted)
+        return np.abs(fitted - truth)[counted], resize_depth(spread, truth.shape)[counted]
+
+    def _counted(self, truth: Item) -> NDArray[np.bool_]:
+        """Which pixels of a truth count, bool (H, W)."""
+        counted = (truth >= self.options.nearest) & crop_mask(self.options.crop, truth.shape)
+        if self.options.farthest is not None:
+            counted &= truth <= self.options.farthest
+        return np.asarray(counted)
 
     def _fitted(self, result: Item, truth: Item, counted: Item) -> Item:
         """The result aligned and within bounds."""

@@ -12,7 +12,7 @@ from bridgeflow.cli.main import invoke
 
 @pytest.fixture(scope="session")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of somebody who reads the documentation: files, and runs/TASK-blocks-01 of every task, and runs/words-0."""
+    """The folder of somebody who reads the documentation: files, runs/TASK-blocks-01 of each task and runs/words-0."""
     folder = tmp_path_factory.mktemp("reader")
     write_files(folder)
     with pytest.MonkeyPatch.context() as patch:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, PositiveInt
 from torch import Tensor
@@ -132,6 +133,12 @@ class ImageLatent(Modality):
             )
         with torch.autocast(latent.device.type, enabled=False):
             return to_images(self.codec.decode(latent.float()))
+
+    def mean_and_spread(self, items: Sequence[Pixels]) -> tuple[Pixels, NDArray[np.float32]]:
+        """See `Modality.mean_and_spread`; the spread, in steps of 255, is the root of the channels' mean variance."""
+        pictures = np.stack(items).astype(np.float32)
+        spread = np.sqrt(pictures.var(axis=0, ddof=1).mean(axis=-1))
+        return np.round(pictures.mean(axis=0)).astype(np.uint8), spread
 
     def unload(self) -> None:
         """Drops pretrained weights until they are next needed; those of a fitted codec stay, being all there is."""

@@ -12,7 +12,7 @@ from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from bridgeflow.evaluation.uncertainty import score
+from bridgeflow.evaluation.intervals import score
 from bridgeflow_plugins.image_latent import distances as module
 from bridgeflow_plugins.image_latent.distances import FEATURES, FEWEST_PAIRS, Distances, features
 from bridgeflow_plugins.image_latent.metrics import luma, psnr, psnr_y, ssim, ssim_y

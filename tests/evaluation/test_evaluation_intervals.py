@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from bridgeflow.evaluation.uncertainty import score, score_of_each
+from bridgeflow.evaluation.intervals import score, score_of_each
 
 
 def mean_of(values: Sequence[float]) -> object:
