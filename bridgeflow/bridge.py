@@ -6,7 +6,7 @@ Source: CrossFlow (arXiv 2412.15213). The flow starts from the encoded source in
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import torch
@@ -158,6 +158,9 @@ class Bridge(nn.Module):
         settings = self.settings
         device = target.mean.device
         encoded = self.source_encoder(source, randomness)
+        if target.start is not None:
+            # A flow that was run ended here: what is learned is the way from where that one began.
+            encoded = replace(encoded, z0=target.start, logvar=None)
         z0, z1 = encoded.z0, target.sample(randomness)
         batch = len(z1)
         if null is None:

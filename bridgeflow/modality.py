@@ -80,6 +80,8 @@ class Latent:
     observed: what the items look like before any codec, (B, ...), for a contrast that sees them; usually None.
     conditions: latents of what the network is given beside the state of the flow, by name; none but of a source whose
           task has conditions.
+    start: of a target that a flow ended at, where that flow began, (B, *shape); None: training begins at what the
+          source encoder makes of the source.
     """
 
     mean: Tensor
@@ -87,6 +89,7 @@ class Latent:
     mask: Tensor | None = None
     observed: Tensor | None = None
     conditions: Mapping[str, Latent] = field(default_factory=dict)
+    start: Tensor | None = None
 
     def sample(self, generator: Randomness = None) -> Tensor:
         """A draw of shape (B, *shape); the mean itself where there is no std."""
@@ -103,6 +106,7 @@ class Latent:
             mask=None if self.mask is None else self.mask.to(device),
             observed=None if self.observed is None else self.observed.to(device),
             conditions={name: own.to(device) for name, own in self.conditions.items()},
+            start=None if self.start is None else self.start.to(device),
         )
 
     def rows(self, index: Tensor | slice) -> Latent:
@@ -113,6 +117,7 @@ class Latent:
             None if self.mask is None else self.mask[index],
             None if self.observed is None else self.observed[index],
             {name: own.rows(index) for name, own in self.conditions.items()},
+            None if self.start is None else self.start[index],
         )
 
     def parts(self, place: str) -> dict[str, Latent]:

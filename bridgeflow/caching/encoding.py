@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -14,7 +14,9 @@ from bridgeflow.caching.reading import Chunk
 from bridgeflow.data.encoding import encode
 from bridgeflow.modality import Latent
 
-PARTS = ("mean", "std", "mask", "observed")
+Flow = Callable[[Latent, Sequence[int], int], Latent]
+"""Target latents of source latents, from the rows' numbers and the variant."""
+PARTS = ("mean", "std", "mask", "observed", "start")
 """What a latent may hold beside its conditions, each a tensor of its own in a shard."""
 
 
@@ -29,16 +31,22 @@ class Encoded:
 
 
 def encode_shard(
-    chunks: Sequence[Chunk], assembly: Assembly, device: torch.device, dtype: torch.dtype, observed: bool
+    chunks: Sequence[Chunk],
+    assembly: Assembly,
+    device: torch.device,
+    dtype: torch.dtype,
+    observed: bool,
+    flow: Flow | None = None,
 ) -> Encoded:
-    """Encodes the chunks of a shard one after the other; a row whose latent is not finite is left out."""
+    """Encodes the chunks of a shard one after the other; a row whose latent is not finite is left out. flow: what makes
+    the targets of the sources, instead of those of the data."""
     encoded = Encoded({})
     parts: list[dict[str, Tensor]] = []
     for chunk in chunks:
         encoded.failures |= chunk.failures
         if not chunk.kept:
             continue
-        tensors = _encode_chunk(chunk, assembly, device, dtype, observed)
+        tensors = _encode_chunk(chunk, assembly, device, dtype, observed, flow)
         sound = torch.ones(len(chunk.kept), dtype=torch.bool)
         for name, tensor in tensors.items():
             if tensor.is_floating_point():
@@ -59,12 +67,20 @@ def encode_shard(
 
 
 def _encode_chunk(
-    chunk: Chunk, assembly: Assembly, device: torch.device, dtype: torch.dtype, observed: bool
+    chunk: Chunk,
+    assembly: Assembly,
+    device: torch.device,
+    dtype: torch.dtype,
+    observed: bool,
+    flow: Flow | None,
 ) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
-    for side in SIDES:
-        batches = chunk.source if side == "source" else chunk.target
-        latents = [encode(assembly.modality(side), batch, device, observed and side == "target") for batch in batches]
+    sources = [encode(assembly.source, batch, device) for batch in chunk.source]
+    if flow is None:
+        targets = [encode(assembly.target, batch, device, observed) for batch in chunk.target]
+    else:
+        targets = [flow(own, list(chunk.kept), variant) for variant, own in enumerate(sources)]
+    for side, latents in zip(SIDES, (sources, targets), strict=True):
         drawn = [tensors_of(latent, side) for latent in latents]
         for name in dict.fromkeys(chain.from_iterable(drawn)):
             whole = [own[name].cpu() for own in drawn if name in own]
@@ -85,5 +101,5 @@ def latent_of(tensors: Mapping[str, Tensor], place: str) -> Latent:
     """The latent whose tensors `tensors_of` named."""
     inside = [name.removeprefix(f"{place}.").split(".") for name in tensors if name.startswith(f"{place}.")]
     conditions = {own[0]: latent_of(tensors, f"{place}.{own[0]}") for own in inside if len(own) > 1}
-    std, mask, observed = (tensors.get(f"{place}.{part}") for part in PARTS[1:])
-    return Latent(tensors[f"{place}.mean"], std, mask, observed, conditions)
+    std, mask, observed, start = (tensors.get(f"{place}.{part}") for part in PARTS[1:])
+    return Latent(tensors[f"{place}.mean"], std, mask, observed, conditions, start)

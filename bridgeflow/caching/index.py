@@ -77,6 +77,8 @@ class Key(Settings):
     """Rows of the data that a shard stands for."""
     batch_size: int
     """Rows that were encoded together."""
+    flow: dict[str, Any] | None = None
+    """`Reflow.key` of the model whose flows end at the targets; None for targets of the data."""
 
 
 class Shard(Settings):
@@ -137,6 +139,8 @@ def write_index(folder: Path, index: Index) -> None:
         # Left out where there are none, so that versions before them still read the cache.
         if not facts["key"][side]["conditions"]:
             del facts["key"][side]["conditions"]
+    if index.key.flow is None:
+        del facts["key"]["flow"]
     text = json.dumps(facts, indent=1, ensure_ascii=False)
     write_file(index_path(folder), text.encode())
 
@@ -260,6 +264,7 @@ def key_differences(old: Key, new: Key) -> list[str]:
             found.append(f"the {side}'s files are read in another way here than they were")
     for name in ("variants", "dtype", "observed", "shard_rows", "batch_size"):
         found += _changed({name: getattr(old, name)}, {name: getattr(new, name)}, "")
+    found += _changed(old.flow or {}, new.flow or {}, "flow")
     return found
 
 

@@ -44,6 +44,7 @@ def cache_facts(folder: Path, index: Index) -> dict[str, Any]:
         "variants": key.variants,
         "observed": key.observed,
         "shard_rows": key.shard_rows,
+        **({"flow": key.flow} if key.flow else {}),
         "columns": key.columns,
         "options": key.options,
         "data": index.data,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import ValidationError
 
 from bridgeflow.assembly import Assembly, assemble
 from bridgeflow.assembly.codec_files import restore_codec, save_codec
@@ -30,8 +28,10 @@ from bridgeflow.caching.index import (
     side_of,
     write_index,
 )
+from bridgeflow.caching.notes import note_of, note_path, present_shards
 from bridgeflow.caching.processes import Processes
 from bridgeflow.caching.reading import Chunk, PairRows, read_shards, stream_shards
+from bridgeflow.caching.reflow import Reflow
 from bridgeflow.caching.shards import not_written, shard_path, write_file, write_shard
 from bridgeflow.config.recipe import Recipe
 from bridgeflow.data.rows import Rows, Split, Stream
@@ -71,23 +71,31 @@ class Written:
     made: int
 
 
-def write_cache(recipe: Recipe, folder: Path, options: CacheOptions, device: str | None, console: Progress) -> Written:
-    """Encodes both sides of every row with the recipe's codecs, fitted first where they need it.
+def write_cache(
+    recipe: Recipe,
+    folder: Path,
+    options: CacheOptions,
+    device: str | None,
+    console: Progress,
+    flow: Reflow | None = None,
+) -> Written:
+    """Encodes both sides of every row with the recipe's codecs, fitted first where they need it. flow: a model whose
+    flows end at the targets that are kept, with their starts.
 
     Raises UsageError where the folder holds a cache of other data or another recipe, or something else; BridgeflowError
     where another command writes in it.
     """
     processes = Processes(device)
     if not processes.is_main:
-        return _write_cache(recipe, folder, options, processes, Progress(quiet=True))
+        return _write_cache(recipe, folder, options, processes, Progress(quiet=True), flow)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--output {str(folder)!r} is a file: a cache needs a folder.")
     with FolderLock(folder, "the cache in", console.warn):
-        return _write_cache(recipe, folder, options, processes, console)
+        return _write_cache(recipe, folder, options, processes, console, flow)
 
 
 def _write_cache(
-    recipe: Recipe, folder: Path, options: CacheOptions, processes: Processes, console: Progress
+    recipe: Recipe, folder: Path, options: CacheOptions, processes: Processes, console: Progress, flow: Reflow | None
 ) -> Written:
     from bridgeflow.assembly.preparing import open_rows
 
@@ -99,9 +107,9 @@ def _write_cache(
     else:
         processes.wait()
     rows = {split: open_rows(recipe, split, console) for split in SPLITS}
-    assembly = assemble(recipe)
+    assembly = assemble(recipe, None if flow is None else flow.codecs)
     if processes.is_main:
-        index = _begin(recipe, assembly, rows, folder, options, console)
+        index = _begin(recipe, assembly, rows, folder, options, console, flow)
         processes.wait()
     processes.wait()
     if not processes.is_main:
@@ -110,7 +118,7 @@ def _write_cache(
     if index.complete:
         return Written(index, sum(len(own) for own in index.shards.values()), 0)
     assembly.to(processes.device)
-    present = {split: frozenset(_present(folder, split)) for split in SPLITS}
+    present = {split: frozenset(present_shards(folder, split)) for split in SPLITS}
     found = sum(len(own) for own in present.values())
     if found:
         console.say(f"going on: {found:,} shards are in {folder} already")
@@ -119,7 +127,7 @@ def _write_cache(
     for split in SPLITS:
         with console.doing(f"encoding {split.replace('_', '-')} rows"):
             counts[split] = _encode_split(
-                rows[split], split, present[split], index.key, assembly, folder, processes, options, console
+                rows[split], split, present[split], index.key, assembly, folder, processes, flow, console
             )
     console.clear()
     processes.wait()
@@ -144,6 +152,7 @@ def _begin(
     folder: Path,
     options: CacheOptions,
     console: Progress,
+    flow: Reflow | None,
 ) -> Index:
     """The index of the cache that is in the folder, or of a new one, whose codecs are fitted and kept first."""
     from bridgeflow.assembly.preparing import prepare_codecs, warn_of_losses
@@ -158,7 +167,7 @@ def _begin(
     to_fit = [place for place, own in assembly.parts.items() if own.needs_fit]
     prepare_codecs(assembly, rows["train"], console)
     with console.doing("taking the fingerprints of the codecs"):
-        key = _key(assembly, rows, options, before)
+        key = _key(assembly, rows, options, before, flow)
     if before is not None:
         _refuse_others(folder, key_differences(before.key, key))
         return before
@@ -183,10 +192,16 @@ def _refuse_others(folder: Path, found: list[str]) -> None:
         )
 
 
-def _key(assembly: Assembly, rows: dict[Split, Rows | Stream], options: CacheOptions, before: Index | None) -> Key:
+def _key(
+    assembly: Assembly,
+    rows: dict[Split, Rows | Stream],
+    options: CacheOptions,
+    before: Index | None,
+    flow: Reflow | None,
+) -> Key:
     recipe = assembly.recipe
     conditions = sum(own.latent.size for own in assembly.source.conditions.values())
-    sizes = assembly.source.latent.size + conditions + assembly.target.latent.size
+    sizes = assembly.source.latent.size + conditions + assembly.target.latent.size * (1 if flow is None else 2)
     per_row = sizes * getattr(torch, options.dtype).itemsize * options.variants
     usual = max(SHARD_BYTES // per_row // options.batch_size, 1) * options.batch_size
     shard_rows = options.shard_rows or (before.key.shard_rows if before is not None else min(usual, MOST_ROWS))
@@ -205,6 +220,7 @@ def _key(assembly: Assembly, rows: dict[Split, Rows | Stream], options: CacheOpt
         observed=assembly.sketch_bridge().needs_target_pixels,
         shard_rows=shard_rows,
         batch_size=options.batch_size,
+        flow=None if flow is None else flow.key,
     )
 
 
@@ -227,29 +243,6 @@ def _restore(assembly: Assembly, folder: Path) -> None:
             restore_codec(modality, folder / "codecs" / place)
 
 
-def _note_path(folder: Path, split: Split, number: int) -> Path:
-    return shard_path(folder, split, number).with_suffix(".json")
-
-
-def noted_shards(folder: Path, split: Split) -> tuple[Shard, ...]:
-    """What an unfinished cache has of a split so far."""
-    return tuple(note for number in _present(folder, split) if (note := _note(folder, split, number)) is not None)
-
-
-def _note(folder: Path, split: Split, number: int) -> Shard | None:
-    """What is noted of a shard, where it is there and whole."""
-    try:
-        shard = Shard.model_validate(json.loads(_note_path(folder, split, number).read_text(encoding="utf-8")))
-        return shard if shard_path(folder, split, number).stat().st_size == shard.bytes else None
-    except (OSError, ValueError, ValidationError):
-        return None
-
-
-def _present(folder: Path, split: Split) -> list[int]:
-    numbers = sorted(int(path.stem) for path in (folder / split).glob("*.json") if path.stem.isdigit())
-    return [number for number in numbers if _note(folder, split, number) is not None]
-
-
 def _encode_split(
     rows: Rows | Stream,
     split: Split,
@@ -258,7 +251,7 @@ def _encode_split(
     assembly: Assembly,
     folder: Path,
     processes: Processes,
-    options: CacheOptions,
+    flow: Reflow | None,
     console: Progress,
 ) -> int:
     """Encodes this process's share of a split; the number of shards of the whole."""
@@ -270,7 +263,7 @@ def _encode_split(
         for number, read, chunks in shared:
             count = number + 1
             if chunks is not None:
-                _write_one(folder, split, number, read, chunks, key, assembly, processes.device)
+                _write_one(folder, split, number, read, chunks, key, assembly, processes.device, flow)
                 done += read
                 console.status(f"{what}  {done:,}")
         return max([count, *(number + 1 for number in present)])
@@ -279,7 +272,7 @@ def _encode_split(
     total = sum(min(key.shard_rows, len(rows) - number * key.shard_rows) for number in own)
     workers = assembly.recipe.training.workers
     for number, read, chunks in read_shards(rows, own, key.shard_rows, key.batch_size, pair, workers):
-        _write_one(folder, split, number, read, chunks, key, assembly, processes.device)
+        _write_one(folder, split, number, read, chunks, key, assembly, processes.device, flow)
         done += read
         console(done, total, what, "rows")
     return count
@@ -294,8 +287,9 @@ def _write_one(
     key: Key,
     assembly: Assembly,
     device: torch.device,
+    flow: Reflow | None,
 ) -> None:
-    encoded = encode_shard(chunks, assembly, device, getattr(torch, key.dtype), key.observed)
+    encoded = encode_shard(chunks, assembly, device, getattr(torch, key.dtype), key.observed, flow)
     path = shard_path(folder, split, number)
     write_shard(path, encoded.tensors)
     skipped = sorted(encoded.failures)
@@ -308,7 +302,7 @@ def _write_one(
         bytes=path.stat().st_size,
         checksum=checksum(path),
     )
-    write_file(_note_path(folder, split, number), note.model_dump_json().encode())
+    write_file(note_path(folder, split, number), note.model_dump_json().encode())
 
 
 def _finish(folder: Path, index: Index, counts: dict[Split, int]) -> Index:
@@ -316,10 +310,11 @@ def _finish(folder: Path, index: Index, counts: dict[Split, int]) -> Index:
     of; another one may have read a stream further."""
     shards: dict[Split, tuple[Shard, ...]] = {}
     counts = {
-        split: max([count, *(number + 1 for number in _present(folder, split))]) for split, count in counts.items()
+        split: max([count, *(number + 1 for number in present_shards(folder, split))])
+        for split, count in counts.items()
     }
     for split, count in counts.items():
-        noted = [_note(folder, split, number) for number in range(count)]
+        noted = [note_of(folder, split, number) for number in range(count)]
         missing = [number for number, note in enumerate(noted) if note is None]
         if missing:
             raise BridgeflowError(
@@ -335,7 +330,7 @@ def _finish(folder: Path, index: Index, counts: dict[Split, int]) -> Index:
     for split, count in counts.items():
         for number in range(count):
             with suppress(OSError):
-                _note_path(folder, split, number).unlink()
+                note_path(folder, split, number).unlink()
         remove_leftovers(folder / split)
     remove_leftovers(folder)
     return whole

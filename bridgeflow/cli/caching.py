@@ -135,16 +135,21 @@ def encode(
     )
     if launch.rank() != 0:
         return 0
+    print_cache(Path(output), written, as_json, console)
+    console.say(f"next: bridgeflow train --task {task} --data cache:{output}")
+    return 0
+
+
+def print_cache(folder: Path, written: Any, as_json: bool, console: Any) -> None:
+    """What a finished cache holds, and which rows it does not."""
     unreadable = written.index.unreadable()
     for sentence in unreadable[:5]:
         console.warn(f"left out: {sentence}")
     if len(unreadable) > 5:
-        console.warn(f"{len(unreadable):,} rows are left out; all are named in {Path(output) / 'index.json'}")
-    _print_facts(Path(output), written.index, as_json)
+        console.warn(f"{len(unreadable):,} rows are left out; all are named in {folder / 'index.json'}")
+    _print_facts(folder, written.index, as_json)
     if written.made == 0:
-        console.say(f"{output} was complete already; nothing was encoded")
-    console.say(f"next: bridgeflow train --task {task} --data cache:{output}")
-    return 0
+        console.say(f"{folder} was complete already; nothing was encoded")
 
 
 @click.group(cls=CacheGroup, help=encode.help, epilog=EPILOG)
@@ -165,7 +170,7 @@ def info(folder: str, as_json: bool) -> int:
 
     index = read_index(Path(folder), whole=False)
     if not index.complete:
-        from bridgeflow.caching.write import noted_shards
+        from bridgeflow.caching.notes import noted_shards
 
         index = index.model_copy(update={"shards": {split: noted_shards(Path(folder), split) for split in SPLITS}})
     _print_facts(Path(folder), index, as_json)

@@ -27,6 +27,7 @@ COMMANDS = {
     "study": ("bridgeflow.cli.study:study", "Train and score a set of runs, and say which claims hold."),
     "fit": ("bridgeflow.cli.fit:fit", "Fit the codec of a modality to data."),
     "cache": ("bridgeflow.cli.caching:cache", "Encode data once, to train on without the codecs."),
+    "reflow": ("bridgeflow.cli.reflow:reflow", "Run a model's flows once, to train a straighter one on their ends."),
     "data": ("bridgeflow.cli.data:data", "Look at data before training does."),
     "export": ("bridgeflow.cli.exporting:export", "Make a checkpoint fit to be given away."),
     "import": ("bridgeflow.cli.importing:importing", "Turn a published checkpoint into one of bridgeflow's."),

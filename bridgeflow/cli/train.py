@@ -14,6 +14,7 @@ from bridgeflow.cli.options import (
     data_options,
     device_option,
     find_task,
+    given_checkpoint,
     json_option,
     parse_columns,
     task_option,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     "--from",
     "initial",
     metavar="CHECKPOINT",
-    help="Start a new run with the weights of another, or of an imported one.",
+    help="Start a new run with the weights of another, of an imported one, or of an installed model.",
 )
 @click.option("--dry-run", is_flag=True, help="Try a few steps, print shapes, sizes, memory and speed; write nothing.")
 @device_option
@@ -92,9 +93,11 @@ def train(
     check_recipe(resolved.name, resolved.task_name, task)
     begin = None
     if initial is not None:
+        from bridgeflow import registry
         from bridgeflow.checkpoints.checkpoint import open_checkpoint
 
-        begin = open_checkpoint(Path(initial), thorough=True)
+        named = not Path(initial).exists() and registry.shipped(initial) is not None
+        begin = open_checkpoint(given_checkpoint(task, initial).folder if named else Path(initial), thorough=True)
     if dry_run:
         from bridgeflow.training.dry_run import dry_run as try_out
 

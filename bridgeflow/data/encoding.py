@@ -25,7 +25,8 @@ def latent(
 def _in_float32(given: Latent, observed: Tensor | None = None) -> Latent:
     conditions = {name: _in_float32(own) for name, own in given.conditions.items()}
     std = None if given.std is None else given.std.float()
-    return Latent(given.mean.float(), std, given.mask, observed, conditions)
+    start = None if given.start is None else given.start.float()
+    return Latent(given.mean.float(), std, given.mask, observed, conditions, start)
 
 
 @torch.no_grad()
