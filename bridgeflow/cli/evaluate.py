@@ -64,6 +64,11 @@ if TYPE_CHECKING:
 @click.option("--guidance", type=float, metavar="SCALE", help="Scale of the guidance; 1 is none.")
 @click.option("--weak", metavar="DIR", help="Guide away from this weaker checkpoint of the same run, by --guidance.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of whatever is drawn.")
+@click.option(
+    "--reverse",
+    is_flag=True,
+    help="Score the model run backwards too: on the true targets, and on its own results (a cycle).",
+)
 @click.option("--quick", is_flag=True, help="Leave out intervals and whatever takes long.")
 @click.option("--weights", multiple=True, metavar="NAME=PLACE", help="Weights of a judge, such as lpips=alexnet.pth.")
 @click.option("--picture", metavar="FILE", help="Write a grid of source, truth and prediction, worst and best apart.")
@@ -84,6 +89,7 @@ def evaluate(
     guidance: float | None,
     weak: str | None,
     seed: int,
+    reverse: bool,
     quick: bool,
     weights: tuple[str, ...],
     picture: str | None,
@@ -152,6 +158,7 @@ def evaluate(
                 lambda done, total, what=what: console(done, total, what),  # type: ignore[misc]
                 thorough=not quick,
                 samples=samples,
+                backwards=reverse,
             )
         report.scored = _facts(pipeline, name, rows.description, split, seed)
         scored.append((pipeline, report))

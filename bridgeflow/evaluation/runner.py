@@ -15,6 +15,7 @@ from PIL.Image import Image
 from bridgeflow.data.pairs import Examples, read_examples, read_pairs
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.errors import BridgeflowError
+from bridgeflow.evaluation.backwards import backward_scores
 from bridgeflow.evaluation.calibration import Calibration, calibration
 from bridgeflow.evaluation.intervals import Scores, score
 from bridgeflow.evaluation.scoring import judge
@@ -158,11 +159,13 @@ def report_on(
     on_progress: Callable[[int, int], None] | None = None,
     thorough: bool = False,
     samples: int = 1,
+    backwards: bool = False,
 ) -> Report:
     """Figures of the pipeline on examples, see `evaluate`.
 
-    samples: of each example; with several, their mean is scored, and their spread held against its errors. Raises
-    UsageError where the target has no mean.
+    samples: of each example; with several, their mean is scored, and their spread held against its errors.
+    backwards: with the figures of `backward_scores`. Raises UsageError where the target has no mean, or the model
+    cannot be run backwards.
     """
     task = pipeline.assembly.task
     seeds = [seed_of(seed, index) for index in range(len(examples.sources))]
@@ -186,6 +189,8 @@ def report_on(
         _judge(report, task, results, examples)
     else:
         report.figures = task.metrics(results, *columns)
+    if backwards:
+        _add(report, backward_scores(pipeline, examples, results, seed, on_progress), thorough)
     pairs = read_pairs(training, task, pipeline.assembly.recipe.columns, BASELINE_EXAMPLES) if training else ()
     learned = (pair[1] for pair in pairs if not isinstance(pair, BridgeflowError))
     trivial = task.baseline(examples.truths, examples.sources, learned)
@@ -200,6 +205,14 @@ def report_on(
         report.ceiling_name, report.ceiling = ceiling
     report.picture = picture_of(pipeline, examples, results, range(min(SHOWN, len(results))))
     return report
+
+
+def _add(report: Report, more: Scores, with_intervals: bool) -> None:
+    report.figures = {**report.figures, **more.figures}
+    if with_intervals:
+        report.scores = Scores(
+            {**report.scores.figures, **more.figures}, {**report.scores.without, **more.without}, more.count
+        )
 
 
 def picture_of(pipeline: Pipeline, examples: Examples, results: Sequence[Item], rows: Sequence[int]) -> Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -55,22 +56,27 @@ def blocks_scores(results: Sequence[str], truths: Sequence[str]) -> dict[str, fl
 
     exact_match_1, _2, _3: right to the word, of the captions with as many solids. Shares of nothing are left out.
     count: the right number of solids. size, colour, shape, relation: of the solids named, in their order; those that a
-    result lacks are wrong, and a result that is no caption of this world has nothing right.
+    result lacks are wrong, and a result that is no caption of this world has nothing right. object_accuracy: the share
+    of the solids named for which the result names one of that colour and shape, each counted once, wherever it stands.
     """
     named = [parse_caption(truth) for truth in truths]
     if not truths or any(own is None for own in named):
         return {}
     exact: dict[int, list[bool]] = {1: [], 2: [], 3: []}
     right: dict[str, list[float]] = {"count": [], "size": [], "colour": [], "shape": [], "relation": []}
+    objects: list[float] = []
     for result, truth in zip(results, named, strict=True):
         assert truth is not None
         found = parse_caption(result) or []
         exact[len(truth)].append(found == truth)
         right["count"].append(float(len(found) == len(truth)))
+        kinds, given_kinds = (Counter((own.colour, own.shape) for own in each) for each in (truth, found))
+        objects.append((kinds & given_kinds).total() / len(truth))
         for name in ("size", "colour", "shape", "relation"):
             wanted = truth[1:] if name == "relation" else truth
             given = found[1:] if name == "relation" else found
             hits = [getattr(a, name) == getattr(b, name) for a, b in zip(wanted, given, strict=False)]
             right[name] += [sum(hits) / len(wanted)] if wanted else []
     columns = {f"exact_match_{count}": [float(own) for own in values] for count, values in exact.items()} | right
+    columns["object_accuracy"] = objects
     return {name: sum(values) / len(values) for name, values in columns.items() if values}

@@ -77,11 +77,12 @@ def test_scores_of_captions_by_hand() -> None:
             "colour": (1 + 1 + 2 / 3) / 3,
             "shape": (1 + 1 + 1 / 3) / 3,
             "relation": (0 + 0) / 2,
+            "object_accuracy": (1 + 1 + 1 / 3) / 3,
         }
     )
     assert set(blocks_scores(truths, truths).values()) == {1.0}
     assert blocks_scores(["nonsense"], truths[:1]) == pytest.approx(
-        {"exact_match_1": 0.0, "count": 0.0, "size": 0.0, "colour": 0.0, "shape": 0.0}
+        {"exact_match_1": 0.0, "count": 0.0, "size": 0.0, "colour": 0.0, "shape": 0.0, "object_accuracy": 0.0}
     )
     assert blocks_scores(["a dog"], ["a dog"]) == {}
     assert blocks_scores([], []) == {}
