@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from bridgeflow.modality import LatentSpec
 from bridgeflow.nn.attention import MLP, CrossAttention, SelfAttention, SquaredReLUMLP
+from bridgeflow.nn.modern import ModernBlock, rotations
 from bridgeflow.nn.ops import layer_norm
-from bridgeflow.nn.patches import Patches, grid_positions
+from bridgeflow.nn.patches import Patches, grid_positions, zero_linear
 from bridgeflow.nn.recompute import Recomputing
 from bridgeflow.nn.velocity import Conditioning, NetworkSettings, VelocityNet
 
@@ -45,6 +46,9 @@ class DiTSettings(TransformerSettings):
     """A transformer over patches of a grid or positions of a sequence."""
 
     name: Literal["dit"] = "dit"
+    block: Literal["published", "modern"] = "published"
+    """`published`: that of DiT, with fixed sinusoidal positions. `modern`: root mean square norms, normalised queries
+    and keys, rotary positions over the grid, and a gated MLP, with about as many weights."""
     indicator: Literal["token", "embedding"] = "token"
     """`token`: one of two learned tokens is put before the others (CrossFlow's paper); `embedding`: added to
     the time embedding (its published DiT)."""
@@ -59,26 +63,18 @@ class DiTSettings(TransformerSettings):
         return DiT(self, latent, context)
 
 
-def zero_linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer that gives zero until it is trained."""
-    layer = nn.Linear(inputs, outputs)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
 class DiTBlock(nn.Module):
     """Self-attention, cross-attention where there is a context, and MLP, each scaled, shifted and gated."""
 
     def __init__(
-        self, width: int, heads: int, mlp_ratio: float, context_width: int | None = None, modern: bool = False
+        self, width: int, heads: int, mlp_ratio: float, context_width: int | None = None, reading: bool = False
     ) -> None:
-        """modern: queries and keys are normalised, the MLP has a squared ReLU, and gates begin at 1 instead of 0."""
+        """reading: queries and keys are normalised, the MLP has a squared ReLU, and gates begin at 1 instead of 0."""
         super().__init__()
-        self.modern = modern
-        self.attention = SelfAttention(width, heads, qk_norm=modern)
+        self.reading = reading
+        self.attention = SelfAttention(width, heads, qk_norm=reading)
         hidden = round(width * mlp_ratio)
-        self.mlp: nn.Module = SquaredReLUMLP(width, hidden) if modern else MLP(width, hidden)
+        self.mlp: nn.Module = SquaredReLUMLP(width, hidden) if reading else MLP(width, hidden)
         self.modulation = nn.Sequential(nn.SiLU(), zero_linear(width, 6 * width))
         if context_width is not None:
             self.norm_context = nn.LayerNorm(width)
@@ -88,7 +84,7 @@ class DiTBlock(nn.Module):
     def forward(self, x: Tensor, condition: Tensor, context: Tensor | None, context_mask: Tensor | None) -> Tensor:
         """x: (B, N, width); condition: (B, width)."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(6, dim=-1)
-        if self.modern:
+        if self.reading:
             gate_a, gate_m = 1 + gate_a, 1 + gate_m
         x = torch.addcmul(x, gate_a, self.attention(layer_norm(x, 1 + scale_a, shift_a, EPSILON)))
         if context is not None:
@@ -104,8 +100,16 @@ class DiT(VelocityNet, Recomputing):
         width = settings.width
         self.patches = Patches(latent, settings.patch)
         self.embed = nn.Linear(self.patches.width, width)
-        # Kept with the weights: imported ones bring an order of features of their own.
-        self.register_buffer("positions", grid_positions(self.patches.grid, width))
+        self.positions: Tensor
+        self.turns: Tensor
+        if settings.block == "published":
+            # Kept with the weights: imported ones bring an order of features of their own.
+            self.register_buffer("positions", grid_positions(self.patches.grid, width))
+        else:
+            before = 1 if settings.indicator == "token" else 0
+            turns = rotations(self.patches.grid, width // settings.heads, before)
+            self.register_buffer("turns", turns, persistent=False)
+        self.modern = settings.block == "modern"
         self.conditioning = Conditioning(
             width,
             settings.second_time,
@@ -115,8 +119,9 @@ class DiT(VelocityNet, Recomputing):
         )
         self.indicator = nn.Parameter(0.02 * torch.randn(2, width)) if settings.indicator == "token" else None
         self.context_embed = nn.Linear(context.shape[-1], width) if context is not None else None
+        block: type[nn.Module] = ModernBlock if self.modern else DiTBlock
         self.blocks = nn.ModuleList(
-            DiTBlock(width, settings.heads, settings.mlp_ratio, width if context is not None else None)
+            block(width, settings.heads, settings.mlp_ratio, width if context is not None else None)
             for _ in range(settings.depth)
         )
         self.modulation = nn.Sequential(nn.SiLU(), zero_linear(width, 2 * width))
@@ -132,14 +137,17 @@ class DiT(VelocityNet, Recomputing):
         r: Tensor | None = None,
     ) -> Tensor:
         """See `VelocityNet.forward`."""
-        x = self.embed(self.patches.split(z)) + self.positions
+        x = self.embed(self.patches.split(z))
+        if not self.modern:
+            x = x + self.positions
+        where = (self.turns,) if self.modern else ()
         condition = self.conditioning(t, null, r)
         if self.indicator is not None:
             x = torch.cat([self.indicator[null.long()][:, None].to(x.dtype), x], dim=1)
         if self.context_embed is not None and context is not None:
             context = self.context_embed(context)
         for block in self.blocks:
-            x = self.call(block, x, condition, context, context_mask)
+            x = self.call(block, x, condition, *where, context, context_mask)
         if self.indicator is not None:
             x = x[:, 1:]
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)

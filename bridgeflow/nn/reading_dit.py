@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from bridgeflow.errors import UsageError
 from bridgeflow.flow.path import expand
 from bridgeflow.modality import LatentSpec
-from bridgeflow.nn.dit import EPSILON, DiTBlock, TransformerSettings, zero_linear
+from bridgeflow.nn.dit import EPSILON, DiTBlock, TransformerSettings
 from bridgeflow.nn.local import Spans
 from bridgeflow.nn.ops import layer_norm
-from bridgeflow.nn.patches import Patches, grid_positions
+from bridgeflow.nn.patches import Patches, grid_positions, zero_linear
 from bridgeflow.nn.recompute import Recomputing
 from bridgeflow.nn.velocity import Conditioning, VelocityNet
 
@@ -52,7 +52,7 @@ class ReadingDiTSettings(TransformerSettings):
 
 
 def _blocks(settings: ReadingDiTSettings, depth: int) -> nn.ModuleList:
-    blocks = (DiTBlock(settings.width, settings.heads, settings.mlp_ratio, modern=True) for _ in range(depth))
+    blocks = (DiTBlock(settings.width, settings.heads, settings.mlp_ratio, reading=True) for _ in range(depth))
     return nn.ModuleList(blocks)
 
 

@@ -64,8 +64,9 @@ def test_it_learns_what_only_the_start_says() -> None:
     )
     torch.manual_seed(0)
     bridge = Bridge(settings, ReadingDiTSettings(**SMALL), WORDS, GRID)
-    optimizer = torch.optim.AdamW(bridge.parameters(), 1e-2)
-    for step in range(150):
+    # 0.97 to 1 of the colours for four seeds; at a rate of 0.01 it depends on how a processor rounds.
+    optimizer = torch.optim.AdamW(bridge.parameters(), 3e-3)
+    for step in range(250):
         optimizer.zero_grad()
         losses = bridge(*pair(64, step), generator("train", step))
         losses.total.backward()

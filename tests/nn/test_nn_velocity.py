@@ -23,6 +23,12 @@ CASES: dict[str, tuple[NetworkSettings, LatentSpec]] = {
     "dit_embedding": (DiTSettings(**SMALL_DIT, indicator="embedding"), LatentSpec((2, 4, 4), "grid")),
     "dit_line": (DiTSettings(**SMALL_DIT, patch=4), LatentSpec((2, 16), "grid")),
     "dit_volume": (DiTSettings(**SMALL_DIT, patch=2), LatentSpec((2, 4, 4, 2), "grid")),
+    "dit_modern": (DiTSettings(**SMALL_DIT, patch=2, block="modern"), LatentSpec((3, 8, 6), "grid")),
+    "dit_modern_volume": (
+        DiTSettings(**SMALL_DIT, block="modern", indicator="embedding"),
+        LatentSpec((2, 2, 3, 2), "grid"),
+    ),
+    "dit_modern_sequence": (DiTSettings(**SMALL_DIT, block="modern"), LatentSpec((5, 7), "sequence")),
     "dit_sequence": (DiTSettings(**SMALL_DIT), LatentSpec((5, 7), "sequence")),
     "unet": (UNetSettings(**SMALL_UNET), LatentSpec((3, 8, 12), "grid")),
     "unet_patch": (UNetSettings(**SMALL_UNET, patch=2), LatentSpec((2, 8, 8), "grid")),
