@@ -16,16 +16,13 @@ from torch import Tensor, nn
 from bridgeflow.errors import UsageError
 from bridgeflow.flow.coupling import Coupling, CouplingSettings, PairedCouplingSettings, draw_null_rows
 from bridgeflow.flow.guidance import Guidance, IndicatorVelocity, NoGuidance
-from bridgeflow.flow.losses import (
-    KLSettings,
-    kl_loss,
-    masked_mean,
-)
+from bridgeflow.flow.losses import KLSettings, kl_loss, masked_mean
 from bridgeflow.flow.objective import FlowBatch, FlowMatchingSettings, Objective, ObjectiveSettings
 from bridgeflow.flow.path import FlowPath, PathSettings, StraightPathSettings
 from bridgeflow.flow.schedule import TimeSchedule
 from bridgeflow.flow.solver import Noise, Observer, Solver
 from bridgeflow.modality import Latent, LatentSpec
+from bridgeflow.nn.alignment import Alignment, AlignmentSettings, watching
 from bridgeflow.nn.conditioning import ConditionedEncoder, ConditioningSettings
 from bridgeflow.nn.encoded import Encoded, SourceEncoder, SourceEncoderSettings
 from bridgeflow.nn.encoding_loss import EncodingLoss, EncodingLossSettings, NoEncodingLossSettings
@@ -65,6 +62,8 @@ class BridgeSettings(Settings):
         NoEncodingLossSettings()
     )
     """Loss that keeps a learned source informative."""
+    alignment: AlignmentSettings = AlignmentSettings()
+    """Loss that draws the network's hidden tokens towards features of the target's picture."""
     kl: KLSettings = KLSettings()
     """Loss that holds a variational source's scale."""
     null_rate: float = Field(default=0.1, ge=0, le=1)
@@ -113,6 +112,7 @@ class Bridge(nn.Module):
         self.network: VelocityNet = network.build(target, context)
         self.null_context = nn.Parameter(torch.zeros(1, 1, context.shape[-1])) if context is not None else None
         self._build_encoding(settings.encoding, source, target)
+        self.alignment: Alignment | None = settings.alignment.build(self.network)
 
     def _build_encoding(self, encoding: EncodingLossSettings, source: LatentSpec, target: LatentSpec) -> None:
         self.encoding_loss: EncodingLoss | None = None
@@ -133,7 +133,8 @@ class Bridge(nn.Module):
     @property
     def needs_target_pixels(self) -> bool:
         """True where the loss looks at the target before its codec (`Latent.observed`)."""
-        return self.encoding_loss is not None and bool(self.encoding_loss.needs_target_pixels)
+        encoding = self.encoding_loss is not None and bool(self.encoding_loss.needs_target_pixels)
+        return encoding or self.alignment is not None
 
     # -- training ----------------------------------------------------------------------------------------
 
@@ -156,7 +157,6 @@ class Bridge(nn.Module):
         reading loss of networks that read their source.
         """
         settings = self.settings
-        device = target.mean.device
         encoded = self.source_encoder(source, randomness)
         if target.start is not None:
             # A flow that was run ended here: what is learned is the way from where that one began.
@@ -173,11 +173,14 @@ class Bridge(nn.Module):
         mask = None if target.mask is None else rearranged(target.mask)
         # This process's part of the null rows of all.
         first = collective.rank() * batch if len(null) != batch else 0
-        null = null[first : first + batch].to(device)
-        flow = self.flow_loss(encoded, coupled, null, mask, settings.time, randomness, progress)
+        null = null[first : first + batch].to(target.mean.device)
+        with watching(self.alignment) as hidden:
+            flow = self.flow_loss(encoded, coupled, null, mask, settings.time, randomness, progress)
 
-        terms = {"flow": flow}
-        total = flow
+        terms, total = {"flow": flow}, flow
+        if self.alignment is not None and target.observed is not None:
+            terms["alignment"] = self.alignment(hidden[0], rearranged(target.observed))
+            total = total + settings.alignment.weight * terms["alignment"]
         if self.network.reading_weight > 0:
             terms["reading"] = self._reading_loss(encoded, coupled, randomness)
             total = total + self.network.reading_weight * terms["reading"]

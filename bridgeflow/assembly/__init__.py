@@ -14,6 +14,7 @@ from bridgeflow.conditioned import ConditionedModality, ConditionedOptions
 from bridgeflow.config.recipe import Recipe
 from bridgeflow.errors import UsageError
 from bridgeflow.modality import Modality
+from bridgeflow.nn.alignment import AlignmentSettings
 from bridgeflow.registry.foreign import in_place
 from bridgeflow.task import Task
 
@@ -56,14 +57,18 @@ class Assembly:
         """The same modalities under a recipe with other data or options of the task."""
         return Assembly(recipe, recipe.task(recipe.options, self.source, self.target))
 
-    def build_bridge(self) -> Bridge:
-        """A bridge with fresh weights for these modalities' latents.
+    def build_bridge(self, trained: bool = False) -> Bridge:
+        """A bridge with fresh weights for these modalities' latents. trained: for weights that are there already, so
+        that nothing is read that only training needs, such as an encoder to be aligned with.
 
         Raises UsageError where the recipe's parts do not fit one another.
         """
+        keys = self.recipe.keys
+        if trained:
+            keys = keys.model_copy(update={"alignment": AlignmentSettings()})
         try:
             bridge = Bridge(
-                self.recipe.keys,
+                keys,
                 self.recipe.network,
                 self.source.latent,
                 self.target.latent,
@@ -72,9 +77,12 @@ class Assembly:
         except ValueError as error:
             raise UsageError(f"recipe {self.recipe.name!r}: {error}") from error
         if bridge.needs_target_pixels and type(self.target).observed is Modality.observed:
+            looks, instead = ("encoding.tower.name=timm", "encoding.tower.name=tokens")
+            if bridge.alignment is not None:
+                looks, instead = ("alignment.name=repa", "alignment.name=none")
             raise UsageError(
-                f"recipe {self.recipe.name!r}: encoding.tower.name=timm looks at pixels, and the target "
-                f"{self.recipe.task.target.name!r} shows none: set encoding.tower.name=tokens."
+                f"recipe {self.recipe.name!r}: {looks} looks at pixels, and the target "
+                f"{self.recipe.task.target.name!r} shows none: set {instead}."
             )
         pieces = self.source.piece_latent
         sized = not bridge.source_encoder.takes_any_size or not bridge.network.takes(pieces.shape)

@@ -272,7 +272,7 @@ def check_fits(folder: Path, key: Key, assembly: Assembly) -> None:
     """Raises UsageError, with the reason, where the latents of a cache are not what a recipe would encode."""
     found = recipe_differences(key, assembly)
     if assembly.sketch_bridge().needs_target_pixels and not key.observed:
-        found.append("encoding.tower looks at the target before its codec, which was not kept")
+        found.append("encoding.tower or alignment looks at the target before its codec, which was not kept")
     if found:
         raise UsageError(
             f"the cache {str(folder)!r} was made otherwise than this recipe encodes: {listed(found)}; train as it was "

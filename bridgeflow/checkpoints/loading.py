@@ -59,7 +59,7 @@ def weights_without_memory() -> Iterator[None]:
 def load_bridge(
     assembly: Assembly, checkpoint: Checkpoint, precision: str = "fp32", watch: Progress | None = None
 ) -> Bridge:
-    """The bridge with the checkpoint's weights, without what only training needs (the encoding loss).
+    """The bridge with the checkpoint's weights, without what only training needs (encoding loss, alignment).
 
     The weights stay in the memory-mapped file until they are used, but for those whose dtype changes.
     precision: 'fp32' or 'bf16', see `set_precision`. Raises BridgeflowError where the weights do not fit or are not
@@ -67,8 +67,8 @@ def load_bridge(
     """
     # Most buffers are computed when the bridge is built and are no part of a checkpoint, so they must be real.
     with weights_without_memory():
-        bridge = assembly.build_bridge()
-    weights = checkpoint.weights()
+        bridge = assembly.build_bridge(trained=True)
+    weights = {name: own for name, own in checkpoint.weights().items() if not name.startswith("alignment.")}
     if watch is not None:
         watch(0, 0, f"loading the network ({_size(sum(tensor.nbytes for tensor in weights.values()))})")
     # Checkpoints were once written with such numbers, and their results look like those of any bad model. It takes a

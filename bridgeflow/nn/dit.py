@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 import torch
@@ -109,6 +110,7 @@ class DiT(VelocityNet, Recomputing):
             before = 1 if settings.indicator == "token" else 0
             turns = rotations(self.patches.grid, width // settings.heads, before)
             self.register_buffer("turns", turns, persistent=False)
+        self.width = width
         self.modern = settings.block == "modern"
         self.conditioning = Conditioning(
             width,
@@ -152,3 +154,11 @@ class DiT(VelocityNet, Recomputing):
             x = x[:, 1:]
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
         return self.patches.join(self.head(layer_norm(x, 1 + scale, shift, EPSILON))).to(z.dtype)
+
+    def hidden_layers(self) -> Sequence[tuple[nn.Module, int]]:
+        """Each of its blocks."""
+        return [(block, self.width) for block in self.blocks]
+
+    def hidden_map(self, hidden: Tensor) -> Tensor:
+        """See `VelocityNet.hidden_map`; without the indicator."""
+        return hidden[:, -self.patches.count :].transpose(1, 2).unflatten(2, self.patches.grid)

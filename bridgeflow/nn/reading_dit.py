@@ -161,6 +161,15 @@ class ReadingDiT(VelocityNet):
         velocity: Tensor = self.painter(left, tokens, t, null, r)
         return (velocity + self.share * mu).to(z.dtype)
 
+    def hidden_layers(self) -> Sequence[tuple[nn.Module, int]]:
+        """The blocks that predict the velocity."""
+        return [(block, self.painter.embed.out_features) for block in self.painter.blocks]
+
+    def hidden_map(self, hidden: Tensor) -> Tensor:
+        """See `VelocityNet.hidden_map`; without the tokens that were read."""
+        patches = self.painter.patches
+        return hidden[:, : patches.count].transpose(1, 2).unflatten(2, patches.grid)
+
     def compiled_parts(self) -> Sequence[nn.Module]:
         """Each of the two."""
         return [self.reader, self.painter]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -182,6 +183,11 @@ class UNet(VelocityNet, Recomputing):
         nn.init.zeros_(self.gain.bias)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+
+    def hidden_layers(self) -> Sequence[tuple[nn.Module, int]]:
+        """Its levels, downwards and up again."""
+        levels: list[Level] = [own for part in (*self.down, self.middle, *self.up) for own in part]
+        return [(own, own.block.conv_out.out_channels) for own in levels]
 
     def takes(self, shape: tuple[int, ...]) -> bool:
         """Every size that divides by the levels."""

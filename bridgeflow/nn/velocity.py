@@ -42,6 +42,15 @@ class VelocityNet(nn.Module, ABC):
         """Where the flow of states z (B, *shape) at times t (B,) began, without its noise: an estimate of mu."""
         raise NotImplementedError
 
+    def hidden_layers(self) -> Sequence[tuple[nn.Module, int]]:
+        """Blocks in the order in which they are computed, each with the features of what it gives, for losses that look
+        at what the network has half-way. None by default."""
+        return []
+
+    def hidden_map(self, hidden: Tensor) -> Tensor:
+        """What a block of `hidden_layers` gives, where the state's tokens stand: (B, features, *grid)."""
+        return hidden
+
     stage_weights: tuple[float, ...] = (1.0,)
     """Weight of the flow loss at each resolution that `velocities` gives."""
 

@@ -13,8 +13,8 @@ from bridgeflow.errors import BridgeflowError, UsageError
 from bridgeflow.runtime.console import Progress
 from bridgeflow.training.average import WeightAverage
 
-OPTIONAL = "encoding_loss."
-"""Names of weights that training alone needs, and that a checkpoint to start from need not have."""
+OPTIONAL = ("encoding_loss.", "alignment.")
+"""Beginnings of names of weights that training alone needs, and that a checkpoint to start from need not have."""
 
 SECOND_TIME = ".second_time."
 """In the names of weights that begin by adding nothing: a flow that was trained without them is gone on with."""

