@@ -232,7 +232,18 @@ def test_a_reconstruction_is_held_against_the_real_source_features() -> None:
     torch.testing.assert_close(losses.terms["encoding"], error.mean().detach())
 
 
-@pytest.mark.parametrize("kind", ["intra", "cross", "reconstruction"])
+def test_alignment_of_the_start_is_the_cosine_with_the_target() -> None:
+    bridge = build(learned("deterministic", encoding={"name": "align"}))
+    source, target = Latent(numbers(SEQUENCE)), Latent(numbers(GRID))
+    z0 = bridge.encode(source).z0.flatten(1)
+    cosine = (z0 * target.mean.flatten(1)).sum(1) / (z0.norm(dim=1) * target.mean.flatten(1).norm(dim=1))
+    torch.testing.assert_close(bridge(source, target).terms["encoding"], (1 - cosine).mean().detach())
+    # The length of the target says nothing.
+    far = bridge(source, Latent(7 * target.mean)).terms["encoding"]
+    torch.testing.assert_close(far, (1 - cosine).mean().detach())
+
+
+@pytest.mark.parametrize("kind", ["intra", "cross", "reconstruction", "align"])
 def test_padding_stays_out_of_the_encoding_loss(kind: str) -> None:
     bridge = build(learned("deterministic", encoding={"name": kind}))
     words, cells = torch.arange(5).expand(6, 5) < 3, torch.zeros(6, 1, 4, 8, dtype=torch.bool)

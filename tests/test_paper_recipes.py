@@ -46,7 +46,10 @@ PAPER = {
     "t2i/crossflow-256": Paper(950_778_890, 1024, 600_000 * 1024, exact=True),
     "t2i/crossflow-256-t5": Paper(950_778_890, 1024, 600_000 * 1024, exact=True),
     "t2i/crossflow-512": Paper(985_439_246, 1024, 240_000 * 1024, exact=True),
+    # FlowTok's XL, 698M, of which the projector from the words has 19M; trained as CrossFlow is.
+    "t2i/flowtok-256": Paper(679e6, 1024, 600_000 * 1024),
     "caption/coco-karpathy": Paper(351e6, 256, 100 * COCO),
+    "caption/flowtok-256": Paper(679e6, 256, 100 * COCO),
     "depth/kitti": Paper(527e6, 64, 50 * KITTI),
     "depth/nyuv2": Paper(527e6, 64, 50 * NYU),
     "depth/zero-shot": Paper(527e6, 512, 150_000 * 512),
@@ -76,7 +79,19 @@ DEPTH = [
     *TOWER, *ENCODER, *stages(2, 1), "source_encoder.width=32", "source.size=[32,64]", "target.size=[32,64]",
 ]  # fmt: skip
 
+TOKENS = ["count=8", "latent_channels=4", "width=16", "depth=1", "heads=2", "steps=2", "batch_size=4"]
+SMALL_DIT = [*ENCODER, "source_encoder.width=32", "network.width=32", "network.depth=1", "network.heads=2"]
+
 SHRUNKEN = {
+    "t2i/flowtok-256": [
+        *TOWER, *SMALL_DIT, *(f"target.codec.{key}" for key in TOKENS), "target.size=64", "source.codec.path=clip",
+        "source.codec.width=32",
+    ],
+    "caption/flowtok-256": [
+        *TOWER, *SMALL_DIT, *(f"source.codec.{key}" for key in TOKENS), "source.size=64", "target.codec.length=8",
+        "target.codec.channels=8", "target.codec.width=16", "target.codec.layers=1", "target.codec.heads=2",
+        "target.codec.steps=3", "target.codec.min_count=1",
+    ],
     "t2i/crossflow-256": [*TEXT, *stages(2, 1), "source.codec.path=clip", "source.codec.width=32"],
     "t2i/crossflow-256-t5": [
         *TEXT, *stages(2, 1), "source.codec.path=t5", "source.codec.width=32", "source_encoder.compress=16",

@@ -64,9 +64,10 @@ class KLSettings(Settings):
 
     weight: float = Field(default=1e-2, ge=0)
     """Weight of the term in the total loss, after the reduction."""
-    form: Literal["standard", "free_mean"] = "free_mean"
+    form: Literal["standard", "free_mean", "variance"] = "free_mean"
     """`standard`: KL(N(mu, sigma^2) || N(0, 1)). `free_mean`: mu^2 becomes (0.3 mu)^6, which leaves the mean
-    nearly free up to |mu| = 3 and holds sigma near 1 (the form of the published code)."""
+    nearly free up to |mu| = 3 and holds sigma near 1 (the form of the published code). `variance`: without mu, so that
+    sigma alone is held (after arXiv 2602.05951)."""
     reduction: Reduction = "sum"
     """Over the latent's dimensions. The weight means nothing without it."""
 
@@ -74,7 +75,8 @@ class KLSettings(Settings):
 def kl_loss(mu: Tensor, logvar: Tensor, form: str, reduction: str) -> Tensor:
     """KL per row, (B,), from mu and logvar of shape (B, ...): 0.5 reduce(m(mu) + exp(logvar) - 1 - logvar)."""
     mu, logvar = mu.float(), logvar.float()
-    mean_term = mu.square() if form == "standard" else (0.3 * mu).pow(6)
+    terms = {"standard": mu.square(), "free_mean": (0.3 * mu).pow(6), "variance": torch.zeros_like(mu)}
+    mean_term = terms[form]
     per_dimension = 0.5 * (mean_term + logvar.exp() - 1 - logvar).flatten(1)
     return per_dimension.sum(1) if reduction == "sum" else per_dimension.mean(1)
 

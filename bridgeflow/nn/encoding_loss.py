@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bridgeflow.flow.losses import LogitScale, contrastive_loss, logit_multiplier, masked_mean
 from bridgeflow.modality import Latent, LatentSpec
@@ -97,6 +98,29 @@ class Contrast(EncodingLoss):
             return pixels
         (seen,) = self.tower(source.mean, source.mask) if self.sees == "source" else self.tower(z1, target.mask)
         return seen
+
+
+class Align(EncodingLoss):
+    """1 - cosine of z0 and z1, a mean over rows: the start points where the target lies, whatever its length."""
+
+    def forward(self, source: Latent, z0: Tensor, z1: Tensor, target: Latent) -> Tensor:
+        """See `EncodingLoss.forward`; padding of the target counts as 0."""
+        mask = target.mask
+        while mask is not None and mask.ndim < z1.ndim:
+            mask = mask.unsqueeze(-1)
+        real = z1 if mask is None else z1 * mask
+        return 1 - F.cosine_similarity(z0.float().flatten(1), real.float().flatten(1), dim=1).mean()
+
+
+class AlignSettings(EncodingLossSettings):
+    """The start towards the target by their cosine, without a contrast (after arXiv 2602.05951; hold the variance with
+    kl.form=variance)."""
+
+    name: Literal["align"] = "align"
+
+    def build(self, source: LatentSpec, target: LatentSpec, encoder: SourceEncoderSettings) -> Align:
+        """The loss."""
+        return Align()
 
 
 class ReconstructionSettings(EncodingLossSettings):

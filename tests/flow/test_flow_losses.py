@@ -83,7 +83,15 @@ def test_the_free_mean_form_by_hand(mu: float, logvar: float, expected: float) -
     torch.testing.assert_close(loss, torch.full((2,), expected), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("form", ["standard", "free_mean"])
+def test_the_variance_form_leaves_the_mean_free() -> None:
+    random = torch.Generator().manual_seed(0)
+    mu, logvar = torch.randn(3, 4, generator=random, requires_grad=True), torch.randn(3, 4, generator=random)
+    found = kl_loss(mu, logvar, "variance", "sum")
+    torch.testing.assert_close(found, kl_loss(torch.zeros(3, 4), logvar, "standard", "sum"))
+    assert float(kl_loss(5 + mu, torch.zeros(3, 4), "variance", "mean").sum()) == 0
+
+
+@pytest.mark.parametrize("form", ["standard", "free_mean", "variance"])
 def test_sum_and_mean_differ_by_the_number_of_dimensions(form: str) -> None:
     mu, logvar = torch.randn(4, 3, 5, 7), torch.randn(4, 3, 5, 7)
     torch.testing.assert_close(kl_loss(mu, logvar, form, "sum"), 105 * kl_loss(mu, logvar, form, "mean"))

@@ -9,22 +9,29 @@ import torch
 from torch import Tensor, nn
 
 from bridgeflow.errors import BridgeflowError
-from bridgeflow.modality import Progress
+from bridgeflow.modality import LatentSpec, Progress
 from bridgeflow.settings import Settings
 
 
 class Codec(nn.Module, ABC):
-    """Pixels (B, 3, H, W) in [-1, 1] to a latent (B, channels, H / multiple, W / multiple) and back."""
+    """Pixels (B, 3, H, W) in [-1, 1] to a latent and back: a grid (B, channels, H / multiple, W / multiple), unless
+    `spec` says otherwise."""
 
     channels: int
     """Channels of the latent."""
     multiple: int
     """Pixels along each side that one position of the latent stands for."""
+    sizes: tuple[int, int]
+    """Height and width of the pictures, which the modality sets."""
     round_trip: float
     """Greatest root mean square difference between a latent and itself, decoded to levels and encoded again."""
 
     most_pictures: int = 4096
     """Most pictures that fitting looks at."""
+
+    def spec(self, height: int, width: int) -> LatentSpec:
+        """Shape and layout of the latent of a picture of that size."""
+        return LatentSpec((self.channels, height // self.multiple, width // self.multiple), "grid")
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:

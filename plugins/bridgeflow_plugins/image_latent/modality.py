@@ -31,9 +31,11 @@ from bridgeflow_plugins.image_latent.pixels import (
     to_images,
     to_tensor,
 )
+from bridgeflow_plugins.image_latent.tokens import TokensSettings
 
 CodecSettings = Annotated[
-    PixelsSettings | PCASettings | ConvSettings | KLSettings | TinySettings, Field(discriminator="name")
+    PixelsSettings | PCASettings | ConvSettings | TokensSettings | KLSettings | TinySettings,
+    Field(discriminator="name"),
 ]
 
 MAX_FITTING_BYTES = 2**29
@@ -56,7 +58,7 @@ class ImageOptions(Settings):
     resize: Resize = "crop"
     """`crop` keeps the aspect ratio and cuts the centre out; `stretch` does not."""
     codec: CodecSettings = PixelsSettings()
-    """What makes the latent: pixels, pca, conv, kl or tiny."""
+    """What makes the latent: pixels, pca, conv, tokens, kl or tiny."""
 
     @property
     def height_and_width(self) -> tuple[int, int]:
@@ -79,7 +81,7 @@ class ImageLatent(Modality):
     def __init__(self, options: ImageOptions) -> None:
         super().__init__(options)
         self.codec: Codec = options.codec.build()
-        height, width = options.height_and_width
+        height, width = self.codec.sizes = options.height_and_width
         multiple = self.codec.multiple
         if height % multiple or width % multiple:
             near = "x".join(str(max(round(n / multiple), 1) * multiple) for n in (height, width))
@@ -96,9 +98,9 @@ class ImageLatent(Modality):
 
     @property
     def latent(self) -> LatentSpec:
-        """Grid (channels, H / multiple, W / multiple) of the codec; known before it is fitted or loaded."""
-        height, width = self.options.height_and_width
-        return LatentSpec((self.codec.channels, height // self.codec.multiple, width // self.codec.multiple), "grid")
+        """Grid (channels, H / multiple, W / multiple) of the codec, or the sequence of one without places; known
+        before it is fitted or loaded."""
+        return self.codec.spec(*self.options.height_and_width)
 
     def read(self, value: Any) -> Pixels:
         """The picture of a path, of encoded bytes, of a PIL image or of an array; see `open_image`."""
@@ -125,8 +127,10 @@ class ImageLatent(Modality):
     def decode(self, latent: Tensor) -> list[Pixels]:
         """Pictures, uint8 (H, W, 3), of latents (B, C, h, w); h and w may be others than the model's, since every
         codec works alike at all places."""
-        if latent.ndim != 4 or latent.shape[1] != self.codec.channels:
-            expected = ", ".join(map(str, self.latent.shape))
+        spec = self.latent
+        fits = latent.ndim == 1 + len(spec.shape) and latent.shape[1] == spec.shape[0]
+        if not fits or (spec.layout == "sequence" and latent.shape[1:] != spec.shape):
+            expected = ", ".join(map(str, spec.shape))
             raise BridgeflowError(
                 f"the codec {self.options.codec.name!r} decodes latents of shape (B, {expected}), not "
                 f"{tuple(latent.shape)}: use the options that they were made with."
