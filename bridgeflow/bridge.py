@@ -112,7 +112,7 @@ class Bridge(nn.Module):
         self.network: VelocityNet = network.build(target, context)
         self.null_context = nn.Parameter(torch.zeros(1, 1, context.shape[-1])) if context is not None else None
         self._build_encoding(settings.encoding, source, target)
-        self.alignment: Alignment | None = settings.alignment.build(self.network)
+        self.alignment: Alignment | None = settings.alignment.build(self.network, target, settings.objective)
 
     def _build_encoding(self, encoding: EncodingLossSettings, source: LatentSpec, target: LatentSpec) -> None:
         self.encoding_loss: EncodingLoss | None = None
@@ -178,8 +178,8 @@ class Bridge(nn.Module):
             flow = self.flow_loss(encoded, coupled, null, mask, settings.time, randomness, progress)
 
         terms, total = {"flow": flow}, flow
-        if self.alignment is not None and target.observed is not None:
-            terms["alignment"] = self.alignment(hidden[0], rearranged(target.observed))
+        if self.alignment is not None:
+            terms["alignment"] = self.alignment(hidden, target.observed, rearranged)
             total = total + settings.alignment.weight * terms["alignment"]
         if self.network.reading_weight > 0:
             terms["reading"] = self._reading_loss(encoded, coupled, randomness)

@@ -237,7 +237,7 @@ class Modality(nn.Module, ABC):
 
     def mean_and_spread(self, items: Sequence[Item]) -> tuple[Item, NDArray[np.float32]] | None:
         """The mean of several items of one size, and their standard deviation at each place of it (H, W), in the item's
-        units, for modalities whose items are maps of numbers. None for any other."""
+        units (exactly 0 where they are equal), for modalities whose items are maps of numbers. None for any other."""
         return None
 
     def unload(self) -> None:

@@ -82,7 +82,8 @@ class Cache(DataSettings):
             except BridgeflowError as error:
                 missing = f"the data that {self.path!r} was made from are not at hand ({str(error).rstrip('.')})."
             else:
-                if split == "held_out":
+                # Of a flow's ends the held-out ones are measured, too, not the pairs that it was trained on.
+                if split == "held_out" and index.key.flow is None:
                     return rows
         as_it_is = self.original == NO_ORIGINAL
         original = partial(self._opened, index, split, settings)

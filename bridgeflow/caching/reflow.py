@@ -8,7 +8,8 @@ arXiv 2209.03003). What the ends were sampled with, guidance too, is learned alo
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,22 +25,37 @@ from bridgeflow.runtime.randomness import generator
 class Reflow:
     """Ends of the flows of a model, for the source latents of a cache."""
 
-    def __init__(self, checkpoint: Checkpoint, pipeline: Pipeline, seed: int = 0) -> None:
-        """pipeline: the model of the checkpoint, with the sampling that the pairs are made by. seed: of the starts."""
-        self.codecs = checkpoint.codecs(pipeline.assembly.recipe)
-        self.pipeline = pipeline
-        self.seed = seed
-        self.weights = next(
-            checksum(path)
-            for name in ("ema.safetensors", "model.safetensors")
-            if (path := checkpoint.folder / name).is_file()
-        )
+    def __init__(self, checkpoint: Checkpoint, adjust: Callable[[Pipeline], None], seed: int = 0) -> None:
+        """adjust: sets how the model's pipeline samples the pairs. seed: of the starts."""
+        self.checkpoint, self.adjust, self.seed = checkpoint, adjust, seed
+        self._pipeline: Pipeline | None = None
+
+    @property
+    def codecs(self) -> dict[str, Path]:
+        """The folders of the fitted codecs that the model works with."""
+        return self.checkpoint.codecs(self.checkpoint.recipe(with_data=False))
+
+    def open(self, device: torch.device) -> None:
+        """Loads the model on the device of this process. Raises UsageError where it cannot be sampled as asked for."""
+        self._pipeline = Pipeline.of(self.checkpoint, str(device))
+        self.adjust(self._pipeline)
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The model, once it is open."""
+        assert self._pipeline is not None
+        return self._pipeline
 
     @property
     def key(self) -> dict[str, Any]:
         """What the pairs depend on, as JSON values."""
-        sampling = self.pipeline.sampling.model_dump(mode="json", exclude={"batch_size"})
-        return {"weights": self.weights, "seed": self.seed, "sampling": sampling}
+        files = (self.checkpoint.folder / name for name in ("ema.safetensors", "model.safetensors"))
+        return {
+            "weights": next(checksum(path) for path in files if path.is_file()),
+            "seed": self.seed,
+            "precision": self.pipeline.stages.precision,
+            "sampling": self.pipeline.sampling.model_dump(mode="json", exclude={"batch_size"}),
+        }
 
     @torch.no_grad()
     def __call__(self, source: Latent, rows: Sequence[int], variant: int) -> Latent:
@@ -64,6 +80,12 @@ class Reflow:
 
 def recipe_of(checkpoint: Checkpoint, overrides: dict[str, Any]) -> Recipe:
     """The recipe that training goes on with: the checkpoint's, but without null rows and without guidance, which the
-    pairs have in them. overrides: keys laid over it, such as another `data.size`."""
-    plain = {"null_rate": 0.0, "sampling": {"guidance": {"name": "none"}}}
+    pairs have in them, and without losses on the source encoder, which stays as it is, or on pixels, which there are
+    none of. overrides: keys laid over it, such as another `data.size`."""
+    plain = {
+        "null_rate": 0.0,
+        "sampling": {"guidance": {"name": "none"}},
+        "encoding": {"name": "none"},
+        "alignment": {"name": "none"},
+    }
     return checkpoint.recipe().changed(**plain, **overrides)

@@ -119,6 +119,11 @@ class CachedRows:
                 self._mapped.popitem(last=False)
         return self._mapped[number]
 
+    @property
+    def has_starts(self) -> bool:
+        """True for the ends of a model's flows."""
+        return self.index.key.flow is not None
+
     # -- what training checks ----------------------------------------------------------------------------
 
     def check_task(self, task: str) -> None:

@@ -107,6 +107,8 @@ def _write_cache(
     else:
         processes.wait()
     rows = {split: open_rows(recipe, split, console) for split in SPLITS}
+    if flow is not None:
+        flow.open(processes.device)
     assembly = assemble(recipe, None if flow is None else flow.codecs)
     if processes.is_main:
         index = _begin(recipe, assembly, rows, folder, options, console, flow)

@@ -160,7 +160,7 @@ def evaluate(
                 samples=samples,
                 backwards=reverse,
             )
-        report.scored = _facts(pipeline, name, rows.description, split, seed)
+        report.scored = _facts(pipeline, name, rows.description, split, seed, samples)
         scored.append((pipeline, report))
     console.clear()
     assert examples is not None
@@ -253,7 +253,7 @@ def _tell_of_rows(console: Any, examples: Examples, rows: Any, training: Any) ->
         )
 
 
-def _facts(pipeline: Pipeline, name: str | None, data: str, split: str, seed: int) -> dict[str, Any]:
+def _facts(pipeline: Pipeline, name: str | None, data: str, split: str, seed: int, samples: int) -> dict[str, Any]:
     """What was scored, and how."""
     recipe = pipeline.assembly.recipe
     return {
@@ -261,6 +261,7 @@ def _facts(pipeline: Pipeline, name: str | None, data: str, split: str, seed: in
         "data": data,
         "split": split,
         "seed": seed,
+        "samples": samples,
         "sampling": pipeline.sampling.model_dump(mode="json"),
         "options": recipe.options.model_dump(mode="json"),
         "weights": pipeline.assembly.task.weights,
@@ -308,13 +309,16 @@ def _picture(scored: list[tuple[Pipeline, Report]], names: list[Any], examples: 
             for i in range(min(SHOWN, report.count))
         ]
         return pictures.grid(["source", "truth", *(Path(str(name)).name for name in names)], rows)
-    if not report.ranked:
+    if not report.ranked and not report.spreads:
         return report.picture
     shown = min(SHOWN, report.count)
     parts = [
         ("first", report.picture),
-        ("worst", picture_of(pipeline, examples, report.results, report.ranked[:shown])),
-        ("best", picture_of(pipeline, examples, report.results, report.ranked[::-1][:shown])),
+        *(
+            (title, picture_of(pipeline, examples, report.results, rows[:shown]))
+            for title, rows in (("worst", report.ranked), ("best", report.ranked[::-1]))
+            if rows
+        ),
         ("uncertainty", _uncertainty(pipeline, report, examples, shown) if report.spreads else None),
     ]
     return pictures.stacked([(title, image) for title, image in parts if image is not None])

@@ -82,7 +82,6 @@ def reflow(
         from bridgeflow.checkpoints.finding import find_checkpoint
         from bridgeflow.config import layers
         from bridgeflow.config import recipe as recipes
-        from bridgeflow.inference.pipeline import Pipeline
     tree: dict[str, Any] = {} if data is None else {"data": recipes.data_section(data)}
     for assignment in overrides:
         if not assignment.startswith("data.") or "=" not in assignment:
@@ -92,12 +91,10 @@ def reflow(
         tree["columns"] = parse_columns(columns)
     with console.doing("opening the checkpoint"):
         opened = find_checkpoint(checkpoint)
-        pipeline = Pipeline.of(opened, device)
-    set_sampling(pipeline, steps, solver, guidance)
     recipe = recipe_of(opened, tree)
-    written = write_cache(
-        recipe, Path(output), CacheOptions(dtype, variants, batch_size), device, console, Reflow(opened, pipeline, seed)
-    )
+    flow = Reflow(opened, lambda pipeline: set_sampling(pipeline, steps, solver, guidance), seed)
+    options = CacheOptions(dtype, variants, batch_size)
+    written = write_cache(recipe, Path(output), options, device, console, flow)
     if launch.rank() != 0:
         return 0
     print_cache(Path(output), written, as_json, console)

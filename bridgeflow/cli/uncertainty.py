@@ -20,9 +20,10 @@ class UncertaintyWriter(ResultWriter):
     def add(self, entry: Input, results: list[Any]) -> None:
         """Writes the files of one input. Raises BridgeflowError where the results are the same, or a file cannot be
         written."""
-        from bridgeflow.inference.spread import heat, pooled
+        from bridgeflow.inference.spread import check_drawn, heat, pooled
 
         own = pooled(self.target, results)
+        check_drawn([own.spread], len(results))
         super().add(entry, [own.mean])
         first = Path(self.records[-1]["files"][0])
         values, picture = (first.with_name(f"{first.stem}-uncertainty{ending}") for ending in (".npy", ".png"))

@@ -81,6 +81,11 @@ class EncodedRows(OrderedRows, Protocol):
     """A sentence on why the items that were encoded cannot be read, where that is known; latents are there all the
     same."""
 
+    @property
+    def has_starts(self) -> bool:
+        """Whether the target latents say where the flows began that ended at them (`Latent.start`)."""
+        ...
+
     def check_task(self, task: str) -> None:
         """Raises UsageError where the latents are another task's."""
         ...

@@ -6,11 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from bridgeflow.data.pairs import Examples
+from bridgeflow.errors import UsageError
 from bridgeflow.evaluation.intervals import Scores
 from bridgeflow.evaluation.scoring import judge
 from bridgeflow.inference.pipeline import Pipeline
-from bridgeflow.inference.reverse import reversed_pipeline
+from bridgeflow.inference.reverse import ReverseStages, reversed_pipeline
 from bridgeflow.modality import Item
+
+
+def turned_back(pipeline: Pipeline) -> Pipeline:
+    """The pipeline run backwards. Raises UsageError as `reversed_pipeline`, and for one that is so already."""
+    if isinstance(pipeline.stages, ReverseStages):
+        raise UsageError("this model is run backwards already: score it for the task that it was trained for.")
+    return reversed_pipeline(pipeline)
 
 
 def backward_scores(
@@ -25,7 +33,7 @@ def backward_scores(
 
     Raises UsageError where the model cannot be run backwards.
     """
-    turned = reversed_pipeline(pipeline)
+    turned = turned_back(pipeline)
     task, total = turned.assembly.task, 2 * len(results)
     # The rows of another task may lack what its metrics look at.
     known = set(task.columns) <= set(type(pipeline.assembly.task).columns)

@@ -41,7 +41,8 @@ class Calibration:
     @property
     def rises(self) -> bool:
         """Whether the error rises with the spread from each tenth to the next."""
-        return all(low < high for low, high in zip(self.error, self.error[1:], strict=False))
+        known = len(self.error) == PARTS
+        return known and all(low < high for low, high in zip(self.error, self.error[1:], strict=False))
 
     def json(self) -> dict[str, Any]:
         """The figures as JSON values."""
@@ -76,6 +77,8 @@ def calibration(pairs: Sequence[tuple[NDArray[np.floating], NDArray[np.floating]
 def _thinned(error: NDArray[Any], spread: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     if error.shape != spread.shape or error.ndim != 1:
         raise ValueError(f"errors {error.shape} and spreads {spread.shape} are not of the same places")
+    if not (np.isfinite(error).all() and np.isfinite(spread).all()):
+        raise ValueError("errors and spreads have to be finite: leave out the places where they are not")
     step = max(1, -(-len(error) // MOST_PLACES))
     return error[::step], spread[::step]
 

@@ -15,13 +15,13 @@ from PIL.Image import Image
 from bridgeflow.data.pairs import Examples, read_examples, read_pairs
 from bridgeflow.data.rows import Rows, Stream
 from bridgeflow.errors import BridgeflowError
-from bridgeflow.evaluation.backwards import backward_scores
+from bridgeflow.evaluation.backwards import backward_scores, turned_back
 from bridgeflow.evaluation.calibration import Calibration, calibration
-from bridgeflow.evaluation.intervals import Scores, score
+from bridgeflow.evaluation.intervals import Scores, score, score_of_each
 from bridgeflow.evaluation.scoring import judge
 from bridgeflow.inference.pictures import comparison
 from bridgeflow.inference.pipeline import Pipeline
-from bridgeflow.inference.spread import check_poolable, pooled
+from bridgeflow.inference.spread import check_drawn, check_poolable, pooled
 from bridgeflow.modality import Item
 from bridgeflow.runtime.randomness import seed_of
 from bridgeflow.task import Task
@@ -168,19 +168,17 @@ def report_on(
     cannot be run backwards.
     """
     task = pipeline.assembly.task
-    seeds = [seed_of(seed, index) for index in range(len(examples.sources))]
-    started = time.perf_counter()
+    # What cannot be done is said before anything is sampled.
     if samples > 1:
         check_poolable(pipeline.assembly.target, samples)
-    drawn = pipeline.generate(examples.sources, samples, seeds=seeds, on_progress=on_progress)
-    results = [own[0] for own in drawn]
-    spreads: list[NDArray[np.floating]] = []
-    if samples > 1:
-        each = [pooled(pipeline.assembly.target, own) for own in drawn]
-        results, spreads = [own.mean for own in each], [own.spread for own in each]
+    if backwards:
+        turned_back(pipeline)
+    seeds = [seed_of(seed, index) for index in range(len(examples.sources))]
+    started = time.perf_counter()
+    results, spreads = _generate(pipeline, examples.sources, seeds, samples, on_progress)
     seconds = (time.perf_counter() - started) / len(results)
     columns = (examples.truths, examples.sources, examples.rows)
-    report = Report(len(results), pipeline.evaluations, {}, seconds=seconds, unreadable=examples.unreadable)
+    report = Report(len(results), samples * pipeline.evaluations, {}, seconds=seconds, unreadable=examples.unreadable)
     report.results, report.spreads = results, spreads
     stated = [task.errors(*own) for own in zip(results, spreads, examples.truths, strict=True)] if spreads else []
     found = [own for own in stated if own is not None]
@@ -189,6 +187,8 @@ def report_on(
         _judge(report, task, results, examples)
     else:
         report.figures = task.metrics(results, *columns)
+    if report.calibration is not None:
+        _add(report, score_of_each([{"ause": value} for value in report.calibration.each]), thorough)
     if backwards:
         _add(report, backward_scores(pipeline, examples, results, seed, on_progress), thorough)
     pairs = read_pairs(training, task, pipeline.assembly.recipe.columns, BASELINE_EXAMPLES) if training else ()
@@ -205,6 +205,31 @@ def report_on(
         report.ceiling_name, report.ceiling = ceiling
     report.picture = picture_of(pipeline, examples, results, range(min(SHOWN, len(results))))
     return report
+
+
+def _generate(
+    pipeline: Pipeline,
+    sources: Sequence[Item],
+    seeds: Sequence[int],
+    samples: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> tuple[list[Item], list[NDArray[np.floating]]]:
+    """A result for each source, or the mean of several and their spread."""
+    if samples == 1:
+        return [own[0] for own in pipeline.generate(sources, seeds=seeds, on_progress=on_progress)], []
+    results: list[Item] = []
+    spreads: list[NDArray[np.floating]] = []
+    # A few at a time: all samples of all sources would be in memory together.
+    size = max(1, pipeline.sampling.batch_size // samples)
+    for first in range(0, len(sources), size):
+        drawn = pipeline.generate(sources[first : first + size], samples, seeds=seeds[first : first + size])
+        each = [pooled(pipeline.assembly.target, own) for own in drawn]
+        results += [own.mean for own in each]
+        spreads += [own.spread for own in each]
+        if on_progress is not None:
+            on_progress(len(results), len(sources))
+    check_drawn(spreads, samples)
+    return results, spreads
 
 
 def _add(report: Report, more: Scores, with_intervals: bool) -> None:

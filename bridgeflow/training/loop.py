@@ -20,7 +20,7 @@ from bridgeflow.config.recipe import Recipe
 from bridgeflow.data.batches import batches
 from bridgeflow.data.encoding import latent
 from bridgeflow.data.pairs import Batch
-from bridgeflow.data.rows import Rows, Stream
+from bridgeflow.data.rows import EncodedRows, Rows, Stream
 from bridgeflow.errors import BridgeflowError
 from bridgeflow.flow.coupling import draw_null_rows
 from bridgeflow.modality import Latent
@@ -110,6 +110,9 @@ class Trainer:
             restore(self.bridge, self.average, resume)
             self.step = resume.step
             self.position = int(resume.meta.get("pairs_seen", 0))
+        if isinstance(self.rows, EncodedRows) and self.rows.has_starts:
+            # The flows begin where they began: what it makes of a source now is not used, and would only drift.
+            self.bridge.source_encoder.requires_grad_(False)
         check_start(self.bridge)
 
     def _prepare(self, resume: Checkpoint | None) -> None:

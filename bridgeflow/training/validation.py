@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -84,6 +85,8 @@ class Validation:
         source, target = batch.source.to(device), batch.target.to(device)
         rows = [generator("validation", batch.first + row) for row in range(len(target))]
         encoded = bridge.source_encoder(source, rows)
+        if target.start is not None:
+            encoded = replace(encoded, z0=target.start)
         z1 = target.sample(rows)
         null = torch.zeros(len(target), dtype=torch.bool, device=device)
         own = bridge.settings.time.model_dump()

@@ -15,7 +15,7 @@ from bridgeflow.modality import Item, Modality
 from bridgeflow.settings import Settings
 from bridgeflow.task import ModalityUse, Task, Thorough
 from bridgeflow_plugins.depth import Depth
-from bridgeflow_plugins.depth.geometry import check_aligned, resize_depth
+from bridgeflow_plugins.depth.geometry import check_aligned, resize_depth, resize_map
 from bridgeflow_plugins.depth.metrics import Crop, align, align_disparity, crop_mask, depth_metrics
 from bridgeflow_tasks.scenes import made_up_scene
 
@@ -140,10 +140,23 @@ class DepthEstimation(Task):
 
     def errors(self, result: Item, spread: NDArray[Any], truth: Item) -> tuple[NDArray[Any], NDArray[Any]]:
         """See `Task.errors`: |result - truth| in metres, after the alignment, where the truth counts; the spread is
-        taken as it is."""
+        brought along, by how much the alignment stretches depth at each pixel."""
         counted = self._counted(truth)
-        fitted = self._fitted(resize_depth(result, truth.shape), truth, counted)
-        return np.abs(fitted - truth)[counted], resize_depth(spread, truth.shape)[counted]
+        own = resize_depth(result, truth.shape)
+        fitted = self._fitted(own, truth, counted)
+        stated = resize_map(spread, truth.shape) * self._stretch(own, truth, counted)
+        sure = counted & np.isfinite(stated)
+        return np.abs(fitted - truth)[sure], stated[sure]
+
+    def _stretch(self, result: Item, truth: Item, counted: NDArray[np.bool_]) -> NDArray[np.floating[Any]]:
+        """The derivative of the aligned depth by that of the result, (H, W), without its sign."""
+        if self._alignment == "metric":
+            return np.ones_like(result)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if self._alignment == "scale_and_shift":
+                return np.full_like(result, _slope(result, align(result, truth, counted)))
+            aligned, disparity = align_disparity(result, truth, counted), 1.0 / np.asarray(result, np.float64)
+            return np.asarray(_slope(disparity, 1.0 / aligned) * disparity**2 * aligned**2)
 
     def _counted(self, truth: Item) -> NDArray[np.bool_]:
         """Which pixels of a truth count, bool (H, W)."""
@@ -179,6 +192,13 @@ class DepthEstimation(Task):
 
 def _name(row: Mapping[str, Any]) -> str:
     return str(row["depth"]) if isinstance(row["depth"], str | Path) else "the pair"
+
+
+def _slope(before: NDArray[Any], after: NDArray[Any]) -> float:
+    """|a| of after = a before + b, over finite values; 0 where `before` is the same everywhere."""
+    finite = np.isfinite(before) & np.isfinite(after)
+    reach = float(np.ptp(before[finite])) if finite.any() else 0.0
+    return float(np.ptp(after[finite])) / reach if reach > 0 else 0.0
 
 
 def _mean(values: Sequence[float]) -> float:

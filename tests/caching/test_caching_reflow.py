@@ -10,7 +10,9 @@ import pytest
 import torch
 import yaml
 
+from bridgeflow.caching.dataset import Cache
 from bridgeflow.caching.index import read_index
+from bridgeflow.checkpoints.checkpoint import open_checkpoint
 from bridgeflow.cli.main import invoke
 from bridgeflow.data.rows import EncodedRows
 from bridgeflow.inference.pipeline import Pipeline
@@ -47,8 +49,6 @@ def flow(call: Call) -> str:
 
 
 def rows_of(folder: str) -> EncodedRows:
-    from bridgeflow.caching.dataset import Cache
-
     rows = Cache(path=folder).open("train")
     assert isinstance(rows, EncodedRows)
     return rows
@@ -58,7 +58,8 @@ def test_pairs_are_the_ends_of_the_flow_and_training_goes_on_with_them(flow: str
     code, out, err = call(*LINE, "--json")
     assert code == 0, err
     assert "next: bridgeflow train --task depth --from runs/flow --data cache:pairs" in err
-    assert json.loads(out)["flow"]["sampling"]["solver"] == {"name": "euler", "steps": 3}
+    key = json.loads(out)["flow"]
+    assert (key["sampling"]["solver"], key["precision"]) == ({"name": "euler", "steps": 3}, "fp32")
 
     pipeline = Pipeline.open(Path(flow), "cpu")
     pipeline.sampling = pipeline.adjusted(steps=3, guidance=2.0)
@@ -118,6 +119,46 @@ def test_the_loss_begins_where_the_flow_began(flow: str) -> None:
     bridge.source_encoder(source, times)
     expected = bridge.flow_loss(Encoded(start), z1, null, None, bridge.settings.time, times)
     torch.testing.assert_close(found, expected.detach())
+
+
+def test_a_learned_source_encoder_stays_as_it_was_and_ends_are_validated(call: Call) -> None:
+    words = [
+        "data.size=24", "data.held_out=8", "target.codec.steps=2", "network.channels=[8]", "network.blocks=1",
+        "source_encoder.depth=1", "source_encoder.width=16", "training.steps=2", "training.batch_size=4",
+        "training.evaluate=0", "training.precision=fp32", "training.samples=1", "training.validation=8",
+    ]  # fmt: skip
+    code, _, err = call("train", "--task", "t2i", *words, "-o", "runs/words")
+    assert code == 0, err
+    assert call("reflow", "--checkpoint", "runs/words", "-o", "ends", "--steps", "2")[0] == 0
+    code, _, err = call("train", "--task", "t2i", "--from", "runs/words", "--data", "cache:ends", "-o", "runs/short")
+    assert code == 0, err
+    before, after = (open_checkpoint(Path(f"runs/{name}")).weights() for name in ("words", "short"))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert not any(name.startswith("source_encoder.") and "running" not in name for name in moved)
+    held_out = Cache(path="ends").open("held_out")
+    assert isinstance(held_out, EncodedRows)
+    assert held_out.gather([0], [0])[1].start is not None
+    assert held_out[0]["text"]
+    assert call("eval", "--task", "t2i", "--checkpoint", "runs/short", "--count", "2", "--quick")[0] == 0
+
+
+def test_losses_on_pixels_are_left_out(call: Call) -> None:
+    code, _, err = call(
+        "train",
+        "--task",
+        "superres",
+        *TINY,
+        "options.overlap=1",
+        "alignment={name: repa, size: 32, layer: 1}",
+        "-o",
+        "runs/aligned",
+    )
+    assert code == 0, err
+    assert call("reflow", "--checkpoint", "runs/aligned", "-o", "plain")[0] == 0
+    assert call("cache", "verify", "plain")[0] == 0
+    code, _, err = call("train", "--task", "superres", "--from", "runs/aligned", "--data", "cache:plain", "-o", "r")
+    assert code == 0, err
 
 
 def test_latents_keep_their_starts() -> None:

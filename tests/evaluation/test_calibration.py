@@ -53,7 +53,9 @@ def test_results_without_an_error_or_a_place_do_not_count() -> None:
     found = calibration([(nothing, nothing), (exact, np.ones(100)), (ERRORS[0], ERRORS[0])])
     assert found.ause == pytest.approx(0.0, abs=1e-12)
     assert np.isnan(found.each[:2]).all()
-    assert calibration([(nothing, nothing)]).json()["ause"] is None
+    empty = calibration([(nothing, nothing)])
+    assert empty.json()["ause"] is None
+    assert not empty.rises
 
 
 def test_large_results_are_thinned_evenly() -> None:
@@ -65,3 +67,5 @@ def test_large_results_are_thinned_evenly() -> None:
 def test_errors_and_spreads_are_of_the_same_places() -> None:
     with pytest.raises(ValueError, match="same places"):
         calibration([(np.zeros(3), np.zeros(4))])
+    with pytest.raises(ValueError, match="finite"):
+        calibration([(np.zeros(3), np.array([0, 1, np.nan]))])

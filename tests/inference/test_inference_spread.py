@@ -13,7 +13,7 @@ from PIL import Image
 
 import bridgeflow
 from bridgeflow.errors import BridgeflowError, UsageError
-from bridgeflow.inference.spread import check_poolable, heat, pooled
+from bridgeflow.inference.spread import check_drawn, check_poolable, heat, pooled
 from bridgeflow_plugins.depth import Depth
 from bridgeflow_plugins.image_latent import ImageLatent
 
@@ -42,9 +42,12 @@ def test_mean_and_spread_of_pictures_are_of_levels() -> None:
 
 
 def test_equal_results_say_nothing() -> None:
-    modality = Depth(Depth.Options())
-    with pytest.raises(BridgeflowError, match="draws nothing"):
-        pooled(modality, [np.ones((2, 2), np.float32)] * 3)
+    same = pooled(Depth(Depth.Options()), [np.ones((2, 2), np.float32)] * 3).spread
+    with pytest.raises(BridgeflowError, match="all 3 results are the same, since this model draws nothing"):
+        check_drawn([same, same], 3)
+    # One input among others may be sure.
+    check_drawn([same, same + 1], 3)
+    check_drawn([], 1)
 
 
 def test_words_have_no_mean_and_one_result_no_spread() -> None:
@@ -127,3 +130,13 @@ def test_run_and_eval_state_a_spread(call: Callable[..., Any]) -> None:
     assert "AUSE" in out
     assert "a tenth each" in out
     assert "calibration" not in json.loads(call(*score[:-2], "--json", "--quick")[1])
+    assert json.loads(call(*score, "--json")[1])["scored"]["samples"] == 3
+    assert json.loads(call(*score, "--json")[1])["network_evaluations"] == 6
+    # Two checkpoints are compared by their calibration as by any other figure.
+    code, out, err = call(*score[:3], "--count", "8", "--samples", "3", "--compare", "runs/open", "runs/open")
+    assert code == 0, err
+    assert "ause" in out
+    assert "+0.0000" in out
+    code, _, err = call(*score[:4], "runs/sure", *score[5:])
+    assert code == 1
+    assert "draws nothing" in err

@@ -87,7 +87,7 @@ def test_the_pixels_are_those_that_the_flow_ends_at() -> None:
     source, target, _ = batch()
     assert bridge.alignment is not None
     given: list[Tensor] = []
-    bridge.alignment.register_forward_pre_hook(lambda module, arguments: given.append(arguments[1]))
+    bridge.alignment.register_forward_pre_hook(lambda module, arguments: given.append(arguments[2](arguments[1])))
     bridge(source, target, generator("draws"), torch.tensor([True, False, True, False]))
     assert target.observed is not None
     # Null rows take one another's targets.
@@ -133,8 +133,17 @@ def test_a_folder_of_transformers_gives_its_tokens_of_the_picture(tmp_path: Path
 def test_what_does_not_suit_is_refused() -> None:
     with pytest.raises(UsageError, match=r"alignment.layer is 4, but this network \(DiT\) shows 3 blocks"):
         Bridge(BridgeSettings(alignment={**REPA, "layer": 4}), NETWORKS["dit"], GRID, GRID)
-    with pytest.raises(UsageError, match=r"alignment.encoder='no-such-model' cannot be loaded"):
+    with pytest.raises(UsageError, match=r"alignment.encoder='no-such-model' gives no features"):
         PictureFeatures("no-such-model", 64)
+    settings = BridgeSettings(alignment={**REPA, "layer": 1}, objective={"name": "mean_flow"})
+    with pytest.raises(UsageError, match=r"alignment.name=repa does not go with objective.name=mean_flow"):
+        Bridge(settings, NETWORKS["dit"], GRID, GRID)
+    line = LatentSpec((5, 7), "sequence")
+    with pytest.raises(UsageError, match=r"the target latent \(sequence 5x7\) has none"):
+        Bridge(BridgeSettings(alignment=REPA), DiTSettings(**SMALL), line, line)
+    bridge = Bridge(BridgeSettings(alignment={**REPA, "layer": 1}), NETWORKS["dit"], GRID, GRID)
+    with pytest.raises(UsageError, match="these targets come without"):
+        bridge(Latent(torch.zeros(2, *GRID.shape)), Latent(torch.zeros(2, *GRID.shape)))
     shown = recipes.load("caption/blocks", ["alignment.name=repa"])
-    with pytest.raises(UsageError, match=r"alignment.name=repa looks at pixels, and the target 'text' shows none"):
+    with pytest.raises(UsageError, match=r"the target latent .* has none: set alignment.name=none"):
         assemble(shown).build_bridge()

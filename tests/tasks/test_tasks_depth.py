@@ -61,3 +61,41 @@ def test_the_constant_map_of_sparse_depth_counts_what_training_counts() -> None:
     found = sparse.baseline([depth], [], [depth])
     assert found is not None
     assert found[1][0].max() == pytest.approx(7)
+
+
+def depth_task(**overrides: Any) -> Task:
+    keys = [f"{key}={value}" for key, value in overrides.items()]
+    return assemble(recipes.load("depth/blocks", keys)).task
+
+
+def test_a_pixel_without_a_spread_is_a_certain_one() -> None:
+    task = depth_task()
+    truth, result = np.full((4, 4), 2.0, np.float32), np.full((4, 4), 2.5, np.float32)
+    truth[0, 0] = np.nan
+    spread = np.zeros((4, 4), np.float32)
+    spread[3, 3] = 0.7
+    found = task.errors(result, spread, truth)
+    assert found is not None
+    error, stated = found
+    assert error.shape == stated.shape == (15,)
+    assert np.allclose(error, 0.5)
+    assert stated.tolist() == [0.0] * 14 + [pytest.approx(0.7)]
+    # Of another size than the truth.
+    found = task.errors(np.full((2, 2), 2.5, np.float32), np.zeros((2, 2), np.float32), truth)
+    assert found is not None
+    assert (found[1] == 0).all()
+
+
+@pytest.mark.parametrize("alignment", ["scale_and_shift", "disparity"])
+def test_spreads_of_relative_depth_are_brought_to_metres(alignment: str) -> None:
+    """As the difference between the results of two samples is, to first order."""
+    task = depth_task(**{"options.alignment": alignment})
+    rng = np.random.default_rng(0)
+    result = rng.uniform(0.2, 0.9, (6, 6)).astype(np.float32)
+    truth = (8 * result + 1 if alignment == "scale_and_shift" else 1 / (0.4 / result + 0.05)).astype(np.float32)
+    step = np.full((6, 6), 1e-3, np.float32)
+    found = task.errors(result, step, truth)
+    assert found is not None
+    after = 8 * (result + step) + 1 if alignment == "scale_and_shift" else 1 / (0.4 / (result + step) + 0.05)
+    assert np.allclose(found[1], np.abs(after - truth).ravel(), rtol=0.02)
+    assert np.allclose(found[0], 0, atol=1e-4)

@@ -157,8 +157,9 @@ class Depth(Modality):
 
     def mean_and_spread(self, items: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """See `Modality.mean_and_spread`; in metres, or in the units of relative depth."""
-        maps = np.stack(items)
-        return maps.mean(axis=0), maps.std(axis=0, ddof=1)
+        # From the first on, so that equal maps have a spread of exactly 0.
+        further = np.stack(items) - items[0]
+        return items[0] + further.mean(axis=0), further.std(axis=0, ddof=1)
 
     def write(self, item: NDArray[np.float32], path: Path) -> list[Path]:
         """Writes one file where `path` ends in .png (16-bit), .npy, .pfm or .exr.

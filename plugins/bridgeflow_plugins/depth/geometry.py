@@ -139,3 +139,12 @@ def resize_depth(depth: NDArray[np.floating[Any]], size: tuple[int, int], covera
         return fit_depth(depth, size, "stretch", coverage)
     enlarged = Image.fromarray(depth, mode="F").resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return np.array(enlarged, dtype=np.float32)
+
+
+def resize_map(values: NDArray[np.floating[Any]], size: tuple[int, int]) -> NDArray[np.float32]:
+    """A map of numbers that are no distances, of which 0 is one like any other, at another size (height, width)."""
+    values = np.asarray(values, dtype=np.float32)
+    if values.shape == size:
+        return values
+    resized = Image.fromarray(values, mode="F").resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.array(resized, dtype=np.float32)
