@@ -182,8 +182,8 @@ def test_a_checkpoint_that_notes_the_former_name_is_complete(name: str, tmp_path
     assert {plugin.distribution for plugin in older.recipe().plugins()} == {OWN_DISTRIBUTION}
 
 
-def test_five_models_are_installed() -> None:
-    assert len(INSTALLED_MODELS) == 5
+def test_six_models_are_installed() -> None:
+    assert len(INSTALLED_MODELS) == 6
 
 
 def test_the_former_name_means_this_distribution_wherever_one_is_named(
