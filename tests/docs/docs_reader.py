@@ -42,6 +42,7 @@ WORDS = [
     "runs/words-0",
     "target.codec.steps=2",
     "network.width=32",
+    "network.heads=4",
     "network.depth=1",
     "network.reading_depth=1",
 ]
