@@ -26,7 +26,8 @@ def check_poolable(target: Modality, samples: int) -> None:
     """Raises UsageError where results have no mean, or where there are too few for a spread."""
     if type(target).mean_and_spread is Modality.mean_and_spread:
         raise UsageError(
-            f"results of the modality {type(target).__name__} have no mean and no spread: leave --uncertainty out."
+            f"results of the modality {type(target).__name__} have no mean and no spread: leave --uncertainty out, "
+            "and ask eval for one sample."
         )
     if samples < 2:
         raise UsageError("an uncertainty needs several results for each input: give --samples 2 or more, such as 8.")
