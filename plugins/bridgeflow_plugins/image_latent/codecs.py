@@ -71,6 +71,44 @@ class Codec(nn.Module, ABC):
         """Drops pretrained weights until they are next needed; nothing where there are none."""
 
 
+class FittedCodec(Codec):
+    """A codec whose weights are all fitted to the data: kept as they are, and restored by the same settings."""
+
+    name: str
+    """As the settings have it."""
+    fitted = False
+
+    @property
+    def needs_fit(self) -> bool:
+        """True until `fit` or `restore`."""
+        return not self.fitted
+
+    def fitted_state(self) -> dict[str, Tensor]:
+        """Weights, and mean and variance of the latent; empty before fitting."""
+        return self._state() if self.fitted else {}
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Takes the state of another codec with the same settings."""
+        own = self._state()
+        if {name: t.shape for name, t in state.items()} != {name: t.shape for name, t in own.items()}:
+            raise BridgeflowError(
+                "the autoencoder to restore has other layers than the settings say: use those it had then."
+            )
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+        self.fitted = True
+
+    def _state(self) -> dict[str, Tensor]:
+        return {name: t for name, t in self.state_dict().items() if not name.endswith("num_batches_tracked")}
+
+    def _require_fit(self) -> None:
+        if not self.fitted:
+            raise BridgeflowError(
+                f"the codec {self.name!r} has not been fitted to data yet: call fit or restore first."
+            )
+
+
 class PixelsSettings(Settings):
     """No codec: the latent is the picture, (3, H, W) in [-1, 1]."""
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import Progress
 from bridgeflow.runtime.precision import Precision, choose_precision
 from bridgeflow.settings import Settings
-from bridgeflow_plugins.image_latent.codecs import Codec, pixels_of_levels
+from bridgeflow_plugins.image_latent.codecs import FittedCodec, pixels_of_levels
 from bridgeflow_plugins.image_latent.fitting import minimise, reconstruction
 
 MEASURED = 512
@@ -103,9 +102,10 @@ def _decoder(settings: ConvSettings) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(width, 3 * cell**2, 3, padding=1), nn.PixelShuffle(cell))
 
 
-class ConvCodec(Codec):
+class ConvCodec(FittedCodec):
     """The autoencoder that `ConvSettings` describes; deterministic once it is fitted."""
 
+    name = "conv"
     round_trip = 0.5
     most_pictures = 32768
 
@@ -119,12 +119,6 @@ class ConvCodec(Codec):
             self.encoder, self.decoder = _encoder(settings), _decoder(settings)
         # No scale or shift of its own: nothing could undo what holds the latent's variance at 1 but the noise.
         self.standardise = nn.BatchNorm2d(self.channels, affine=False, momentum=None)
-        self._fitted = False
-
-    @property
-    def needs_fit(self) -> bool:
-        """True until `fit` or `restore`."""
-        return not self._fitted
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, None]:
         """The latent, without a standard deviation."""
@@ -154,7 +148,7 @@ class ConvCodec(Codec):
         in_bf16 = choose_precision(self.settings.precision, device) == "bf16"
         loss = minimise(self, loss_of, levels, self.settings, device, progress, in_bf16)
         self._measure(levels[:MEASURED], device)
-        self._fitted = True
+        self.fitted = True
         return {"loss": loss}
 
     @torch.no_grad()
@@ -166,25 +160,3 @@ class ConvCodec(Codec):
         assert variance is not None
         mean.copy_(latents.mean((0, 2, 3)))
         variance.copy_(latents.var((0, 2, 3), correction=0).clamp_min(1e-6))
-
-    def fitted_state(self) -> dict[str, Tensor]:
-        """Weights, and mean and variance of the latent; empty before fitting."""
-        return self._state() if self._fitted else {}
-
-    def restore(self, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Takes the state of another codec with the same settings."""
-        own = self._state()
-        if {name: t.shape for name, t in state.items()} != {name: t.shape for name, t in own.items()}:
-            raise BridgeflowError(
-                "the autoencoder to restore has other layers than the settings say: use those it had then."
-            )
-        for name, tensor in own.items():
-            tensor.copy_(state[name])
-        self._fitted = True
-
-    def _state(self) -> dict[str, Tensor]:
-        return {name: t for name, t in self.state_dict().items() if not name.endswith("num_batches_tracked")}
-
-    def _require_fit(self) -> None:
-        if not self._fitted:
-            raise BridgeflowError("the codec 'conv' has not been fitted to data yet: call fit or restore first.")

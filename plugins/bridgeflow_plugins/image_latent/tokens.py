@@ -7,20 +7,19 @@ sequences of one shape. The decoder has one mask token for every patch, which re
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from bridgeflow.errors import BridgeflowError
 from bridgeflow.modality import LatentSpec, Progress
 from bridgeflow.nn.modern import RotaryAttention, SwiGLU, rotations
 from bridgeflow.nn.ops import rms_norm
 from bridgeflow.nn.patches import Patches
 from bridgeflow.runtime.precision import Precision, choose_precision
 from bridgeflow.settings import Settings
-from bridgeflow_plugins.image_latent.codecs import Codec, pixels_of_levels
+from bridgeflow_plugins.image_latent.codecs import FittedCodec, pixels_of_levels
 from bridgeflow_plugins.image_latent.fitting import minimise, reconstruction
 
 MEASURED = 512
@@ -105,9 +104,10 @@ class Transformer(nn.Module):
         return x[:, : line.shape[1]], x[:, line.shape[1] :]
 
 
-class TokensCodec(Codec):
+class TokensCodec(FittedCodec):
     """The autoencoder that `TokensSettings` describes."""
 
+    name = "tokens"
     round_trip = 0.5
     most_pictures = 32768
 
@@ -129,16 +129,10 @@ class TokensCodec(Codec):
             self.to_pixels = nn.Linear(width, cells)
         # No scale or shift of its own: nothing could undo what holds the latent's variance at 1 but the noise.
         self.standardise = nn.BatchNorm1d(self.channels, affine=False, momentum=None)
-        self._fitted = False
 
     def spec(self, height: int, width: int) -> LatentSpec:
         """The sequence (count, channels), whatever the size."""
         return LatentSpec((self.settings.count, self.channels), "sequence")
-
-    @property
-    def needs_fit(self) -> bool:
-        """True until `fit` or `restore`."""
-        return not self._fitted
 
     def _patches(self, height: int, width: int) -> Patches:
         return Patches(LatentSpec((3, height, width), "grid"), self.settings.patch)
@@ -206,7 +200,7 @@ class TokensCodec(Codec):
         in_bf16 = choose_precision(settings.precision, device) == "bf16"
         loss = minimise(self, loss_of, levels, settings, device, progress, in_bf16)
         self._measure(levels[:MEASURED], device)
-        self._fitted = True
+        self.fitted = True
         return {"loss": loss}
 
     @torch.no_grad()
@@ -222,26 +216,3 @@ class TokensCodec(Codec):
         mean.copy_(means.mean((0, 1)))
         drawn = torch.cat(spread).mean((0, 1)) if spread else torch.zeros_like(variance)
         variance.copy_((means.var((0, 1), correction=0) + drawn).clamp_min(1e-6))
-
-    def fitted_state(self) -> dict[str, Tensor]:
-        """Weights, and mean and variance of the latent; empty before fitting."""
-        return self._state() if self._fitted else {}
-
-    def restore(self, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Takes the state of another codec with the same settings."""
-        own = self._state()
-        if {name: t.shape for name, t in state.items()} != {name: t.shape for name, t in own.items()}:
-            raise BridgeflowError(
-                "the autoencoder to restore has other layers than the settings say: use those it had then."
-            )
-        with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(state[name])
-        self._fitted = True
-
-    def _state(self) -> dict[str, Tensor]:
-        return {name: t for name, t in self.state_dict().items() if not name.endswith("num_batches_tracked")}
-
-    def _require_fit(self) -> None:
-        if not self._fitted:
-            raise BridgeflowError("the codec 'tokens' has not been fitted to data yet: call fit or restore first.")
