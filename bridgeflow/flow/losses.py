@@ -75,8 +75,10 @@ class KLSettings(Settings):
 def kl_loss(mu: Tensor, logvar: Tensor, form: str, reduction: str) -> Tensor:
     """KL per row, (B,), from mu and logvar of shape (B, ...): 0.5 reduce(m(mu) + exp(logvar) - 1 - logvar)."""
     mu, logvar = mu.float(), logvar.float()
-    terms = {"standard": mu.square(), "free_mean": (0.3 * mu).pow(6), "variance": torch.zeros_like(mu)}
-    mean_term = terms[form]
+    if form == "variance":
+        mean_term = torch.zeros_like(mu)
+    else:
+        mean_term = mu.square() if form == "standard" else (0.3 * mu).pow(6)
     per_dimension = 0.5 * (mean_term + logvar.exp() - 1 - logvar).flatten(1)
     return per_dimension.sum(1) if reduction == "sum" else per_dimension.mean(1)
 
